@@ -1,0 +1,111 @@
+"""Errors of the job's life, split by what the caller should do.
+
+Error
+├── SettingsError       correct an environment variable or option, then start again
+├── BrokerUnavailable   Redis does not answer; nothing was accepted
+├── JobNotFound         the ledger has no such job or batch
+└── EditFailure         one job's run ended without a picture; carries an ErrorCode
+    ├── RejectJob       the job can never succeed as it stands: fail it now
+    ├── RetryJob        the cause may pass: run the job again after a delay
+    ├── AbortJob        someone asked the run to end
+    │   ├── Cancelled       the user: the job becomes `cancelled`
+    │   ├── HandBack        the worker is draining: the job goes back to the queue, the attempt is not counted
+    │   └── LeaseLost       another worker holds the job: drop this run, change nothing
+    └── StopWorker      this process cannot serve any job: let go of the job, then exit
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ErrorCode(StrEnum):
+    """What went wrong, for programs; the message beside it is for people."""
+
+    INVALID_JOB = "invalid_job"
+    INPUT_NOT_FOUND = "input_not_found"
+    INPUT_FORBIDDEN = "input_forbidden"
+    INPUT_UNREACHABLE = "input_unreachable"
+    INPUT_TOO_LARGE = "input_too_large"
+    INPUT_NOT_AN_IMAGE = "input_not_an_image"
+    OUTPUT_FORBIDDEN = "output_forbidden"
+    OUTPUT_NOT_FOUND = "output_not_found"
+    OUTPUT_UNAVAILABLE = "output_unavailable"
+    OUT_OF_MEMORY = "out_of_memory"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    ENGINE_FAILED = "engine_failed"
+    WORKER_LOST = "worker_lost"
+    CANCELLED = "cancelled"
+    INTERNAL = "internal_error"
+
+
+class Error(Exception):
+    """Base of everything this package raises on purpose; the message is one line that says what to do."""
+
+
+class SettingsError(Error):
+    """Raised when an environment variable or option has a value that cannot be used."""
+
+
+class BrokerUnavailable(Error):
+    """Raised when Redis cannot be reached or refuses; the caller may repeat the call, ids make it safe."""
+
+
+class JobNotFound(Error):
+    """Raised when the ledger knows no job or batch of that name."""
+
+
+class EditFailure(Error):
+    """Base of what ends one run of a job without a picture."""
+
+    retryable = False
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class RejectJob(EditFailure):
+    """Raised when the job as it stands can never succeed."""
+
+
+class RetryJob(EditFailure):
+    """Raised when the same job may succeed later."""
+
+    retryable = True
+
+
+class AbortJob(EditFailure):
+    """Base of the requests to end a run between two steps."""
+
+
+class Cancelled(AbortJob):
+    """Raised when the user has cancelled the job."""
+
+    def __init__(self) -> None:
+        super().__init__(ErrorCode.CANCELLED, "cancelled on request")
+
+
+class HandBack(AbortJob):
+    """Raised when the worker shuts down and the job should go on elsewhere."""
+
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__(ErrorCode.WORKER_LOST, "the worker is shutting down; the job goes back to the queue")
+
+
+class LeaseLost(AbortJob):
+    """Raised when the ledger has given the job to another worker."""
+
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__(ErrorCode.WORKER_LOST, "the lease was lost; another worker has the job")
+
+
+class StopWorker(EditFailure):
+    """Raised when this process cannot go on, as after a broken CUDA context."""
+
+    retryable = True

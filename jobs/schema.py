@@ -1,0 +1,235 @@
+"""The contract, version 1: what a job, its result and its events look like as JSON."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from jobs.errors import ErrorCode, RejectJob
+
+JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
+INPUT_SCHEMES = ("s3", "https", "http", "file", "data")
+OUTPUT_SCHEMES = ("s3", "file")
+FORMAT_OF_SUFFIX = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+SUFFIX_OF_FORMAT = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+CONTENT_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+
+OutputFormat = Literal["png", "jpeg", "webp"]
+CallbackEvent = Literal["succeeded", "failed", "cancelled"]
+
+
+class JobState(StrEnum):
+    """Where a job is in its life; the last three never change again."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+class Contract(BaseModel):
+    """Base of everything on the wire: unknown fields are refused by name, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _as_list(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _check_uri(uri: str, schemes: tuple[str, ...]) -> str:
+    scheme = uri.partition(":")[0].lower()
+    if scheme not in schemes or not (uri.startswith("data:") or re.match(r"[a-z0-9]+://[^/]*/?.", uri, re.IGNORECASE)):
+        raise ValueError(f"{uri[:80]!r} is not a URI with one of the schemes {', '.join(schemes)}")
+    return uri
+
+
+class EditParams(Contract):
+    """How to sample and how to encode the picture.
+
+    `width` and `height` are pixels of the output; what is absent follows from the input picture. `output_format` follows
+    from the suffix of the output's name when absent, else it is png.
+    """
+
+    num_inference_steps: int = Field(30, ge=1, le=1000)
+    guidance_scale: float = Field(2.5, ge=0, le=100)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    width: int | None = Field(None, ge=16, le=4096)
+    height: int | None = Field(None, ge=16, le=4096)
+    output_format: OutputFormat | None = None
+    quality: int = Field(95, ge=1, le=100)
+    embed_prompt: bool = Field(False, description="write the prompt into the picture's EXIF")
+
+
+class Callback(Contract):
+    """Where to report the end of the job."""
+
+    url: str
+    events: tuple[CallbackEvent, ...] = ("succeeded", "failed", "cancelled")
+
+    @field_validator("url")
+    @classmethod
+    def _url_is_http(cls, value: str) -> str:
+        return _check_uri(value, ("https", "http"))
+
+
+class EditJob(Contract):
+    """One edit: input pictures, an instruction, and where the result goes.
+
+    `id` is the idempotency key: the same id twice is one job. `id`, `output` and `params.seed` are filled in at submit when absent.
+    """
+
+    version: Literal[1] = 1
+    id: str = Field(default_factory=lambda: uuid4().hex, pattern=JOB_ID_PATTERN)
+    image: Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1, max_length=4)]
+    prompt: str = Field(max_length=20_000)
+    params: EditParams = EditParams()
+    output: str | None = None
+    callback: Callback | None = None
+    batch: str | None = Field(None, pattern=JOB_ID_PATTERN)
+    timeout_seconds: float | None = Field(None, gt=0, description="longest run; the worker's limit when absent")
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("image")
+    @classmethod
+    def _images_are_uris(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_check_uri(uri, INPUT_SCHEMES) for uri in value)
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_says_something(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("is empty; say what to change in the picture")
+        return value
+
+    @field_validator("output")
+    @classmethod
+    def _output_is_a_uri(cls, value: str | None) -> str | None:
+        return None if value is None else _check_uri(value, OUTPUT_SCHEMES)
+
+    @model_validator(mode="after")
+    def _format_and_suffix_agree(self) -> EditJob:
+        implied = FORMAT_OF_SUFFIX.get(_suffix(self.output)) if self.output else None
+        if implied and self.params.output_format and implied != self.params.output_format:
+            raise ValueError(
+                f"output ends in {_suffix(self.output)} but params.output_format is {self.params.output_format}"
+            )
+        return self
+
+    def completed(self, output_root: str) -> EditJob:
+        """Fill in what the sender left open: a random seed, the format, and an output under `output_root`."""
+        implied = FORMAT_OF_SUFFIX.get(_suffix(self.output)) if self.output else None
+        chosen = self.params.output_format or implied or "png"
+        seed = self.params.seed if self.params.seed is not None else secrets.randbits(32)
+        folder = f"{output_root}/{self.batch}" if self.batch else output_root
+        return self.model_copy(
+            update={
+                "params": self.params.model_copy(update={"seed": seed, "output_format": chosen}),
+                "output": self.output or f"{folder}/{self.id}{SUFFIX_OF_FORMAT[chosen]}",
+            }
+        )
+
+
+class ErrorInfo(Contract):
+    """Why a job failed: `code` for programs, `message` for people."""
+
+    code: ErrorCode
+    message: str
+    retryable: bool = False
+
+
+class EngineInfo(Contract):
+    """Which engine and weights made the picture, and which approximations were on."""
+
+    name: str
+    model: str
+    fingerprint: str
+    approximations: tuple[str, ...] = ()
+
+
+class Timings(Contract):
+    """Seconds spent in each stage of the run that ended the job; `queued` is the wait before that run."""
+
+    queued: float | None = None
+    fetch: float | None = None
+    encode: float | None = None
+    sample: float | None = None
+    decode: float | None = None
+    upload: float | None = None
+
+
+class Outcome(Contract):
+    """What a worker knows at the end of a run; the ledger adds the rest and makes an `EditResult` of it."""
+
+    output: str | None = None
+    width: int | None = None
+    height: int | None = None
+    engine: EngineInfo | None = None
+    timings: Timings = Timings()
+    warnings: tuple[str, ...] = ()
+    error: ErrorInfo | None = None
+
+
+class EditResult(Outcome):
+    """How a job ended: the answer to `producer status` and the `data` of a callback."""
+
+    job_id: str
+    state: JobState
+    batch: str | None = None
+    seed: int | None = None
+    params: EditParams
+    attempts: int
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class JobEvent(Contract):
+    """Body of a callback, in the form of Standard Webhooks."""
+
+    type: Literal["edit.succeeded", "edit.failed", "edit.cancelled"]
+    timestamp: datetime
+    data: EditResult
+
+
+def parse_job(raw: Any) -> EditJob:
+    """Read a job from decoded JSON.
+
+    Raises:
+        RejectJob: code `invalid_job`; one line that names every field that is wrong and why.
+    """
+    try:
+        return EditJob.model_validate(raw)
+    except ValidationError as error:
+        raise RejectJob(ErrorCode.INVALID_JOB, "; ".join(describe_problem(item) for item in error.errors())) from error
+
+
+def describe_problem(problem: Any) -> str:
+    """Say in one clause what a pydantic error of the contract means: field, reason, value."""
+    field = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int)) or "job"
+    said = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        return f"{field}: unknown field; see docs/contract.md for the fields of version 1"
+    if problem["type"] == "missing":
+        return f"{field}: missing"
+    given = problem["input"]
+    shown = (
+        f" (given {given!r})"
+        if isinstance(given, int | float) or (isinstance(given, str) and 0 < len(given) <= 60)
+        else ""
+    )
+    return f"{field}: {said[0].lower()}{said[1:]}{shown}"
+
+
+def _suffix(uri: str | None) -> str:
+    name = (uri or "").rpartition("/")[2]
+    return f".{name.rpartition('.')[2].lower()}" if "." in name else ""
