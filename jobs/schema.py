@@ -13,15 +13,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from jobs.errors import ErrorCode, RejectJob
 
+OutputFormat = Literal["png", "jpeg", "webp"]
+CallbackEvent = Literal["succeeded", "failed", "cancelled"]
+
 JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
 INPUT_SCHEMES = ("s3", "https", "http", "file", "data")
 OUTPUT_SCHEMES = ("s3", "file")
-FORMAT_OF_SUFFIX = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+FORMAT_OF_SUFFIX: dict[str, OutputFormat] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 SUFFIX_OF_FORMAT = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 CONTENT_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
-
-OutputFormat = Literal["png", "jpeg", "webp"]
-CallbackEvent = Literal["succeeded", "failed", "cancelled"]
 
 
 class JobState(StrEnum):
@@ -58,8 +58,8 @@ def _check_uri(uri: str, schemes: tuple[str, ...]) -> str:
 class EditParams(Contract):
     """How to sample and how to encode the picture.
 
-    `width` and `height` are pixels of the output; what is absent follows from the input picture. `output_format` follows
-    from the suffix of the output's name when absent, else it is png.
+    `width` and `height` are pixels of the output; what is absent follows from the input picture. `output_format`
+    follows from the suffix of the output's name when absent, else it is png.
     """
 
     num_inference_steps: int = Field(30, ge=1, le=1000)
@@ -87,7 +87,8 @@ class Callback(Contract):
 class EditJob(Contract):
     """One edit: input pictures, an instruction, and where the result goes.
 
-    `id` is the idempotency key: the same id twice is one job. `id`, `output` and `params.seed` are filled in at submit when absent.
+    `id` is the idempotency key: the same id twice is one job. `id`, `output` and `params.seed` are filled in at submit
+    when absent.
     """
 
     version: Literal[1] = 1
@@ -129,8 +130,7 @@ class EditJob(Contract):
 
     def completed(self, output_root: str) -> EditJob:
         """Fill in what the sender left open: a random seed, the format, and an output under `output_root`."""
-        implied = FORMAT_OF_SUFFIX.get(_suffix(self.output)) if self.output else None
-        chosen = self.params.output_format or implied or "png"
+        chosen = self.params.output_format or self._implied_format or "png"
         seed = self.params.seed if self.params.seed is not None else secrets.randbits(32)
         folder = f"{output_root}/{self.batch}" if self.batch else output_root
         return self.model_copy(
