@@ -121,16 +121,19 @@ class EditJob(Contract):
 
     @model_validator(mode="after")
     def _format_and_suffix_agree(self) -> EditJob:
-        implied = FORMAT_OF_SUFFIX.get(_suffix(self.output)) if self.output else None
-        if implied and self.params.output_format and implied != self.params.output_format:
-            raise ValueError(
-                f"output ends in {_suffix(self.output)} but params.output_format is {self.params.output_format}"
-            )
+        chosen, implied = self.params.output_format, self.implied_format
+        if implied and chosen and implied != chosen:
+            raise ValueError(f"output is named as {implied} but params.output_format is {chosen}")
         return self
+
+    @property
+    def implied_format(self) -> OutputFormat | None:
+        """The format that the suffix of `output` stands for."""
+        return FORMAT_OF_SUFFIX.get(_suffix(self.output)) if self.output else None
 
     def completed(self, output_root: str) -> EditJob:
         """Fill in what the sender left open: a random seed, the format, and an output under `output_root`."""
-        chosen = self.params.output_format or self._implied_format or "png"
+        chosen = self.params.output_format or self.implied_format or "png"
         seed = self.params.seed if self.params.seed is not None else secrets.randbits(32)
         folder = f"{output_root}/{self.batch}" if self.batch else output_root
         return self.model_copy(

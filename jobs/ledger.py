@@ -1,0 +1,328 @@
+"""The ledger: one record per job in Redis, the truth about its life.
+
+    submit --> queued --claim--> running --finish--> succeeded | failed | cancelled
+                 ^                  |
+                 |<--- requeue -----|  (back-off, or a draining worker)
+                 '<--- expire ------'  (the worker went silent; after the last attempt: failed)
+
+Every arrow is one script of `jobs/lua/`, hence atomic. A message in the queue is only a hint that a job waits; whoever
+gets it must `claim` the job, and of two claims one is refused. A claim is a lease: whoever does not `renew` it in time
+loses the job, and what it writes later is refused by its token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from typing import Any, Literal, cast
+from uuid import uuid4
+
+from redis import Redis
+
+from jobs.connection import connect, redis_errors
+from jobs.errors import ErrorCode, JobNotFound
+from jobs.record import JobRecord, Progress, parse_record
+from jobs.schema import EditJob, ErrorInfo, JobState, Outcome
+from jobs.settings import Settings
+
+SCRIPTS = (
+    *("submit", "claim", "renew", "finish", "requeue", "cancel"),
+    *("expire", "promote", "resend", "take_callbacks", "settle_callback"),
+)
+PIPELINE_LENGTH = 500
+"""Jobs sent to Redis in one go: long enough to hide the round trip, short enough to stay under a megabyte."""
+
+MICROSECONDS = 1_000_000
+
+Lease = Literal["held", "cancel", "lost"]
+Requeued = Literal["queued", "delayed", "lost"]
+Verdict = Literal["delivered", "pending", "dropped"]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What became of one submitted job.
+
+    `conflict` means that the id is taken by a job that asks for something else; `full` that the queue has reached its
+    bound.
+    """
+
+    job_id: str
+    verdict: Literal["created", "exists", "conflict", "full"]
+    detail: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A lease on one job: proof, by its token, that this worker may run and end it."""
+
+    job: EditJob
+    token: str
+    attempt: int
+    queued_seconds: float
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a job could not be claimed: its state, `delayed`, or `unknown`."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class DueCallback:
+    """A callback whose time has come; `webhook_id` stays the same over all its attempts."""
+
+    webhook_id: str
+    job_id: str
+    event: str
+    attempts: int
+
+
+def _failure(code: ErrorCode, message: str, retryable: bool = False) -> str:
+    return Outcome(error=ErrorInfo(code=code, message=message, retryable=retryable)).model_dump_json()
+
+
+CANCELLED = _failure(ErrorCode.CANCELLED, "cancelled on request")
+
+
+class Ledger:
+    """Reads and changes the records of jobs.
+
+    Args:
+        redis: a client that decodes responses.
+        prefix: start of every key.
+        retention_seconds: how long an ended job is kept.
+        clock: microseconds since 1970, for tests; None uses the clock of the Redis server, the only one all share.
+
+    Every method raises `BrokerUnavailable` when Redis does not answer.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        prefix: str = "dg:",
+        retention_seconds: float = 7 * 86400,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        self.redis = redis
+        self.prefix = prefix
+        self._retention_us = int(retention_seconds * MICROSECONDS)
+        self._clock = clock or (lambda: 0)
+        self._scripts = {name: redis.register_script(_source(name)) for name in SCRIPTS}
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Ledger:
+        return cls(connect(settings.redis_url), settings.key_prefix, settings.retention_seconds)
+
+    # The life of a job
+
+    def submit(self, jobs: Iterable[EditJob], output_root: str, max_queued: int = 0) -> Iterator[Submission]:
+        """Accept jobs, each at most once; the caller then sends the messages of those that were created.
+
+        Args:
+            output_root: URI of the folder for jobs that name no output.
+            max_queued: refuse when this many jobs wait; 0 means no bound.
+        Yields:
+            One submission per job, in order, as each pipeline of `PIPELINE_LENGTH` jobs is accepted.
+        """
+        for chunk in _chunks(jobs, PIPELINE_LENGTH):
+            rows = [self._submit_arguments(job, output_root, max_queued) for job in chunk]
+            for job, (verdict, detail) in zip(chunk, self._pipelined("submit", rows), strict=True):
+                yield Submission(job.id, verdict, detail)
+
+    def claim(self, job_id: str, worker: str, lease_seconds: float, token: str | None = None) -> Claim | Refusal:
+        """Take a queued job for one run, which counts as an attempt."""
+        token = token or uuid4().hex
+        answer = self._run("claim", job_id, worker, token, int(lease_seconds * MICROSECONDS))
+        if not answer or answer[0] != "claimed":
+            return Refusal(answer[0] if answer else "unknown")
+        _, job, attempts, queued_at, now = answer
+        waited = (int(now) - int(queued_at)) / MICROSECONDS
+        return Claim(EditJob.model_validate_json(job), token, int(attempts), waited)
+
+    def renew(self, job_id: str, token: str, lease_seconds: float, progress: Progress | None = None) -> Lease:
+        """Keep the lease and note the progress; `cancel` means held, but the user wants the job to end."""
+        noted = json.dumps(asdict(progress)) if progress else ""
+        lease_us = int(lease_seconds * MICROSECONDS)
+        return cast(Lease, self._run("renew", job_id, token, lease_us, noted))
+
+    def finish(self, job_id: str, token: str, state: JobState, outcome: Outcome) -> bool:
+        """Give a running job its terminal state and, in the same change, its callback; False when the lease is lost."""
+        reason = outcome.error.code if outcome.error else state
+        return bool(self._run("finish", job_id, token, state, outcome.model_dump_json(), reason) == "finished")
+
+    def requeue(self, job_id: str, token: str, reason: str, delay_seconds: float = 0, counts: bool = True) -> Requeued:
+        """Give a running job back; after `queued` the caller sends its message.
+
+        Args:
+            delay_seconds: back-off before the job may run again.
+            counts: whether the run counts as an attempt; a draining worker's does not.
+        """
+        delay_us = int(delay_seconds * MICROSECONDS)
+        return cast(Requeued, self._run("requeue", job_id, token, delay_us, int(counts), reason))
+
+    def cancel(self, job_id: str) -> JobState:
+        """Cancel a job and return its state before: queued ends at once, running within a step, ended stays as it is.
+
+        Raises:
+            JobNotFound: no such job.
+        """
+        state = self._run("cancel", job_id, CANCELLED)
+        if not state:
+            raise JobNotFound(f"no job {job_id!r} in the ledger")
+        return JobState(state)
+
+    # Reading
+
+    def get(self, job_id: str) -> JobRecord:
+        """Read one job.
+
+        Raises:
+            JobNotFound: no such job.
+        """
+        record = self.get_many([job_id])[0]
+        if record is None:
+            raise JobNotFound(f"no job {job_id!r} in the ledger")
+        return record
+
+    def get_many(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
+        """Read jobs in one round trip; None where there is none."""
+        with redis_errors(self.redis), self.redis.pipeline(transaction=False) as pipeline:
+            for job_id in job_ids:
+                pipeline.hgetall(self._key("job", job_id))
+            return [parse_record(fields) if "job" in fields else None for fields in pipeline.execute()]
+
+    def position(self, job_id: str) -> int | None:
+        """How many jobs will be taken before this one; None when it does not wait in the queue."""
+        with redis_errors(self.redis):
+            return cast("int | None", self.redis.zrank(self._key("queued"), job_id))
+
+    def batch_counts(self, batch: str) -> dict[JobState, int]:
+        """Count a batch's jobs by state.
+
+        Raises:
+            JobNotFound: no such batch.
+        """
+        with redis_errors(self.redis):
+            counts = self.redis.hgetall(self._key("batch", batch))
+        if not counts:
+            raise JobNotFound(f"no batch {batch!r} in the ledger")
+        return {state: int(counts.get(state, 0)) for state in JobState}
+
+    def batch_job_ids(self, batch: str) -> Iterator[str]:
+        """Ids of a batch's jobs in the order of their rows, read in pages."""
+        start = 0
+        while True:
+            with redis_errors(self.redis):
+                key = self._key("batch", batch, "jobs")
+                page = cast("list[str]", self.redis.zrange(key, start, start + PIPELINE_LENGTH - 1))
+            yield from page
+            if len(page) < PIPELINE_LENGTH:
+                return
+            start += PIPELINE_LENGTH
+
+    def queue_counts(self) -> dict[str, int]:
+        """How many jobs are `queued`, `delayed` (in back-off) and `running`, and how many `callbacks` are to deliver."""
+        with redis_errors(self.redis), self.redis.pipeline(transaction=False) as pipeline:
+            for name in ("queued", "delayed", "running", "outbox"):
+                pipeline.zcard(self._key(name))
+            queued, delayed, running, outbox = pipeline.execute()
+        return {"queued": queued, "delayed": delayed, "running": running, "callbacks": outbox}
+
+    # For the reconciler
+
+    def expire(self, max_attempts: int, limit: int = 100) -> tuple[list[str], list[str]]:
+        """Take jobs from workers that went silent; returns the ids to send again and the ids that ended."""
+        exhausted = _failure(
+            ErrorCode.WORKER_LOST, f"the worker died or went silent in each of {max_attempts} attempts", retryable=True
+        )
+        again, ended = self._run("expire", limit, max_attempts, exhausted, CANCELLED)
+        return again, ended
+
+    def promote(self, limit: int = 1000) -> list[str]:
+        """Move jobs whose back-off is over to the queue; returns the ids to send."""
+        return cast("list[str]", self._run("promote", limit))
+
+    def oldest_queued(self, limit: int, sent_before_us: float | None = None) -> list[str]:
+        """Ids of the jobs that were sent longest ago, up to a moment in microseconds."""
+        with redis_errors(self.redis):
+            before = "+inf" if sent_before_us is None else sent_before_us
+            return cast("list[str]", self.redis.zrangebyscore(self._key("queued"), "-inf", before, 0, limit))
+
+    def sent_at(self, job_ids: Sequence[str]) -> list[float | None]:
+        """When the message of each job was last sent, microseconds; None for a job that does not wait."""
+        if not job_ids:
+            return []
+        with redis_errors(self.redis):
+            return cast("list[float | None]", self.redis.zmscore(self._key("queued"), list(job_ids)))
+
+    def resend(self, job_ids: Sequence[str]) -> list[str]:
+        """Note that messages are about to be sent again; returns the ids of those jobs that still wait."""
+        return cast("list[str]", self._run("resend", *job_ids)) if job_ids else []
+
+    def now_us(self) -> int:
+        """The ledger's time in microseconds."""
+        with redis_errors(self.redis):
+            seconds, microseconds = self.redis.time()
+            return self._clock() or seconds * MICROSECONDS + microseconds
+
+    # The outbox
+
+    def take_callbacks(self, limit: int, hide_seconds: float) -> list[DueCallback]:
+        """Take callbacks that are due; each comes again after `hide_seconds` unless it is settled."""
+        rows = self._run("take_callbacks", limit, int(hide_seconds * MICROSECONDS))
+        return [DueCallback(webhook_id, job_id, event, int(attempts)) for webhook_id, job_id, event, attempts in rows]
+
+    def settle_callback(self, webhook_id: str, verdict: Verdict, said: str, delay_seconds: float = 0) -> None:
+        """Note how an attempt went: `delivered`, `dropped`, or `pending` and tried again after the delay."""
+        self._run("settle_callback", webhook_id, verdict, int(delay_seconds * MICROSECONDS), said[:200])
+
+    # Inside
+
+    def _submit_arguments(self, job: EditJob, output_root: str, max_queued: int) -> list[str | int]:
+        asked = job.model_dump_json()
+        events = ",".join(job.callback.events) if job.callback else ""
+        return [
+            job.id,
+            job.completed(output_root).model_dump_json(),
+            hashlib.blake2b(asked.encode(), digest_size=16).hexdigest(),
+            job.batch or "",
+            events,
+            max_queued,
+        ]
+
+    def _key(self, *parts: str) -> str:
+        return self.prefix + ":".join(parts)
+
+    def _run(self, name: str, *arguments: Any) -> Any:
+        with redis_errors(self.redis):
+            return self._scripts[name](*self._call(arguments))
+
+    def _pipelined(self, name: str, rows: Iterable[Sequence[Any]]) -> list[Any]:
+        with redis_errors(self.redis), self.redis.pipeline(transaction=False) as pipeline:
+            for row in rows:
+                self._scripts[name](*self._call(row), client=pipeline)
+            return pipeline.execute()
+
+    def _call(self, arguments: Sequence[Any]) -> tuple[list[str], list[Any]]:
+        return [self.prefix], [self._clock(), self._retention_us, *arguments]
+
+
+def _source(name: str) -> str:
+    folder = resources.files("jobs") / "lua"
+    return (folder / "common.lua").read_text() + (folder / f"{name}.lua").read_text()
+
+
+def _chunks(jobs: Iterable[EditJob], size: int) -> Iterator[list[EditJob]]:
+    chunk: list[EditJob] = []
+    for job in jobs:
+        chunk.append(job)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

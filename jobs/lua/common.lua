@@ -1,0 +1,84 @@
+-- Shared by every script of the ledger, which is put after this text.
+--
+-- KEYS[1] is the key prefix; ARGV[1] the time in microseconds, 0 for the server's clock; ARGV[2] how many microseconds
+-- an ended job is kept. Redis runs a script alone, so each one is one atomic change of the ledger.
+--
+--   job:{id}        hash   the record: job, state, batch, attempts, worker, token, times, progress, outcome, ...
+--   queued          zset   id -> when it was last sent to the queue
+--   running         zset   id -> when its lease ends
+--   delayed         zset   id -> when it may be sent again (state queued)
+--   batch:{name}    hash   jobs per state            batch:{name}:jobs   zset   id -> place in the batch
+--   outbox          zset   webhook id -> when to try  callback:{id}      hash   job, event, attempts, last error
+
+local prefix = KEYS[1]
+local now = tonumber(ARGV[1])
+local retention_us = tonumber(ARGV[2])
+if now == 0 then
+  local clock = redis.call('TIME')
+  now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
+end
+
+local function key(...)
+  return prefix .. table.concat({...}, ':')
+end
+
+local function field(id, name)
+  return redis.call('HGET', key('job', id), name)
+end
+
+local function count(batch, from, to)
+  if not batch or batch == '' then return end
+  local counts = key('batch', batch)
+  if from then redis.call('HINCRBY', counts, from, -1) end
+  redis.call('HINCRBY', counts, to, 1)
+end
+
+-- A batch is forgotten with its last job: only when none of its jobs can change any more does its time run.
+local function age_batch(batch)
+  if not batch or batch == '' then return end
+  local open = redis.call('HMGET', key('batch', batch), 'queued', 'running')
+  local is_open = (tonumber(open[1]) or 0) + (tonumber(open[2]) or 0) > 0
+  for _, name in ipairs({key('batch', batch), key('batch', batch, 'jobs')}) do
+    if is_open then redis.call('PERSIST', name) else redis.call('PEXPIRE', name, math.floor(retention_us / 1000)) end
+  end
+end
+
+local function move(id, to)
+  local record = redis.call('HMGET', key('job', id), 'state', 'batch')
+  redis.call('HSET', key('job', id), 'state', to)
+  count(record[2], record[1], to)
+end
+
+-- Add the run that just ended to the job's history.
+local function close_attempt(id, reason)
+  local record = redis.call('HMGET', key('job', id), 'history', 'worker', 'started_at')
+  local history = record[1] and cjson.decode(record[1]) or {}
+  table.insert(history, {worker = record[2] or '', started_at = record[3] or '', ended_at = string.format('%.0f', now),
+                         reason = reason})
+  redis.call('HSET', key('job', id), 'history', cjson.encode(history))
+end
+
+local function enqueue(id)
+  redis.call('ZREM', key('running'), id)
+  redis.call('ZREM', key('delayed'), id)
+  redis.call('ZADD', key('queued'), now, id)
+  redis.call('HSET', key('job', id), 'queued_at', now)
+  redis.call('HDEL', key('job', id), 'progress')
+end
+
+-- The terminal state and the callback's outbox entry are one change: neither can exist without the other.
+local function finish(id, state, outcome)
+  for _, index in ipairs({'queued', 'running', 'delayed'}) do redis.call('ZREM', key(index), id) end
+  move(id, state)
+  local record = key('job', id)
+  redis.call('HSET', record, 'finished_at', now, 'outcome', outcome)
+  redis.call('HDEL', record, 'progress')
+  if string.find(redis.call('HGET', record, 'events') or '', state, 1, true) then
+    local webhook = 'msg_' .. id .. '_' .. state
+    redis.call('HSET', key('callback', webhook), 'job', id, 'event', state, 'attempts', 0, 'created_at', now)
+    redis.call('ZADD', key('outbox'), now, webhook)
+    redis.call('HSET', record, 'callback', 'pending')
+  end
+  redis.call('PEXPIRE', record, math.floor(retention_us / 1000))
+  age_batch(redis.call('HGET', record, 'batch'))
+end

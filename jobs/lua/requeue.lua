@@ -1,0 +1,12 @@
+-- Give a running job back. ARGV: id, token, delay in microseconds, 1 when the attempt counts, reason for the history.
+-- Returns 'queued' (send its message), 'delayed' or 'lost'.
+local id, token, delay_us, counts, reason = ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6] == '1', ARGV[7]
+if field(id, 'state') ~= 'running' or field(id, 'token') ~= token then return 'lost' end
+close_attempt(id, reason)
+if not counts then redis.call('HINCRBY', key('job', id), 'attempts', -1) end
+move(id, 'queued')
+enqueue(id)
+if delay_us <= 0 then return 'queued' end
+redis.call('ZREM', key('queued'), id)
+redis.call('ZADD', key('delayed'), now + delay_us, id)
+return 'delayed'

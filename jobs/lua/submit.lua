@@ -1,0 +1,23 @@
+-- Accept a job once. ARGV: id, job, digest, batch, events, largest queue (0: no bound).
+-- Returns {'created' | 'exists' | 'conflict' | 'full', state or queue length}.
+local id, job, digest, batch, events = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local record = key('job', id)
+local known = redis.call('HMGET', record, 'digest', 'state')
+if known[2] then
+  return {known[1] == digest and 'exists' or 'conflict', known[2]}
+end
+local limit = tonumber(ARGV[8])
+if limit > 0 then
+  local waiting = redis.call('ZCARD', key('queued')) + redis.call('ZCARD', key('delayed'))
+  if waiting >= limit then return {'full', tostring(waiting)} end
+end
+redis.call('HSET', record, 'job', job, 'digest', digest, 'batch', batch, 'events', events, 'attempts', 0,
+           'created_at', now)
+move(id, 'queued')
+enqueue(id)
+if batch ~= '' then
+  local jobs = key('batch', batch, 'jobs')
+  redis.call('ZADD', jobs, redis.call('ZCARD', jobs), id)
+  age_batch(batch)
+end
+return {'created', 'queued'}

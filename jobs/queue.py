@@ -1,0 +1,83 @@
+"""The Celery application and the queue of edits.
+
+A message says only "job X waits"; what X is stands in the ledger. There is no result backend, no ETA task and no
+revoke: results, delays and cancellation are the ledger's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from kombu.pools import producers
+from redis import Redis
+
+from jobs.connection import hide_password, redis_errors
+from jobs.errors import BrokerUnavailable
+
+QUEUE = "edits"
+TASK = "worker.tasks.edit"
+
+
+def make_app(broker_url: str) -> Celery:
+    """Make the Celery application; nothing is connected until it is used."""
+    app = Celery("edits", broker=broker_url, set_as_current=False)
+    app.conf.update(
+        task_default_queue=QUEUE,
+        task_ignore_result=True,
+        result_backend=None,
+        task_serializer="json",
+        accept_content=["json"],
+        # The ledger holds what is running; an early acknowledgement keeps Redis from sending running jobs twice.
+        task_acks_late=False,
+        worker_prefetch_multiplier=1,
+        worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_transport_options={
+            "socket_timeout": 30,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+        },
+    )
+    return app
+
+
+class EditQueue:
+    """Sends the messages of jobs that are in the ledger."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def send(self, job_ids: Iterable[str]) -> int:
+        """Send one message per job and return how many; whatever is lost on the way, the reconciler sends again.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer; the remaining messages were not sent.
+        """
+        sent = 0
+        try:
+            with producers[self._app.connection_for_write()].acquire(block=True) as producer:
+                for job_id in job_ids:
+                    self._app.send_task(TASK, args=(job_id,), task_id=job_id, producer=producer, retry=False)
+                    sent += 1
+        except (OperationalError, OSError) as error:
+            address = hide_password(str(self._app.conf.broker_url))
+            raise BrokerUnavailable(f"the broker at {address} does not answer: {error}") from error
+        return sent
+
+
+def next_messages(redis: Redis, limit: int) -> tuple[list[str], bool]:
+    """Look at the messages that will be taken next, without taking them.
+
+    Returns:
+        The ids in up to `limit` messages at the end of the list that is served first, and whether the list has no more.
+    """
+    with redis_errors(redis):
+        messages = redis.lrange(QUEUE, -limit, -1)
+    return [json.loads(message)["headers"]["id"] for message in messages], len(messages) < limit

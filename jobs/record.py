@@ -1,0 +1,112 @@
+"""What the ledger knows about one job, read from its hash in Redis."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Literal, cast
+
+from jobs.schema import EditJob, EditResult, JobEvent, JobState, Outcome
+
+CallbackState = Literal["pending", "delivered", "dropped"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a running job is: the stage it is in and, while sampling, the steps done."""
+
+    stage: str
+    step: int = 0
+    total_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run of a job that has ended, and why; `reason` is `succeeded` or an error code."""
+
+    worker: str
+    started_at: datetime | None
+    ended_at: datetime | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """One job with everything that happened to it."""
+
+    job: EditJob
+    state: JobState
+    attempts: int
+    created_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    worker: str | None
+    progress: Progress | None
+    cancel_requested: bool
+    callback: CallbackState | None
+    history: tuple[Attempt, ...]
+    outcome: Outcome
+
+    @property
+    def seconds(self) -> float | None:
+        """From submit to the end; None while the job is open."""
+        if self.created_at is None or self.finished_at is None:
+            return None
+        return (self.finished_at - self.created_at).total_seconds()
+
+    @cached_property
+    def result(self) -> EditResult:
+        """The result as the contract has it; meaningful as an ending once the state is terminal."""
+        return EditResult(
+            **self.outcome.model_dump(),
+            job_id=self.job.id,
+            state=self.state,
+            batch=self.job.batch,
+            seed=self.job.params.seed,
+            params=self.job.params,
+            attempts=self.attempts,
+            metadata=self.job.metadata,
+        )
+
+    def event(self) -> JobEvent:
+        """The body of the callback for the job's end.
+
+        Raises:
+            ValueError: the job has not ended.
+        """
+        if not self.state.is_terminal or self.finished_at is None:
+            raise ValueError(f"job {self.job.id} is {self.state}: there is no event to report")
+        return JobEvent.model_validate(
+            {"type": f"edit.{self.state}", "timestamp": self.finished_at, "data": self.result}
+        )
+
+
+def parse_record(fields: Mapping[str, str]) -> JobRecord:
+    """Read a record from the fields of its hash."""
+    progress = fields.get("progress")
+    outcome = fields.get("outcome")
+    return JobRecord(
+        job=EditJob.model_validate_json(fields["job"]),
+        state=JobState(fields["state"]),
+        attempts=int(fields["attempts"]),
+        created_at=_moment(fields.get("created_at")),
+        started_at=_moment(fields.get("started_at")),
+        finished_at=_moment(fields.get("finished_at")),
+        worker=fields.get("worker"),
+        progress=Progress(**json.loads(progress)) if progress else None,
+        cancel_requested="cancel" in fields,
+        callback=cast("CallbackState | None", fields.get("callback")),
+        history=tuple(_attempt(item) for item in json.loads(fields.get("history", "[]"))),
+        outcome=Outcome.model_validate_json(outcome) if outcome else Outcome(),
+    )
+
+
+def _attempt(item: Mapping[str, str]) -> Attempt:
+    return Attempt(item["worker"], _moment(item["started_at"]), _moment(item["ended_at"]), item["reason"])
+
+
+def _moment(microseconds: str | None) -> datetime | None:
+    return datetime.fromtimestamp(int(microseconds) / 1e6, UTC) if microseconds else None
