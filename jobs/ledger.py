@@ -226,7 +226,7 @@ class Ledger:
             start += PIPELINE_LENGTH
 
     def queue_counts(self) -> dict[str, int]:
-        """How many jobs are `queued`, `delayed` (in back-off) and `running`, and how many `callbacks` are to deliver."""
+        """How many jobs are `queued`, `delayed` (in back-off) and `running`, and how many `callbacks` are due."""
         with redis_errors(self.redis), self.redis.pipeline(transaction=False) as pipeline:
             for name in ("queued", "delayed", "running", "outbox"):
                 pipeline.zcard(self._key(name))
@@ -258,7 +258,7 @@ class Ledger:
         if not job_ids:
             return []
         with redis_errors(self.redis):
-            return cast("list[float | None]", self.redis.zmscore(self._key("queued"), list(job_ids)))
+            return self.redis.zmscore(self._key("queued"), list(job_ids))
 
     def resend(self, job_ids: Sequence[str]) -> list[str]:
         """Note that messages are about to be sent again; returns the ids of those jobs that still wait."""

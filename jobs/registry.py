@@ -1,0 +1,73 @@
+"""Which workers are alive and what they are doing, as they say themselves in Redis."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from json import dumps, loads
+from typing import cast
+
+from redis import Redis
+
+from jobs.connection import redis_errors
+
+SILENT_AFTER_SECONDS = 15
+"""A worker beats every second or so; one that has been silent this long is not listed."""
+
+
+class WorkerState(StrEnum):
+    """What a worker can do right now."""
+
+    LOADING = "loading"
+    READY = "ready"
+    BUSY = "busy"
+    DRAINING = "draining"
+    STUCK = "stuck"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """One worker's word about itself; `jobs` are the ids it holds leases on."""
+
+    name: str
+    state: WorkerState
+    detail: str = ""
+    device: str = ""
+    model: str = ""
+    jobs: tuple[str, ...] = ()
+
+
+class WorkerRegistry:
+    """Writes and reads the workers' own words; every method raises `BrokerUnavailable` when Redis does not answer."""
+
+    def __init__(self, redis: Redis, prefix: str = "dg:") -> None:
+        self._redis = redis
+        self._prefix = prefix
+
+    def beat(self, info: WorkerInfo) -> None:
+        with redis_errors(self._redis):
+            self._redis.set(f"{self._prefix}worker:{info.name}", dumps(asdict(info)), ex=SILENT_AFTER_SECONDS)
+            self._redis.sadd(f"{self._prefix}workers", info.name)
+
+    def leave(self, name: str) -> None:
+        with redis_errors(self._redis):
+            self._redis.delete(f"{self._prefix}worker:{name}")
+            self._redis.srem(f"{self._prefix}workers", name)
+
+    def workers(self) -> list[WorkerInfo]:
+        """The workers that were heard of lately, by name; those that fell silent are forgotten."""
+        with redis_errors(self._redis):
+            names = sorted(cast("set[str]", self._redis.smembers(f"{self._prefix}workers")))
+            if not names:
+                return []
+            words = cast("list[str | None]", self._redis.mget([f"{self._prefix}worker:{name}" for name in names]))
+            silent = [name for name, word in zip(names, words, strict=True) if word is None]
+            if silent:
+                self._redis.srem(f"{self._prefix}workers", *silent)
+        return [_parse(word) for word in words if word is not None]
+
+
+def _parse(word: str) -> WorkerInfo:
+    fields = loads(word)
+    return WorkerInfo(**{**fields, "state": WorkerState(fields["state"]), "jobs": tuple(fields["jobs"])})
