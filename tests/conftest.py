@@ -1,0 +1,52 @@
+"""Fixtures for every test: real servers, and a process cut off from the person's accounts and from the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from tests.isolation import forbid_network, isolate_environment
+from tests.servers.http import HttpServer, running_http
+from tests.servers.redis import RedisServer, running_redis
+from tests.servers.s3 import S3Server, running_s3
+
+
+def pytest_configure() -> None:
+    isolate_environment()
+    forbid_network()
+
+
+@pytest.fixture
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """An empty Redis of this test's own, to kill, freeze and restart; it starts in a few hundredths of a second."""
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_client(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    """A client of `redis_server` that answers in strings."""
+    with redis_server.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One S3 server for the whole run; tests keep apart by their buckets."""
+    with running_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server) -> str:
+    """The name of a new, empty bucket."""
+    return s3_server.create_bucket()
+
+
+@pytest.fixture
+def http_server() -> Iterator[HttpServer]:
+    """An HTTP server that knows nothing yet: every path is a 404 until the test writes an answer."""
+    with running_http() as server:
+        yield server

