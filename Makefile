@@ -1,0 +1,43 @@
+# What one can do here: `make help`. Each command first makes the virtual environment .venv, with pinned versions.
+#
+# PYTHON=/path/to/python       use this interpreter instead of the first of python3.12, python3.11, python3
+# ARGS='tests/jobs -k cancel'  for `make test`: what pytest shall run
+# pip's own variables apply: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu gets a torch without CUDA (0.2 GB).
+
+# torch with more threads than idle cores mostly waits for itself.
+export OMP_NUM_THREADS ?= 1
+
+DEMO = demo-output
+
+.PHONY: help demo test check package constraints clean
+
+help: ## say what one can do here
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: .venv/installed ## edit the pictures of examples/data.csv on this machine, no GPU needed
+	.venv/bin/producer run examples/data.csv --output-dir $(DEMO)
+
+test: .venv/installed ## run all tests, those with a real Redis, S3 and HTTP server too
+	.venv/bin/pytest $(ARGS)
+
+check: .venv/installed ## format, lint and type-check; see that imports point one way (CI=true: change nothing)
+	.venv/bin/ruff format $(if $(CI),--check) .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/pytest -q tests/test_architecture.py
+
+package: .venv/installed ## build the wheel and try it in an environment that has nothing else
+	tools/try-wheel .venv/bin/python
+
+constraints: .venv/installed ## write what is installed in .venv into constraints.txt
+	tools/freeze .venv/bin/python > constraints.new
+	mv constraints.new constraints.txt
+
+clean: ## remove the virtual environment, caches and the demo's pictures
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis $(DEMO)
+
+.venv/installed: pyproject.toml constraints.txt
+	@python=$$(tools/find-python) && { test -x .venv/bin/pip || $$python -m venv .venv; }
+	@echo "Installing the pinned packages into .venv (1.5 GB on disk; more with CUDA) ..."
+	@.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,dev]'
+	@touch $@
