@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib import resources
 from typing import Any, Literal, cast
 from uuid import uuid4
@@ -23,9 +24,9 @@ from uuid import uuid4
 from redis import Redis
 
 from jobs.connection import connect, redis_errors
-from jobs.errors import ErrorCode, JobNotFound
+from jobs.errors import ErrorCode, JobNotFound, RejectJob
 from jobs.record import JobRecord, Progress, parse_record
-from jobs.schema import EditJob, ErrorInfo, JobState, Outcome
+from jobs.schema import EditJob, ErrorInfo, JobState, Outcome, parse_job, salvage_job
 from jobs.settings import Settings
 
 SCRIPTS = (
@@ -59,10 +60,20 @@ class Submission:
 class Claim:
     """A lease on one job: proof, by its token, that this worker may run and end it."""
 
-    job: EditJob
+    job_id: str
     token: str
     attempt: int
     queued_seconds: float
+    job_json: str
+
+    @cached_property
+    def job(self) -> EditJob:
+        """The job itself.
+
+        Raises:
+            RejectJob: a Celery client sent something that is not a job.
+        """
+        return parse_job(json.loads(self.job_json))
 
 
 @dataclass(frozen=True)
@@ -130,9 +141,24 @@ class Ledger:
             One submission per job, in order, as each pipeline of `PIPELINE_LENGTH` jobs is accepted.
         """
         for chunk in _chunks(jobs, PIPELINE_LENGTH):
-            rows = [self._submit_arguments(job, output_root, max_queued) for job in chunk]
+            rows = [
+                _submit_arguments(job, job.model_dump_json(), job.completed(output_root).model_dump_json(), max_queued)
+                for job in chunk
+            ]
             for job, (verdict, detail) in zip(chunk, self._pipelined("submit", rows), strict=True):
                 yield Submission(job.id, verdict, detail)
+
+    def adopt(self, job_id: str, raw: Any, output_root: str) -> Submission:
+        """Accept what a plain Celery client put into a message, even when it is not a valid job.
+
+        What is wrong with it comes out when it is claimed, and is then reported like any other failure.
+        """
+        try:
+            return next(self.submit([parse_job(raw)], output_root))
+        except RejectJob:
+            as_sent = json.dumps(raw)
+            verdict, detail = self._run("submit", *_submit_arguments(salvage_job(raw, job_id), as_sent, as_sent, 0))
+            return Submission(job_id, verdict, detail)
 
     def claim(self, job_id: str, worker: str, lease_seconds: float, token: str | None = None) -> Claim | Refusal:
         """Take a queued job for one run, which counts as an attempt."""
@@ -142,7 +168,7 @@ class Ledger:
             return Refusal(answer[0] if answer else "unknown")
         _, job, attempts, queued_at, now = answer
         waited = (int(now) - int(queued_at)) / MICROSECONDS
-        return Claim(EditJob.model_validate_json(job), token, int(attempts), waited)
+        return Claim(job_id, token, int(attempts), waited, job)
 
     def renew(self, job_id: str, token: str, lease_seconds: float, progress: Progress | None = None) -> Lease:
         """Keep the lease and note the progress; `cancel` means held, but the user wants the job to end."""
@@ -194,7 +220,8 @@ class Ledger:
         with redis_errors(self.redis), self.redis.pipeline(transaction=False) as pipeline:
             for job_id in job_ids:
                 pipeline.hgetall(self._key("job", job_id))
-            return [parse_record(fields) if "job" in fields else None for fields in pipeline.execute()]
+            found = zip(job_ids, pipeline.execute(), strict=True)
+        return [parse_record(job_id, fields) if "job" in fields else None for job_id, fields in found]
 
     def position(self, job_id: str) -> int | None:
         """How many jobs will be taken before this one; None when it does not wait in the queue."""
@@ -283,18 +310,6 @@ class Ledger:
 
     # Inside
 
-    def _submit_arguments(self, job: EditJob, output_root: str, max_queued: int) -> list[str | int]:
-        asked = job.model_dump_json()
-        events = ",".join(job.callback.events) if job.callback else ""
-        return [
-            job.id,
-            job.completed(output_root).model_dump_json(),
-            hashlib.blake2b(asked.encode(), digest_size=16).hexdigest(),
-            job.batch or "",
-            events,
-            max_queued,
-        ]
-
     def _key(self, *parts: str) -> str:
         return self.prefix + ":".join(parts)
 
@@ -310,6 +325,12 @@ class Ledger:
 
     def _call(self, arguments: Sequence[Any]) -> tuple[list[str], list[Any]]:
         return [self.prefix], [self._clock(), self._retention_us, *arguments]
+
+
+def _submit_arguments(job: EditJob, asked: str, completed: str, max_queued: int) -> list[str | int]:
+    digest = hashlib.blake2b(asked.encode(), digest_size=16).hexdigest()
+    events = ",".join(job.callback.events) if job.callback else ""
+    return [job.id, completed, digest, job.batch or "", events, max_queued]
 
 
 def _source(name: str) -> str:

@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Literal, cast
 
-from jobs.schema import EditJob, EditResult, JobEvent, JobState, Outcome
+from pydantic import ValidationError
+
+from jobs.schema import EditJob, EditResult, JobEvent, JobState, Outcome, salvage_job
 
 CallbackState = Literal["pending", "delivered", "dropped"]
 
@@ -84,12 +86,12 @@ class JobRecord:
         )
 
 
-def parse_record(fields: Mapping[str, str]) -> JobRecord:
+def parse_record(job_id: str, fields: Mapping[str, str]) -> JobRecord:
     """Read a record from the fields of its hash."""
     progress = fields.get("progress")
     outcome = fields.get("outcome")
     return JobRecord(
-        job=EditJob.model_validate_json(fields["job"]),
+        job=_job(job_id, fields["job"]),
         state=JobState(fields["state"]),
         attempts=int(fields["attempts"]),
         created_at=_moment(fields.get("created_at")),
@@ -102,6 +104,13 @@ def parse_record(fields: Mapping[str, str]) -> JobRecord:
         history=tuple(_attempt(item) for item in json.loads(fields.get("history", "[]"))),
         outcome=Outcome.model_validate_json(outcome) if outcome else Outcome(),
     )
+
+
+def _job(job_id: str, text: str) -> EditJob:
+    try:
+        return EditJob.model_validate_json(text)
+    except ValidationError:
+        return salvage_job(json.loads(text), job_id)
 
 
 def _attempt(item: Mapping[str, str]) -> Attempt:

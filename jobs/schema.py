@@ -216,6 +216,24 @@ def parse_job(raw: Any) -> EditJob:
         raise RejectJob(ErrorCode.INVALID_JOB, "; ".join(describe_problem(item) for item in error.errors())) from error
 
 
+def salvage_job(raw: Any, job_id: str) -> EditJob:
+    """Keep of something that is not a valid job what is needed to report on it: id, prompt, callback, metadata."""
+    fields = raw if isinstance(raw, dict) else {}
+    try:
+        callback = Callback.model_validate(fields.get("callback"))
+    except ValidationError:
+        callback = None
+    metadata = fields.get("metadata")
+    return EditJob.model_construct(
+        id=job_id,
+        image=(),
+        prompt=str(fields.get("prompt", "")),
+        params=EditParams(),
+        callback=callback,
+        metadata=metadata if isinstance(metadata, dict) else {},
+    )
+
+
 def describe_problem(problem: Any) -> str:
     """Say in one clause what a pydantic error of the contract means: field, reason, value."""
     field = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int)) or "job"

@@ -1,0 +1,116 @@
+"""Decides when this process may take the next message, and tells Celery's consumer.
+
+Celery would take as many messages as there are threads. A job taken by a busy worker then waits while another worker is
+idle. So the gate opens only when the job can begin soon: nothing else of this process is on its way to the GPU, and the
+GPU is free or will be by the time the inputs have been fetched.
+
+The hook is the one that Celery's own `worker_disable_prefetch` uses: `can_consume` of the channel's QoS, which kombu
+asks before it sends BRPOP. A test fails when it moves.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from threading import Lock
+from types import MethodType
+from typing import Any
+
+from celery import bootsteps, signals
+from celery.worker.consumer.tasks import Tasks
+
+from worker.model_pool import ModelPool
+
+SHORTEST_LEAD_SECONDS = 1.0
+"""How long before the GPU is free the next job may be taken, at least; longer where fetching takes longer."""
+
+
+class Admission:
+    """The gate: open when another job of this process could begin soon.
+
+    Once open it stays open until a message comes: by then BRPOP is under way in Redis, and a message that it brings
+    to a closed gate would lie there unread.
+    """
+
+    def __init__(self, pool: ModelPool, threads: int) -> None:
+        self._pool = pool
+        self._threads = threads
+        self._lock = Lock()
+        self._on_the_way: set[str] = set()
+        self._in_flight: set[str] = set()
+        self._fetch_seconds = 0.0
+        self._is_open = False
+        self._is_closed_for_good = False
+        # Lives as long as the process: a descriptor that another thread still writes to must never be reused.
+        self.wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self.wake_reader, False)
+        os.set_blocking(self._wake_writer, False)
+
+    def is_open(self) -> bool:
+        """Whether the next message may be taken."""
+        with self._lock:
+            self._is_open = not self._is_closed_for_good and (self._is_open or self._has_room())
+            return self._is_open
+
+    def received(self, task_id: str) -> None:
+        """A message has arrived: the gate closes until its job has the GPU."""
+        with self._lock:
+            self._on_the_way.add(task_id)
+            self._in_flight.add(task_id)
+            self._is_open = False
+
+    def has_gpu(self, task_id: str, fetch_seconds: float) -> None:
+        """The job of that message has begun its turn, `fetch_seconds` after it was claimed."""
+        with self._lock:
+            self._on_the_way.discard(task_id)
+            self._fetch_seconds = max(fetch_seconds, 0.9 * self._fetch_seconds)
+        self.look_again()
+
+    def ended(self, task_id: str) -> None:
+        with self._lock:
+            self._on_the_way.discard(task_id)
+            self._in_flight.discard(task_id)
+        self.look_again()
+
+    def close(self) -> None:
+        """Take nothing more."""
+        with self._lock:
+            self._is_closed_for_good = True
+
+    def look_again(self) -> None:
+        """Wake the consumer's loop if the gate has opened: by itself it looks only once a second."""
+        with self._lock:
+            is_news = not self._is_open and not self._is_closed_for_good and self._has_room()
+        if is_news:
+            with suppress(BlockingIOError):  # full: the loop is about to wake anyway
+                os.write(self._wake_writer, b"\0")
+
+    def woken(self) -> None:
+        """Empty the pipe that woke the loop."""
+        with suppress(BlockingIOError):
+            os.read(self.wake_reader, 4096)
+
+    def _has_room(self) -> bool:
+        lead_seconds = max(SHORTEST_LEAD_SECONDS, 2 * self._fetch_seconds)
+        return not self._on_the_way and len(self._in_flight) < self._threads and self._pool.free_within(lead_seconds)
+
+
+class AdmissionStep(bootsteps.StartStopStep):
+    """Puts the gate of `app.edit_worker` into Celery's consumer, again after each reconnect."""
+
+    requires = (Tasks,)
+
+    def start(self, consumer: Any) -> None:
+        gate: Admission = consumer.app.edit_worker.admission
+        qos = consumer.task_consumer.channel.qos
+        may_take = qos.can_consume
+        qos.can_consume = MethodType(lambda _: gate.is_open() and may_take(), qos)
+        signals.task_received.connect(_on_received, weak=False, dispatch_uid="admission")
+        consumer.hub.add_reader(gate.wake_reader, gate.woken)
+
+    def stop(self, consumer: Any) -> None:
+        consumer.hub.remove_reader(consumer.app.edit_worker.admission.wake_reader)
+
+
+def _on_received(sender: Any, request: Any, **_: Any) -> None:
+    sender.app.edit_worker.admission.received(request.id)

@@ -1,0 +1,155 @@
+"""`worker check`: what this machine has and lacks, each finding with its remedy."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from jobs.storage import Storage
+
+from jobs.connection import connect, hide_password, redis_errors
+from jobs.errors import Error
+from jobs.settings import Settings
+
+
+class Level(StrEnum):
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: how it is and, unless all is well, what to do."""
+
+    subject: str
+    level: Level
+    found: str
+    remedy: str = ""
+
+
+def check_machine(settings: Settings) -> Iterator[Finding]:
+    """Look at everything a worker needs; a check that fails does not stop the others."""
+    for subject, look in CHECKS.items():
+        try:
+            yield from look(settings)
+        except Error as error:
+            yield Finding(subject, Level.FAIL, str(error))
+        except Exception as error:  # a check must report, whatever a library raises
+            yield Finding(subject, Level.FAIL, f"{type(error).__name__}: {error}")
+
+
+def check_device(settings: Settings) -> Iterator[Finding]:
+    import torch
+
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            device = torch.cuda.get_device_properties(index)
+            yield Finding("device", Level.OK, f"cuda:{index} {device.name}, {device.total_memory / 2**30:.0f} GiB")
+    elif settings.flux_kontext_device.startswith("cuda"):
+        yield Finding("device", Level.FAIL, "no CUDA device", "install the driver or unset DG_FLUX_KONTEXT_DEVICE")
+    else:
+        yield Finding(
+            "device",
+            Level.WARN,
+            f"no CUDA device; torch {torch.__version__} on the CPU",
+            "fine for the tiny model only",
+        )
+
+
+def check_model(settings: Settings) -> Iterator[Finding]:
+    from kontext.checkpoint import find_model
+
+    if ":" in settings.flux_kontext_engine:
+        yield Finding("model", Level.OK, f"engine {settings.flux_kontext_engine}")
+        return
+    if settings.flux_kontext_engine == "official" and importlib.util.find_spec("flux") is None:
+        from kontext.official import find_source
+
+        find_source()
+    files = find_model(settings.flux_kontext_model)
+    yield Finding("model", Level.OK, str(files.transformer))
+
+
+def check_redis(settings: Settings) -> Iterator[Finding]:
+    redis = connect(settings.redis_url)
+    with redis_errors(redis):
+        facts = redis.info()
+    shown = f"Redis {facts['redis_version']} at {hide_password(settings.broker_url)}"
+    yield Finding("redis", Level.OK, shown)
+    if not facts.get("aof_enabled"):
+        yield Finding(
+            "redis persistence", Level.WARN, "no append-only file", "accepted jobs die with Redis: set appendonly yes"
+        )
+    policy = facts.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        yield Finding(
+            "redis eviction", Level.WARN, f"maxmemory-policy {policy}", "Redis may drop jobs: set it to noeviction"
+        )
+    if _is_remote(settings.broker_url) and not urlsplit(settings.broker_url).password:
+        yield Finding(
+            "redis password",
+            Level.WARN,
+            "none, on a non-loopback address",
+            "set one, and use rediss:// across networks",
+        )
+
+
+def check_output(settings: Settings) -> Iterator[Finding]:
+    storage = Storage(settings)
+    try:
+        storage.check_output(f"{settings.output_uri}/check.png")
+    finally:
+        storage.close()
+    yield Finding("output", Level.OK, f"{settings.output_uri} can be written")
+
+
+def check_inputs(settings: Settings) -> Iterator[Finding]:
+    allowed = [
+        *(f"file://{root}" for root in settings.file_roots),
+        *(f"s3://{bucket}" for bucket in settings.buckets),
+        "https:// and http:// to public addresses",
+        *settings.private_hosts,
+    ]
+    yield Finding("inputs", Level.OK, ", ".join(allowed) + ", data:")
+    missing = [str(root) for root in settings.file_roots if not Path(root).is_dir()]
+    if missing:
+        yield Finding("inputs", Level.WARN, f"no such folder: {', '.join(missing)}", "correct DG_FILE_ROOTS")
+
+
+def check_callbacks(settings: Settings) -> Iterator[Finding]:
+    count = len(settings.callback_secrets)
+    if count:
+        yield Finding("callbacks", Level.OK, f"signed with {count} secret{'s' * (count > 1)}")
+    else:
+        yield Finding(
+            "callbacks",
+            Level.WARN,
+            "unsigned: DG_CALLBACK_SECRET is not set",
+            "make one with: echo whsec_$(openssl rand -base64 24)",
+        )
+
+
+CHECKS: dict[str, Callable[[Settings], Iterator[Finding]]] = {
+    "device": check_device,
+    "model": check_model,
+    "redis": check_redis,
+    "output": check_output,
+    "inputs": check_inputs,
+    "callbacks": check_callbacks,
+}
+
+
+def _is_remote(broker_url: str) -> bool:
+    host = urlsplit(broker_url).hostname
+    if host is None or host == "localhost":
+        return False
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:
+        return True

@@ -1,0 +1,162 @@
+"""The worker of one process: every part made once and wired together, its start and its end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from contextlib import suppress
+from threading import Event, Thread
+
+from celery.worker import state as celery_state
+from jobs.addresses import guarded_client
+from jobs.storage import Storage
+
+from jobs.connection import connect
+from jobs.errors import BrokerUnavailable
+from jobs.ledger import Ledger
+from jobs.queue import EditQueue, make_app
+from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
+from jobs.settings import Settings
+from worker.admission import Admission
+from worker.background import Periodic
+from worker.callbacks import INTERVAL_SECONDS as CALLBACK_SECONDS
+from worker.callbacks import CallbackSender
+from worker.engines import load_engine
+from worker.health import Health, HealthFile
+from worker.leases import RENEW_SECONDS, LeaseKeeper, Run
+from worker.model_pool import ModelPool
+from worker.reconciler import INTERVAL_SECONDS as RECONCILE_SECONDS
+from worker.reconciler import Reconciler
+from worker.run_edit import Services
+from worker.tasks import register
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 1.0
+EXIT_BROKEN = 70
+EXIT_STUCK = 71
+DRAIN_POLL_SECONDS = 0.05
+AFTER_DRAIN_SECONDS = 10
+"""A handed-back run ends at its next step and writes that down; longer than this means that it cannot."""
+
+
+class EditWorker:
+    """One process's worker, as Celery's hooks drive it: `start`, `drain`, `stop`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.app = make_app(settings.broker_url)
+        self.app.conf.update(worker_pool="threads", worker_concurrency=settings.worker_threads)
+        self.app.edit_worker = self  # type: ignore[attr-defined]  # how the bootsteps find it
+        register(self.app, self)
+        ledger = Ledger.from_settings(settings)
+        queue = EditQueue(self.app)
+        self.pool = ModelPool(lambda: load_engine(settings))
+        self.admission = Admission(self.pool, settings.worker_threads)
+        self.pool.on_change = self.admission.look_again
+        self.leases = LeaseKeeper(ledger, settings.lease_seconds, settings.stall_seconds, self._on_stall)
+        self.services = Services(
+            settings, ledger, queue, Storage(settings), self.pool, self.leases, self.admission, Event()
+        )
+        self._registry = WorkerRegistry(connect(settings.redis_url), settings.key_prefix)
+        self._health_file = HealthFile(settings.runtime_dir, settings.worker_name)
+        self._callbacks = CallbackSender(settings, ledger, guarded_client(settings, settings.callback_timeout_seconds))
+        self._redis_seen_at = 0.0
+        self._is_draining = False  # a plain flag: a signal handler sets it
+        self._threads = [
+            Periodic("health", BEAT_SECONDS, self.write_health),
+            Periodic("registry", BEAT_SECONDS, self._beat),
+            Periodic("leases", RENEW_SECONDS, self.leases.renew_all),
+            Periodic("reconciler", RECONCILE_SECONDS, Reconciler(ledger, queue, settings.max_attempts).tick),
+            Periodic("callbacks", CALLBACK_SECONDS, self._callbacks.tick),
+        ]
+
+    @property
+    def state(self) -> WorkerState:
+        if self._is_draining and self.pool.state is not WorkerState.BROKEN:
+            return WorkerState.DRAINING
+        return self.pool.state
+
+    def start(self) -> None:
+        """Begin to beat, then load the model; whatever the engine raises goes through."""
+        self.write_health()
+        for thread in self._threads:
+            thread.start()
+        self.pool.load()
+
+    def begin_drain(self) -> None:
+        """Take nothing more; hand back what has not reached the GPU. Called from the signal handler: only sets flags.
+
+        A second call ends the patience with the job on the GPU as well.
+        """
+        Thread(target=self._drain_now, args=(self._is_draining,), daemon=True).start()
+        self._is_draining = True
+
+    def finish_drain(self) -> None:
+        """Wait until the jobs of this process have ended or were handed back, at most for the drain time.
+
+        The leases are renewed meanwhile, so nobody else takes a job that is about to finish.
+        """
+        self._is_draining = True
+        self._drain_now(include_sampling=False)
+        if not self._wait_for_runs(self.settings.drain_seconds):
+            self._drain_now(include_sampling=True)
+        self.services.must_leave.set()
+        self._wait_for_runs(AFTER_DRAIN_SECONDS)
+
+    def stop(self) -> None:
+        """End the background threads and leave."""
+        for thread in self._threads:
+            thread.stop()
+        self._callbacks.close()
+        self.services.storage.close()
+        self._health_file.remove()
+        with suppress(BrokerUnavailable):  # the registry forgets silent workers by itself
+            self._registry.leave(self.settings.worker_name)
+        log.info("worker_stopped name=%s", self.settings.worker_name)
+
+    def stop_process(self, reason: str) -> None:
+        """End the process with `EXIT_BROKEN`, for its supervisor to start a fresh one."""
+        log.critical("worker_broken reason=%s", reason)
+        self.pool.mark_broken()
+        self.admission.close()
+        self.write_health(reason)
+        celery_state.should_stop = EXIT_BROKEN  # type: ignore[assignment]  # Celery's own way to end with a code
+
+    def write_health(self, detail: str = "", state: WorkerState | None = None) -> None:
+        self._health_file.write(
+            Health(
+                self.settings.worker_name, os.getpid(), state or self.state, time.time(), self._redis_seen_at, detail
+            )
+        )
+
+    def _beat(self) -> None:
+        engine = self.pool.engine
+        self._registry.beat(
+            WorkerInfo(
+                self.settings.worker_name,
+                self.state,
+                device=engine.device if engine else "",
+                model=engine.model_name if engine else "",
+                jobs=tuple(run.job_id for run in self.leases.runs),
+            )
+        )
+        self._redis_seen_at = time.time()
+
+    def _drain_now(self, include_sampling: bool) -> None:
+        self.admission.close()
+        self.leases.drain(include_sampling)
+
+    def _wait_for_runs(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while self.leases.runs and time.monotonic() < deadline:
+            time.sleep(DRAIN_POLL_SECONDS)
+        return not self.leases.runs
+
+    def _on_stall(self, run: Run) -> None:
+        """A kernel hangs: no Python code can end it, so the process goes, and its leases with it."""
+        detail = f"job {run.job_id}: no step for {self.settings.stall_seconds:g} s"
+        log.critical("worker_stuck %s", detail)
+        self.write_health(detail, WorkerState.STUCK)
+        os._exit(EXIT_STUCK)

@@ -1,0 +1,92 @@
+"""What the worker asks of an engine, and how the one named in the settings is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
+
+from jobs.errors import SettingsError
+from jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class EditedPicture(Protocol):
+    """What an engine returns: the picture, seconds per stage (`encode`, `sample`, `decode`), and warnings."""
+
+    @property
+    def image(self) -> Image: ...
+    @property
+    def timings(self) -> dict[str, float]: ...
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
+
+class Engine(Protocol):
+    """A resident model. `run` is called by one thread at a time and calls `on_step(done, total)` after each step;
+    what `on_step` raises ends the edit and leaves the engine usable.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def model_name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def approximations(self) -> tuple[str, ...]: ...
+    @property
+    def device(self) -> str: ...
+
+    def run(
+        self,
+        images: Sequence[Image],
+        prompt: str,
+        *,
+        num_inference_steps: int,
+        guidance_scale: float,
+        seed: int | None,
+        width: int | None,
+        height: int | None,
+        on_step: Callable[[int, int], None],
+    ) -> EditedPicture: ...
+
+    def warm_up(self) -> None: ...
+
+
+def load_engine(settings: Settings) -> Engine:
+    """Load the engine that `DG_FLUX_KONTEXT_ENGINE` names, with its weights.
+
+    Raises:
+        SettingsError: there is no such engine.
+        kontext.KontextError: the weights cannot be used.
+    """
+    if ":" in settings.flux_kontext_engine:
+        return _factory(settings.flux_kontext_engine)(settings)
+    if settings.flux_kontext_engine == "native":
+        from kontext import load
+    elif settings.flux_kontext_engine == "official":
+        from kontext.official import load
+    else:
+        raise SettingsError(
+            f"DG_FLUX_KONTEXT_ENGINE={settings.flux_kontext_engine!r}: expected native, official or module:callable"
+        )
+    return cast(
+        Engine,
+        load(
+            settings.flux_kontext_model,
+            device=settings.flux_kontext_device,
+            offload=settings.flux_kontext_offload,
+            max_sequence_length=settings.flux_kontext_max_sequence_length,
+        ),
+    )
+
+
+def _factory(path: str) -> Callable[[Settings], Engine]:
+    module, _, name = path.partition(":")
+    try:
+        return cast("Callable[[Settings], Engine]", getattr(import_module(module), name))
+    except (ImportError, AttributeError) as error:
+        raise SettingsError(f"DG_FLUX_KONTEXT_ENGINE={path!r}: {error}") from error

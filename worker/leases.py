@@ -1,0 +1,145 @@
+"""The runs of this process: their leases, their progress, and the requests to end them.
+
+A run is renewed while its process lives and its work moves. What ends it early - cancel, deadline, drain, a lost
+lease - is noted on the run and raised at its next check, which is between two steps at the latest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock
+
+from jobs.errors import Cancelled, EditFailure, ErrorCode, HandBack, LeaseLost, RejectJob
+from jobs.ledger import Claim, Ledger
+from jobs.record import Progress
+
+RENEW_SECONDS = 0.5
+"""How often a lease is renewed, progress noted and a cancel noticed."""
+
+SAMPLING = "sampling"
+BEFORE_THE_GPU = ("starting", "fetching", "waiting")
+
+
+class Run:
+    """One attempt at one job, as seen by the thread that works on it and by the keeper of leases."""
+
+    def __init__(self, claim: Claim, timeout_seconds: float) -> None:
+        self.claim = claim
+        self.timings: dict[str, float] = {"queued": claim.queued_seconds}
+        self.moved_at = self.started_at = time.monotonic()
+        self._timeout_seconds = timeout_seconds
+        self._progress = Progress("starting")
+        self._abort: EditFailure | None = None
+
+    @property
+    def job_id(self) -> str:
+        return self.claim.job_id
+
+    @property
+    def progress(self) -> Progress:
+        return self._progress
+
+    @property
+    def is_sampling(self) -> bool:
+        return self._progress.stage == SAMPLING
+
+    def limit(self, timeout_seconds: float | None) -> None:
+        """Shorten the longest run to what the job itself allows."""
+        if timeout_seconds is not None:
+            self._timeout_seconds = min(self._timeout_seconds, timeout_seconds)
+
+    def abort(self, reason: EditFailure) -> None:
+        """Ask the run to end at its next check; the first reason stays."""
+        self._abort = self._abort or reason
+
+    def check(self) -> None:
+        """Raise the reason to end, if there is one."""
+        if self._abort is None and time.monotonic() - self.started_at > self._timeout_seconds:
+            self._abort = RejectJob(
+                ErrorCode.DEADLINE_EXCEEDED, f"the job ran longer than its {self._timeout_seconds:g} s"
+            )
+        if self._abort is not None:
+            raise self._abort
+
+    @contextmanager
+    def stage(self, name: str, timing: str | None = None) -> Iterator[None]:
+        """Work on one stage: noted as progress and, when `timing` is given, timed under that name."""
+        self.check()
+        self._move(Progress(name))
+        start = time.monotonic()
+        yield
+        if timing:
+            self.timings[timing] = time.monotonic() - start
+
+    def on_step(self, step: int, total_steps: int) -> None:
+        """Note a sampling step and end the run if that was asked for."""
+        self._move(Progress(SAMPLING, step, total_steps))
+        self.check()
+
+    def _move(self, progress: Progress) -> None:
+        self._progress = progress
+        self.moved_at = time.monotonic()
+
+
+class LeaseKeeper:
+    """Renews the leases of this process's runs.
+
+    Args:
+        stall_seconds: a sampling step longer than this means a hung device.
+        on_stall: called then, instead of renewing; it should end the process.
+    """
+
+    def __init__(
+        self, ledger: Ledger, lease_seconds: float, stall_seconds: float, on_stall: Callable[[Run], None]
+    ) -> None:
+        self._ledger = ledger
+        self._lease_seconds = lease_seconds
+        self._stall_seconds = stall_seconds
+        self._on_stall = on_stall
+        self._runs: dict[str, Run] = {}
+        self._lock = Lock()
+        self._is_draining = False
+
+    @property
+    def runs(self) -> list[Run]:
+        with self._lock:
+            return list(self._runs.values())
+
+    @contextmanager
+    def keep(self, run: Run) -> Iterator[Run]:
+        """Keep the run's lease for the length of the block."""
+        with self._lock:
+            self._runs[run.claim.token] = run
+            if self._is_draining:
+                run.abort(HandBack())
+        try:
+            yield run
+        finally:
+            with self._lock:
+                del self._runs[run.claim.token]
+
+    def renew_all(self) -> None:
+        """Renew every lease and pass on what the ledger answers.
+
+        Raises:
+            BrokerUnavailable: Redis does not answer; the runs go on, and whether they may finish is decided at the end.
+        """
+        for run in self.runs:
+            if run.is_sampling and time.monotonic() - run.moved_at > self._stall_seconds:
+                self._on_stall(run)
+                continue
+            answer = self._ledger.renew(run.job_id, run.claim.token, self._lease_seconds, run.progress)
+            if answer == "cancel":
+                run.abort(Cancelled())
+            elif answer == "lost":
+                run.abort(LeaseLost())
+
+    def drain(self, include_sampling: bool) -> None:
+        """Ask runs to go back to the queue: those that do not hold the GPU yet or, at the end of patience, all."""
+        with self._lock:
+            self._is_draining = True
+            for run in self._runs.values():
+                if include_sampling or run.progress.stage in BEFORE_THE_GPU:
+                    run.abort(HandBack())

@@ -1,0 +1,56 @@
+"""Where Celery's start and shutdown meet ours.
+
+Start: our threads begin to beat, then the model loads, then Celery's consumer connects: no job is taken before the
+model is ready. Shutdown (SIGTERM): Celery stops its consumer first; then we finish or hand back what runs, while the
+leases are still renewed; then Celery's pool has nothing left to wait for.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import bootsteps, signals
+
+from jobs.errors import Error
+from jobs.settings import Settings
+from kontext import KontextError
+from worker.admission import AdmissionStep
+from worker.edit_worker import EditWorker
+
+log = logging.getLogger(__name__)
+
+EXIT_NO_MODEL = 4
+
+
+class ServiceStep(bootsteps.StartStopStep):
+    """Starts our worker before Celery's consumer, and stops it after."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def start(self, controller: Any) -> None:
+        worker: EditWorker = controller.app.edit_worker
+        if controller.pool_cls.__module__ != "celery.concurrency.thread":
+            raise SystemExit("start Celery with --pool threads: one process holds one model, and threads share it")
+        try:
+            worker.start()
+        except (KontextError, Error) as error:
+            log.critical("model_not_loaded reason=%s", error)
+            raise SystemExit(EXIT_NO_MODEL) from error
+
+    def stop(self, controller: Any) -> None:
+        worker: EditWorker = controller.app.edit_worker
+        worker.finish_drain()
+        worker.stop()
+
+    def terminate(self, controller: Any) -> None:
+        self.stop(controller)
+
+
+def make_worker(settings: Settings) -> EditWorker:
+    """Make the worker with its Celery application, ready for `app.Worker` or `celery -A worker.app`."""
+    worker = EditWorker(settings)
+    worker.app.steps["worker"].add(ServiceStep)
+    worker.app.steps["consumer"].add(AdmissionStep)
+    signals.worker_shutting_down.connect(lambda **_: worker.begin_drain(), weak=False, dispatch_uid="drain")
+    return worker

@@ -1,0 +1,79 @@
+"""Puts right what a death left behind; every worker runs it, one at a time.
+
+Three repairs, each harmless when it was not needed, since a claim drops a doubled message:
+expired leases (the worker died), back-off that is over, and jobs that wait without a message in the queue (the
+message was popped by a process that died before it could claim, or was never sent).
+"""
+
+from __future__ import annotations
+
+import logging
+from uuid import uuid4
+
+from jobs.connection import redis_errors
+from jobs.ledger import MICROSECONDS, Ledger
+from jobs.queue import EditQueue, next_messages
+
+log = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 2.0
+LOCK_SECONDS = 20
+GRACE_US = 5 * MICROSECONDS
+"""A message may take this long from being sent to being claimed before it counts as lost."""
+
+MESSAGES_LOOKED_AT = 200
+JOBS_REPAIRED = 500
+
+
+class Reconciler:
+    """Repairs the queue from the ledger."""
+
+    def __init__(self, ledger: Ledger, queue: EditQueue, max_attempts: int) -> None:
+        self._ledger = ledger
+        self._queue = queue
+        self._max_attempts = max_attempts
+        self._lock_key = f"{ledger.prefix}lock:reconciler"
+        self._lock_value = uuid4().hex
+
+    def tick(self) -> None:
+        """Repair once, unless another worker is at it.
+
+        Raises:
+            BrokerUnavailable: Redis does not answer; the next tick does the work.
+        """
+        with redis_errors(self._ledger.redis):
+            if not self._ledger.redis.set(self._lock_key, self._lock_value, nx=True, ex=LOCK_SECONDS):
+                return
+        try:
+            self.reconcile()
+        finally:
+            with redis_errors(self._ledger.redis):
+                if self._ledger.redis.get(self._lock_key) == self._lock_value:
+                    self._ledger.redis.delete(self._lock_key)
+
+    def reconcile(self) -> None:
+        again, ended = self._ledger.expire(self._max_attempts)
+        due = self._ledger.promote()
+        lost = self._ledger.resend(self.lost_jobs())
+        self._queue.send([*again, *due, *lost])
+        for event, job_ids in (("lease_expired", again), ("attempts_used_up", ended), ("message_lost", lost)):
+            for job_id in job_ids:
+                log.warning("%s job=%s", event, job_id)
+
+    def lost_jobs(self) -> list[str]:
+        """Ids of jobs that wait although their message is gone.
+
+        The queue is first in, first out. So a job that was sent clearly before the one at the head of the queue, and
+        still waits, has no message. When the whole queue fits into one look, the messages in it settle the matter.
+        """
+        latest = self._ledger.now_us() - GRACE_US
+        if not self._ledger.oldest_queued(1, latest):
+            return []
+        next_ids, is_all = next_messages(self._ledger.redis, MESSAGES_LOOKED_AT)
+        if not is_all:
+            sent = [moment for moment in self._ledger.sent_at(next_ids) if moment is not None]
+            if not sent:
+                return []  # only messages of other clients at the head: wait until they are taken
+            latest = min(latest, int(min(sent)) - GRACE_US)
+        in_queue = set(next_ids)
+        return [job_id for job_id in self._ledger.oldest_queued(JOBS_REPAIRED, latest) if job_id not in in_queue]

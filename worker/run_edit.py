@@ -1,0 +1,250 @@
+"""One job, from its message to its terminal state. No Celery in here."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain, repeat
+from random import uniform
+from threading import Event
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from jobs.storage import Storage
+from kontext.images import ImageError, ImageOptions, decode_image, encode_image
+from PIL.Image import Image
+
+from jobs.errors import (
+    BrokerUnavailable,
+    Cancelled,
+    EditFailure,
+    ErrorCode,
+    HandBack,
+    LeaseLost,
+    RejectJob,
+    RetryJob,
+    StopWorker,
+)
+from jobs.ledger import Claim, Ledger, Refusal
+from jobs.queue import EditQueue
+from jobs.schema import CONTENT_TYPES, JOB_ID_PATTERN, EditJob, EngineInfo, ErrorInfo, JobState, Outcome, Timings
+from jobs.settings import Settings
+from worker.admission import Admission
+from worker.engines import EditedPicture, Engine
+from worker.faults import classify
+from worker.leases import LeaseKeeper, Run
+from worker.model_pool import ModelPool
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BACK_OFF_SECONDS = 2.0
+"""Delay before the second attempt; it doubles with each further one, with jitter, up to a minute."""
+
+PERSIST_SECONDS = (0.2, 0.5, 1, 2, 5)
+"""Pauses while Redis is away and a run's end has to be written; the last one repeats."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything a run needs; made once per process."""
+
+    settings: Settings
+    ledger: Ledger
+    queue: EditQueue
+    storage: Storage
+    pool: ModelPool
+    leases: LeaseKeeper
+    admission: Admission
+    must_leave: Event
+
+
+def run_message(message: Any, task_id: str, services: Services) -> None:
+    """Run what a message stands for: the id of a job in the ledger or, from a plain Celery client, the job itself.
+
+    Raises:
+        StopWorker: this process cannot go on; the job is back in the queue.
+    """
+    if isinstance(message, str):
+        job_id = message
+    else:
+        raw = {"id": task_id, **message} if isinstance(message, dict) else message
+        job_id = _job_id(raw, task_id)
+        adopted = _persist(lambda: services.ledger.adopt(job_id, raw, services.settings.output_uri), services)
+        if adopted.verdict == "conflict":
+            log.error("job_refused job=%s reason=the id is taken by another job", job_id)
+            return
+    settings, token = services.settings, uuid4().hex
+    claim = _persist(
+        lambda: services.ledger.claim(job_id, settings.worker_name, settings.lease_seconds, token), services
+    )
+    if isinstance(claim, Refusal):
+        log.info("message_dropped job=%s reason=%s", job_id, claim.reason)
+        return
+    run_claim(claim, task_id, services)
+
+
+def run_claim(claim: Claim, task_id: str, services: Services) -> None:
+    """Run a claimed job and write its end: a terminal state, or back to the queue.
+
+    Raises:
+        StopWorker: this process cannot go on; the job is back in the queue.
+    """
+    run = Run(claim, services.settings.job_timeout_seconds)
+    with services.leases.keep(run):
+        try:
+            outcome = produce(run, task_id, services)
+        except Exception as error:
+            failure = classify(error)
+            # The one broad catch: here a run's error becomes the job's. What nobody foresaw is logged with its trace.
+            is_foreseen = isinstance(error, EditFailure)
+            log.log(logging.WARNING, "run_failed job=%s code=%s", run.job_id, failure.code, exc_info=not is_foreseen)
+            _persist(lambda: settle_failure(run, failure, services), services)
+            if isinstance(failure, StopWorker):
+                raise failure from error
+        else:
+            _persist(lambda: settle(run, JobState.SUCCEEDED, outcome, services), services)
+
+
+def produce(run: Run, task_id: str, services: Services) -> Outcome:
+    """Fetch, sample, upload."""
+    job = run.claim.job
+    run.limit(job.timeout_seconds)
+    output = job.output
+    assert output is not None  # filled in when the ledger accepted the job
+    with run.stage("fetching", "fetch"):
+        services.storage.check_output(output)  # a wrong bucket should cost no GPU time
+        images = [fetch(uri, services) for uri in job.image]
+    with run.stage("waiting"), services.pool.turn(run.check) as engine:
+        services.admission.has_gpu(task_id, run.timings["fetch"])
+        edited = sample(engine, images, job, run, services.pool)
+        described = describe_engine(engine)
+    with run.stage("uploading", "upload"):
+        data = encode(edited, job, described)
+        run.check()
+        services.storage.publish(output, data, CONTENT_TYPES[job.params.output_format or "png"])
+    run.timings.update(edited.timings)
+    return Outcome(
+        output=output,
+        width=edited.image.width,
+        height=edited.image.height,
+        engine=described,
+        timings=Timings(**run.timings),
+        warnings=edited.warnings,
+    )
+
+
+def fetch(uri: str, services: Services) -> Image:
+    """Read and decode one input picture."""
+    settings = services.settings
+    data = services.storage.read(uri)
+    try:
+        return decode_image(data, max_pixels=settings.max_input_pixels, options=ImageOptions())
+    except ImageError as error:
+        shown = uri if len(uri) < 200 else f"{uri[:60]}..."
+        raise RejectJob(ErrorCode.INPUT_NOT_AN_IMAGE, f"{shown}: {error}") from error
+
+
+def sample(engine: Engine, images: list[Image], job: EditJob, run: Run, pool: ModelPool) -> EditedPicture:
+    """Run the engine; progress, cancel, deadline and drain pass between its steps."""
+
+    def on_step(step: int, total_steps: int) -> None:
+        pool.note_step(step, total_steps)
+        run.on_step(step, total_steps)
+
+    with run.stage("encoding"):
+        return engine.run(
+            images,
+            job.prompt,
+            num_inference_steps=job.params.num_inference_steps,
+            guidance_scale=job.params.guidance_scale,
+            seed=job.params.seed,
+            width=job.params.width,
+            height=job.params.height,
+            on_step=on_step,
+        )
+
+
+def encode(edited: EditedPicture, job: EditJob, engine: EngineInfo) -> bytes:
+    """Encode the picture with its provenance."""
+    return encode_image(
+        edited.image,
+        output_format=job.params.output_format or "png",
+        quality=job.params.quality,
+        model_name=engine.model,
+        prompt=job.prompt if job.params.embed_prompt else None,
+    )
+
+
+def settle(run: Run, state: JobState, outcome: Outcome, services: Services) -> None:
+    """Write the terminal state, unless the job is no longer this run's."""
+    if not services.ledger.finish(run.job_id, run.claim.token, state, outcome):
+        log.warning("lease_lost job=%s attempt=%d", run.job_id, run.claim.attempt)
+        return
+    code = outcome.error.code if outcome.error else "-"
+    seconds = time.monotonic() - run.started_at
+    log.info("job_%s job=%s attempt=%d seconds=%.2f code=%s", state, run.job_id, run.claim.attempt, seconds, code)
+
+
+def settle_failure(run: Run, failure: EditFailure, services: Services) -> None:
+    """Write how a run without a picture ended: dropped, handed back, tried again later, cancelled or failed."""
+    may_run_again = run.claim.attempt < services.settings.max_attempts
+    if isinstance(failure, LeaseLost):
+        log.warning("lease_lost job=%s attempt=%d", run.job_id, run.claim.attempt)
+    elif isinstance(failure, HandBack):
+        give_back(run, failure, services, counts=False)
+    elif isinstance(failure, StopWorker) and may_run_again:
+        give_back(run, failure, services)
+    elif isinstance(failure, RetryJob) and may_run_again:
+        delay = min(60.0, BACK_OFF_SECONDS * 2 ** (run.claim.attempt - 1)) * uniform(0.75, 1.25)
+        give_back(run, failure, services, delay_seconds=delay)
+    else:
+        state = JobState.CANCELLED if isinstance(failure, Cancelled) else JobState.FAILED
+        error = ErrorInfo(code=failure.code, message=failure.message, retryable=failure.retryable)
+        settle(run, state, Outcome(timings=Timings(**run.timings), error=error), services)
+
+
+def give_back(
+    run: Run, failure: EditFailure, services: Services, delay_seconds: float = 0, counts: bool = True
+) -> None:
+    """Put the job back into the queue, now or after a delay."""
+    answer = services.ledger.requeue(run.job_id, run.claim.token, failure.code, delay_seconds, counts)
+    log.info(
+        "job_requeued job=%s attempt=%d code=%s delay=%.1f", run.job_id, run.claim.attempt, failure.code, delay_seconds
+    )
+    if answer == "queued":
+        services.queue.send([run.job_id])
+
+
+def describe_engine(engine: Engine) -> EngineInfo:
+    return EngineInfo(
+        name=engine.name,
+        model=engine.model_name,
+        fingerprint=engine.fingerprint,
+        approximations=tuple(engine.approximations),
+    )
+
+
+def _job_id(raw: Any, task_id: str) -> str:
+    given = raw.get("id") if isinstance(raw, dict) else None
+    return given if isinstance(given, str) and re.fullmatch(JOB_ID_PATTERN, given) else task_id
+
+
+def _persist(write: Callable[[], T], services: Services) -> T:
+    """Repeat a call of the ledger until Redis answers: a run's end must not be lost to a restart of Redis.
+
+    Raises:
+        BrokerUnavailable: Redis is away while the process has to leave; the job's lease will run out instead.
+    """
+    for pause in chain(PERSIST_SECONDS, repeat(PERSIST_SECONDS[-1])):
+        try:
+            return write()
+        except BrokerUnavailable as error:
+            if services.must_leave.wait(pause):
+                raise
+            log.warning("redis_away retry_in=%.1f reason=%s", pause, error)
+    raise AssertionError("unreachable: the pauses never end")
