@@ -82,6 +82,7 @@ class Settings(BaseSettings):
     max_input_pixels: int = Field(64_000_000, gt=0, description="largest input picture, width times height")
 
     lease_seconds: Seconds = Field(30, description="a silent worker's job runs again after this")
+    max_queued: int = Field(0, ge=0, description="refuse new jobs while this many wait; 0: no bound")
     max_attempts: int = Field(3, ge=1, description="runs of one job before it fails")
     job_timeout_seconds: Seconds = Field(900, description="longest run of one job")
     drain_seconds: float = Field(60, ge=0, description="time a running job gets at SIGTERM before it is handed back")
