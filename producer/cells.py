@@ -1,0 +1,110 @@
+"""What the cells of a table mean: lists of pictures and names of outputs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+from jobs.schema import FORMAT_OF_SUFFIX, SUFFIX_OF_FORMAT
+
+SHOWN_CHARACTERS = 60
+URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//|(?<=data:))")
+
+
+class CellProblem(Exception):
+    """Raised inside the reading of a row, when a cell cannot be used: what stands there, and what to do."""
+
+    def __init__(self, value: Any, remedy: str) -> None:
+        super().__init__(remedy)
+        self.value = shorten(value)
+        self.remedy = remedy
+
+
+def shorten(value: Any) -> str:
+    """A cell as one short line, for messages."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
+
+
+def parse_images(cell: Any, folder: Path) -> list[str]:
+    """Read the pictures of a row: a URI or path, several separated by commas, or a (JSON) list of them.
+
+    Args:
+        folder: what relative paths start from.
+    Returns:
+        URIs; a path becomes `file://`.
+    Raises:
+        CellProblem: nothing there, not a list of texts, or a path without a file.
+    """
+    return [_picture_uri(name, folder) for name in _picture_names(cell, folder)]
+
+
+def locate_output(name: Any, index: int, chosen_format: str, output_root: str, numbered_root: str) -> str:
+    """Say where a row's output goes, as a URI.
+
+    Args:
+        name: the row's `output` cell or None; a path under `output_root`, or a whole `s3://` URI.
+        index, chosen_format: make the name of a row without one: `000007.png` under `numbered_root`.
+    Raises:
+        CellProblem: the name leaves the root, is another URI, or has the suffix of another kind of file.
+    """
+    if name is None:
+        suffix = SUFFIX_OF_FORMAT.get(chosen_format, ".png")
+        return f"{numbered_root}/{index:06d}{suffix}"
+    text = str(name).strip()
+    is_whole = text.startswith("s3://")
+    _check_output_name(text, text.removeprefix("s3://"))
+    if is_whole:
+        return text
+    return f"{output_root}/{quote(text) if output_root.startswith('file:') else text}"
+
+
+def has_suffix(name: Any) -> bool:
+    """Whether an `output` cell says by its suffix which format it wants."""
+    return name is not None and PurePosixPath(str(name).strip()).suffix.lower() in FORMAT_OF_SUFFIX
+
+
+def _check_output_name(whole: str, path: str) -> None:
+    if URI.match(path) or path.startswith(("/", "~", "\\")):
+        raise CellProblem(whole, "should be a name under the output folder (--output), or a whole s3:// URI")
+    if ".." in path.split("/") or not path.isprintable() or path.endswith("/"):
+        raise CellProblem(whole, "should be a plain file name or path, without '..'")
+    suffix = PurePosixPath(path).suffix.lower()
+    if suffix and suffix not in FORMAT_OF_SUFFIX:
+        raise CellProblem(whole, f"cannot write {suffix}; use {', '.join(FORMAT_OF_SUFFIX)}")
+
+
+def _picture_names(cell: Any, folder: Path) -> list[str]:
+    if cell is None:
+        raise CellProblem("", "is empty; give the URI or path of a picture")
+    names = cell if isinstance(cell, list) else _split(str(cell).strip(), folder)
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise CellProblem(cell, 'should be a URI, several separated by commas, or a JSON list such as ["a.png"]')
+    return [name.strip() for name in names]
+
+
+def _split(text: str, folder: Path) -> Any:
+    if text.startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise CellProblem(text, f"is not a JSON list ({error})") from error
+    if text.startswith("data:") or "," not in text or (not URI.match(text) and (folder / text).is_file()):
+        return [text]
+    return [name for name in text.split(",") if name.strip()]
+
+
+def _picture_uri(name: str, folder: Path) -> str:
+    if URI.match(name):
+        return name
+    path = (folder / Path(name).expanduser()).absolute()
+    try:
+        is_file = path.is_file()
+    except (OSError, ValueError):  # a name too long, or with a zero byte
+        is_file = False
+    if not is_file:
+        raise CellProblem(name, f"no such file: {shorten(path)}; relative paths start from the table's folder")
+    return path.as_uri()

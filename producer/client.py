@@ -1,0 +1,126 @@
+"""The client for services: submit edits, follow them, cancel them.
+
+    client = Client()
+    job_id = client.submit(EditJob(image="s3://photos/cat.png", prompt="make it snow"))
+    result = client.wait(job_id, timeout_seconds=120)
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from jobs.ledger import PIPELINE_LENGTH, Ledger, Submission
+from jobs.queue import EditQueue, make_app
+from jobs.record import JobRecord
+from jobs.registry import WorkerRegistry
+from jobs.schema import EditJob, EditResult, JobState
+from jobs.settings import Settings, load_settings
+from producer.errors import JobConflict, QueueFull
+
+FIRST_POLL_SECONDS = 0.05
+LONGEST_POLL_SECONDS = 1.0
+POLL_GROWTH = 1.3
+
+
+class Client:
+    """Talks to the ledger and the queue; one instance serves all threads of a program.
+
+    Args:
+        broker_url: the Redis that the workers use; default: the setting, `DG_BROKER_URL`.
+        settings: read from the environment when absent.
+
+    Nothing is connected until a method needs it. Every method raises `BrokerUnavailable` when Redis does not answer.
+
+    Attributes:
+        settings, ledger, registry: what the methods work with, for whoever needs more than they give.
+    """
+
+    def __init__(self, broker_url: str | None = None, settings: Settings | None = None) -> None:
+        settings = settings or load_settings()
+        if broker_url is not None:
+            settings = load_settings(**{**settings.model_dump(exclude_unset=True), "broker_url": broker_url})
+        self.settings = settings
+        self.ledger = Ledger.from_settings(settings)
+        self.registry = WorkerRegistry(self.ledger.redis, settings.key_prefix)
+        self._queue = EditQueue(make_app(settings.broker_url))
+
+    def submit(self, job: EditJob) -> str:
+        """Queue one job and return its id; a job that is there already is left as it is.
+
+        Raises:
+            JobConflict: the id belongs to a job that asks for something else.
+            QueueFull: as many jobs wait as may wait.
+        """
+        submission = next(self.submit_many([job]))
+        if submission.verdict == "conflict":
+            raise JobConflict(f"job {job.id!r} exists and asks for something else; use another id")
+        if submission.verdict == "full":
+            raise QueueFull(f"{submission.detail} jobs wait, no more are accepted now; submit again later")
+        return submission.job_id
+
+    def submit_many(self, jobs: Iterable[EditJob]) -> Iterator[Submission]:
+        """Queue jobs as they come and tell what became of each, in order.
+
+        Jobs go in by the chunk, each chunk's messages right after it was accepted. Nothing happens until the result is
+        iterated; whoever stops, or is killed, can submit the same jobs again.
+        """
+        remaining = iter(jobs)
+        while chunk := list(islice(remaining, PIPELINE_LENGTH)):
+            accepted = list(self.ledger.submit(chunk, self.settings.output_uri, self.settings.max_queued))
+            # Of a job that exists a message was sent before; should it be lost, a worker's reconciler sends it again.
+            self._queue.send(submission.job_id for submission in accepted if submission.verdict == "created")
+            yield from accepted
+
+    def get(self, job_id: str) -> JobRecord:
+        """Everything that is known about a job.
+
+        Raises:
+            JobNotFound: no such job.
+        """
+        return self.ledger.get(job_id)
+
+    def wait(self, job_id: str, timeout_seconds: float | None = None) -> EditResult:
+        """Wait until a job has ended, for ever by default, and return how; asks at most every `LONGEST_POLL_SECONDS`.
+
+        Raises:
+            JobNotFound: no such job.
+            TimeoutError: it has not ended in time; it goes on, and may be waited for again.
+        """
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        pause = FIRST_POLL_SECONDS
+        while not (record := self.get(job_id)).state.is_terminal:
+            left = pause if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"job {job_id!r} is still {record.state} after {timeout_seconds} s")
+            time.sleep(min(pause, left))
+            pause = min(pause * POLL_GROWTH, LONGEST_POLL_SECONDS)
+        return record.result
+
+    def cancel(self, job_id: str) -> JobState:
+        """Cancel a job and return its state before: queued ends at once, running within a step, ended stays as it is.
+
+        Raises:
+            JobNotFound: no such job.
+        """
+        return self.ledger.cancel(job_id)
+
+    def cancel_batch(self, batch: str) -> dict[JobState, int]:
+        """Cancel every job of a batch; returns how many were in which state before.
+
+        Raises:
+            JobNotFound: no such batch.
+        """
+        self.ledger.batch_counts(batch)
+        before = Counter(self.ledger.cancel(job_id) for job_id in self.ledger.batch_job_ids(batch))
+        return {state: before[state] for state in JobState}
+
+    def status(self, batch: str) -> dict[JobState, int]:
+        """How many jobs of a batch are in which state.
+
+        Raises:
+            JobNotFound: no such batch.
+        """
+        return self.ledger.batch_counts(batch)

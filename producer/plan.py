@@ -1,0 +1,84 @@
+"""What, beside the table itself, decides its jobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from jobs.errors import SettingsError
+from jobs.schema import Callback, EditParams, OutputFormat
+
+PARAM_COLUMNS = ("num_inference_steps", "guidance_scale", "seed", "height", "width", "output_format", "quality")
+
+
+class RowDefaults(BaseModel):
+    """What the command line says for all rows; a row's own cell wins."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int | None = None
+    height: int | None = None
+    width: int | None = None
+    output_format: OutputFormat | None = None
+    quality: int | None = None
+    callback_url: str | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The values that were given, by the name of their column."""
+        return self.model_dump(exclude_none=True)
+
+    @property
+    def params(self) -> EditParams:
+        """The values as the parameters of a job.
+
+        Raises:
+            SettingsError: names the option, its value and what is expected.
+        """
+        try:
+            return EditParams(**{name: value for name, value in self.given.items() if name in PARAM_COLUMNS})
+        except ValidationError as error:
+            problem = error.errors()[0]
+            option = str(problem["loc"][0]).replace("_", "-")
+            raise SettingsError(f"--{option} {problem['input']}: {advice(problem)}") from error
+
+    @property
+    def callback(self) -> Callback | None:
+        """Where to report every job.
+
+        Raises:
+            SettingsError: not an http address.
+        """
+        try:
+            return Callback(url=self.callback_url) if self.callback_url else None
+        except ValidationError as error:
+            raise SettingsError(f"--callback-url: {advice(error.errors()[0])}") from error
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The batch of a table, the values for all its rows, and where its outputs go.
+
+    Outputs that a row names lie under `output_root`, the others are numbered under `numbered_root`; both are URIs.
+    """
+
+    batch: str
+    output_root: str
+    numbered_root: str
+    defaults: RowDefaults
+
+
+def advice(problem: Any) -> str:
+    """What pydantic found wrong, as advice: "should be less than or equal to 4096"."""
+    if problem["type"].startswith("int_"):
+        return "should be a whole number"
+    if problem["type"].startswith("float_"):
+        return "should be a number"
+    if problem["type"] == "string_pattern_mismatch":
+        return "should be at most 128 letters, digits and . _ : -, a letter or digit first"
+    said: str = problem["msg"]
+    return said.removeprefix("Value error, ").removeprefix("Input ").replace("String should", "should", 1)
