@@ -17,8 +17,16 @@ OutputFormat = Literal["png", "jpeg", "webp"]
 CallbackEvent = Literal["succeeded", "failed", "cancelled"]
 
 JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
+MAX_IMAGES = 4
 INPUT_SCHEMES = ("s3", "https", "http", "file", "data")
 OUTPUT_SCHEMES = ("s3", "file")
+URI_FORMS = {
+    "s3": ("s3://bucket/key", r"s3://[^/]+/.+"),
+    "file": ("file:///absolute/path", r"file://(localhost)?/.+"),
+    "https": ("https://host/path", r"https://[^/]+(/.*)?"),
+    "http": ("http://host/path", r"http://[^/]+(/.*)?"),
+    "data": ("data:image/png;base64,...", r"data:.*,.*"),
+}
 FORMAT_OF_SUFFIX: dict[str, OutputFormat] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 SUFFIX_OF_FORMAT = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 CONTENT_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
@@ -50,8 +58,11 @@ def _as_list(value: Any) -> Any:
 
 def _check_uri(uri: str, schemes: tuple[str, ...]) -> str:
     scheme = uri.partition(":")[0].lower()
-    if scheme not in schemes or not (uri.startswith("data:") or re.match(r"[a-z0-9]+://[^/]*/?.", uri, re.IGNORECASE)):
+    if scheme not in schemes:
         raise ValueError(f"{uri[:80]!r} is not a URI with one of the schemes {', '.join(schemes)}")
+    form, pattern = URI_FORMS[scheme]
+    if not re.fullmatch(pattern, uri, re.IGNORECASE | re.DOTALL):
+        raise ValueError(f"{uri[:80]!r} does not have the form {form}")
     return uri
 
 
@@ -93,7 +104,7 @@ class EditJob(Contract):
 
     version: Literal[1] = 1
     id: str = Field(default_factory=lambda: uuid4().hex, pattern=JOB_ID_PATTERN)
-    image: Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1, max_length=4)]
+    image: Annotated[tuple[str, ...], BeforeValidator(_as_list)]
     prompt: str = Field(max_length=20_000)
     params: EditParams = EditParams()
     output: str | None = None
@@ -105,6 +116,8 @@ class EditJob(Contract):
     @field_validator("image")
     @classmethod
     def _images_are_uris(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not 1 <= len(value) <= MAX_IMAGES:
+            raise ValueError(f"expected 1 to {MAX_IMAGES} pictures, not {len(value)}")
         return tuple(_check_uri(uri, INPUT_SCHEMES) for uri in value)
 
     @field_validator("prompt")

@@ -1,0 +1,317 @@
+"""The life of a job, on a real Redis, with a clock that the tests move."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from jobs.errors import BrokerUnavailable, ErrorCode, JobNotFound
+from jobs.ledger import Claim, Ledger, Refusal
+from jobs.record import Progress
+from jobs.schema import Callback, EditJob, ErrorInfo, JobState, Outcome
+from tests.clock import ManualClock
+from tests.servers.redis import RedisServer
+
+OUTPUT_ROOT = "s3://out/edits"
+LEASE_SECONDS = 30
+DONE = Outcome(output="s3://out/edits/cat.png", width=256, height=256)
+FAILED = Outcome(error=ErrorInfo(code=ErrorCode.INPUT_NOT_FOUND, message="s3://in/cat.png: no such object"))
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def ledger(redis_client: redis.Redis, clock: ManualClock) -> Ledger:
+    return Ledger(redis_client, clock=clock)
+
+
+def edit_job(job_id: str, **fields: object) -> EditJob:
+    return EditJob.model_validate({"id": job_id, "image": "s3://in/cat.png", "prompt": "make it snow", **fields})
+
+
+def submit(ledger: Ledger, *jobs: EditJob) -> list[str]:
+    return [submission.verdict for submission in ledger.submit(jobs, OUTPUT_ROOT)]
+
+
+def claimed(ledger: Ledger, job_id: str, worker: str = "w1") -> Claim:
+    claim = ledger.claim(job_id, worker, LEASE_SECONDS)
+    assert isinstance(claim, Claim)
+    return claim
+
+
+def test_a_submitted_job_waits_with_seed_and_output_filled_in(ledger: Ledger) -> None:
+    assert submit(ledger, edit_job("a", batch="spring")) == ["created"]
+
+    record = ledger.get("a")
+    assert record.state is JobState.QUEUED
+    assert record.job.output == "s3://out/edits/spring/a.png"
+    assert record.job.params.seed is not None
+    assert ledger.queue_counts() == {"queued": 1, "delayed": 0, "running": 0, "callbacks": 0}
+    assert ledger.position("a") == 0
+
+
+def test_the_same_job_twice_is_one_job_and_another_job_under_its_id_is_a_conflict(ledger: Ledger) -> None:
+    submit(ledger, edit_job("a"))
+    seed = ledger.get("a").job.params.seed
+
+    assert submit(ledger, edit_job("a"), edit_job("a", prompt="make it rain")) == ["exists", "conflict"]
+
+    assert ledger.get("a").job.prompt == "make it snow"
+    assert ledger.get("a").job.params.seed == seed
+
+
+def test_a_full_queue_refuses_and_says_how_many_wait(ledger: Ledger) -> None:
+    submissions = list(ledger.submit([edit_job("a"), edit_job("b"), edit_job("c")], OUTPUT_ROOT, max_queued=2))
+
+    assert [submission.verdict for submission in submissions] == ["created", "created", "full"]
+    assert submissions[-1].detail == "2"
+    with pytest.raises(JobNotFound):
+        ledger.get("c")
+
+
+def test_of_two_claims_one_is_refused(ledger: Ledger) -> None:
+    submit(ledger, edit_job("a"))
+
+    claim = claimed(ledger, "a", "w1")
+
+    assert claim.attempt == 1
+    assert ledger.claim("a", "w2", LEASE_SECONDS) == Refusal("running")
+    assert ledger.claim("unheard-of", "w2", LEASE_SECONDS) == Refusal("unknown")
+    assert ledger.get("a").worker == "w1"
+
+
+def test_a_claim_whose_answer_was_lost_can_be_repeated_with_its_token(ledger: Ledger) -> None:
+    submit(ledger, edit_job("a"))
+    first = ledger.claim("a", "w1", LEASE_SECONDS, token="t")
+
+    again = ledger.claim("a", "w1", LEASE_SECONDS, token="t")
+
+    assert isinstance(first, Claim)
+    assert isinstance(again, Claim)
+    assert again.attempt == 1
+
+
+def test_a_claim_tells_how_long_the_job_waited(ledger: Ledger, clock: ManualClock) -> None:
+    submit(ledger, edit_job("a"))
+    clock.advance(12)
+
+    assert claimed(ledger, "a").queued_seconds == pytest.approx(12, abs=0.001)
+
+
+def test_a_finished_job_has_its_result_its_history_and_its_callback(ledger: Ledger) -> None:
+    submit(ledger, edit_job("a", callback={"url": "https://example.org/hook"}, metadata={"order": 7}))
+    claim = claimed(ledger, "a")
+
+    assert ledger.finish("a", claim.token, JobState.SUCCEEDED, DONE)
+
+    record = ledger.get("a")
+    assert record.result.state is JobState.SUCCEEDED
+    assert record.result.output == DONE.output
+    assert record.result.metadata == {"order": 7}
+    assert [attempt.reason for attempt in record.history] == ["succeeded"]
+    assert record.callback == "pending"
+    assert [due.webhook_id for due in ledger.take_callbacks(10, hide_seconds=60)] == ["msg_a_succeeded"]
+    assert record.event().type == "edit.succeeded"
+
+
+def test_a_terminal_state_never_changes(ledger: Ledger) -> None:
+    submit(ledger, edit_job("a"))
+    claim = claimed(ledger, "a")
+    ledger.finish("a", claim.token, JobState.SUCCEEDED, DONE)
+
+    assert ledger.finish("a", claim.token, JobState.SUCCEEDED, DONE)  # repeated: the first answer may have been lost
+    assert not ledger.finish("a", claim.token, JobState.FAILED, FAILED)
+    assert ledger.requeue("a", claim.token, "retry") == "lost"
+    assert ledger.cancel("a") is JobState.SUCCEEDED
+    assert ledger.claim("a", "w2", LEASE_SECONDS) == Refusal("succeeded")
+    assert ledger.get("a").state is JobState.SUCCEEDED
+
+
+def test_only_the_events_asked_for_are_called_back(ledger: Ledger) -> None:
+    hook = Callback(url="https://example.org/hook", events=("failed",))
+    submit(ledger, edit_job("good", callback=hook), edit_job("bad", callback=hook))
+
+    ledger.finish("good", claimed(ledger, "good").token, JobState.SUCCEEDED, DONE)
+    ledger.finish("bad", claimed(ledger, "bad").token, JobState.FAILED, FAILED)
+
+    assert [due.job_id for due in ledger.take_callbacks(10, hide_seconds=60)] == ["bad"]
+
+
+def test_renewing_keeps_the_lease_notes_progress_and_brings_the_cancel(ledger: Ledger, clock: ManualClock) -> None:
+    submit(ledger, edit_job("a"))
+    claim = claimed(ledger, "a")
+    clock.advance(20)
+
+    assert ledger.renew("a", claim.token, LEASE_SECONDS, Progress("sampling", 3, 30)) == "held"
+    clock.advance(20)
+    assert ledger.expire(max_attempts=3) == ([], [])
+    assert ledger.get("a").progress == Progress("sampling", 3, 30)
+
+    assert ledger.cancel("a") is JobState.RUNNING
+    assert ledger.get("a").cancel_requested
+    assert ledger.renew("a", claim.token, LEASE_SECONDS) == "cancel"
+
+
+def test_a_silent_workers_job_goes_back_and_what_the_worker_writes_later_is_refused(
+    ledger: Ledger, clock: ManualClock
+) -> None:
+    submit(ledger, edit_job("a"))
+    zombie = claimed(ledger, "a", "w1")
+    clock.advance(LEASE_SECONDS + 1)
+
+    assert ledger.expire(max_attempts=3) == (["a"], [])
+
+    heir = claimed(ledger, "a", "w2")
+    assert heir.attempt == 2
+    assert ledger.renew("a", zombie.token, LEASE_SECONDS) == "lost"
+    assert not ledger.finish("a", zombie.token, JobState.SUCCEEDED, DONE)
+    assert ledger.finish("a", heir.token, JobState.SUCCEEDED, DONE)
+    assert [(attempt.worker, attempt.reason) for attempt in ledger.get("a").history] == [
+        ("w1", "worker_lost"),
+        ("w2", "succeeded"),
+    ]
+
+
+def test_a_late_worker_may_still_finish_while_nobody_has_taken_its_job(ledger: Ledger, clock: ManualClock) -> None:
+    submit(ledger, edit_job("a"))
+    claim = claimed(ledger, "a")
+    clock.advance(LEASE_SECONDS + 1)
+
+    assert ledger.finish("a", claim.token, JobState.SUCCEEDED, DONE)
+    assert ledger.expire(max_attempts=3) == ([], [])
+
+
+def test_a_job_that_loses_every_worker_fails_with_that_reason_and_calls_back(
+    ledger: Ledger, clock: ManualClock
+) -> None:
+    submit(ledger, edit_job("a", callback={"url": "https://example.org/hook"}))
+    for _ in range(2):
+        claimed(ledger, "a")
+        clock.advance(LEASE_SECONDS + 1)
+        assert ledger.expire(max_attempts=3) == (["a"], [])
+    claimed(ledger, "a")
+    clock.advance(LEASE_SECONDS + 1)
+
+    assert ledger.expire(max_attempts=3) == ([], ["a"])
+
+    result = ledger.get("a").result
+    assert result.state is JobState.FAILED
+    assert result.error is not None
+    assert result.error.code is ErrorCode.WORKER_LOST
+    assert result.attempts == 3
+    assert [due.event for due in ledger.take_callbacks(10, hide_seconds=60)] == ["failed"]
+
+
+def test_a_cancelled_job_whose_worker_died_is_cancelled_not_run_again(ledger: Ledger, clock: ManualClock) -> None:
+    submit(ledger, edit_job("a"))
+    claimed(ledger, "a")
+    ledger.cancel("a")
+    clock.advance(LEASE_SECONDS + 1)
+
+    assert ledger.expire(max_attempts=3) == ([], ["a"])
+    assert ledger.get("a").state is JobState.CANCELLED
+
+
+def test_a_queued_job_is_cancelled_at_once(ledger: Ledger) -> None:
+    submit(ledger, edit_job("a", callback={"url": "https://example.org/hook"}))
+
+    assert ledger.cancel("a") is JobState.QUEUED
+
+    assert ledger.get("a").state is JobState.CANCELLED
+    assert ledger.claim("a", "w1", LEASE_SECONDS) == Refusal("cancelled")
+    assert [due.event for due in ledger.take_callbacks(10, hide_seconds=60)] == ["cancelled"]
+    with pytest.raises(JobNotFound, match="'b'"):
+        ledger.cancel("b")
+
+
+def test_a_job_in_back_off_is_not_claimed_before_its_time(ledger: Ledger, clock: ManualClock) -> None:
+    submit(ledger, edit_job("a"))
+    claim = claimed(ledger, "a")
+
+    assert ledger.requeue("a", claim.token, "input_unreachable", delay_seconds=60) == "delayed"
+
+    assert ledger.claim("a", "w1", LEASE_SECONDS) == Refusal("delayed")
+    assert ledger.promote() == []
+    clock.advance(61)
+    assert ledger.promote() == ["a"]
+    assert claimed(ledger, "a").attempt == 2
+
+
+def test_a_drained_workers_run_does_not_count_as_an_attempt(ledger: Ledger) -> None:
+    submit(ledger, edit_job("a"))
+    claim = claimed(ledger, "a")
+
+    assert ledger.requeue("a", claim.token, "worker_lost", counts=False) == "queued"
+
+    assert claimed(ledger, "a").attempt == 1
+
+
+def test_a_batch_counts_its_jobs_by_state_and_lists_them_in_order(ledger: Ledger) -> None:
+    names = [f"job-{number}" for number in (3, 1, 2)]
+    submit(ledger, *(edit_job(name, batch="spring") for name in names))
+    ledger.finish("job-1", claimed(ledger, "job-1").token, JobState.FAILED, FAILED)
+    claimed(ledger, "job-2")
+
+    counts = ledger.batch_counts("spring")
+
+    assert counts == {"queued": 1, "running": 1, "succeeded": 0, "failed": 1, "cancelled": 0}
+    assert list(ledger.batch_job_ids("spring")) == names
+    with pytest.raises(JobNotFound, match="'autumn'"):
+        ledger.batch_counts("autumn")
+
+
+def test_a_batch_is_kept_while_a_job_is_open_and_ages_when_the_last_has_ended(
+    ledger: Ledger, redis_client: redis.Redis
+) -> None:
+    submit(ledger, edit_job("a", batch="spring"), edit_job("b", batch="spring"))
+    ledger.finish("a", claimed(ledger, "a").token, JobState.SUCCEEDED, DONE)
+    forever, missing = -1, -2
+    assert redis_client.ttl("dg:batch:spring") == forever
+    assert redis_client.ttl("dg:job:b") == forever
+
+    ledger.finish("b", claimed(ledger, "b").token, JobState.SUCCEEDED, DONE)
+
+    for key in ("dg:batch:spring", "dg:batch:spring:jobs", "dg:job:a", "dg:job:b"):
+        assert redis_client.ttl(key) not in (forever, missing)
+
+
+def test_a_taken_callback_comes_again_unless_it_is_settled(ledger: Ledger, clock: ManualClock) -> None:
+    submit(ledger, edit_job("a", callback={"url": "https://example.org/hook"}))
+    ledger.cancel("a")
+    assert len(ledger.take_callbacks(10, hide_seconds=60)) == 1
+    assert ledger.take_callbacks(10, hide_seconds=60) == []
+
+    clock.advance(61)
+    (due,) = ledger.take_callbacks(10, hide_seconds=60)
+    ledger.settle_callback(due.webhook_id, "pending", "HTTP 500", delay_seconds=300)
+    clock.advance(200)
+    assert ledger.take_callbacks(10, hide_seconds=60) == []
+    clock.advance(101)
+    (again,) = ledger.take_callbacks(10, hide_seconds=60)
+    ledger.settle_callback(again.webhook_id, "delivered", "HTTP 200")
+
+    assert (again.webhook_id, again.attempts) == (due.webhook_id, 1)
+    assert ledger.get("a").callback == "delivered"
+    assert ledger.queue_counts()["callbacks"] == 0
+
+
+def test_something_that_is_not_a_job_is_kept_and_says_so_when_it_is_claimed(ledger: Ledger) -> None:
+    ledger.adopt("task-1", {"prompt": "make it snow", "callback": {"url": "https://example.org/hook"}}, OUTPUT_ROOT)
+
+    claim = claimed(ledger, "task-1")
+
+    with pytest.raises(Exception, match="image: missing"):
+        _ = claim.job
+    ledger.finish("task-1", claim.token, JobState.FAILED, FAILED)
+    assert ledger.get("task-1").result.error == FAILED.error
+    assert len(ledger.take_callbacks(10, hide_seconds=60)) == 1
+
+
+def test_a_redis_that_is_away_is_one_clear_error(ledger: Ledger, redis_server: RedisServer) -> None:
+    redis_server.kill()
+
+    with pytest.raises(BrokerUnavailable, match=rf"127\.0\.0\.1:{redis_server.port} does not answer .*DG_BROKER_URL"):
+        ledger.get("a")
