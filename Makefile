@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 
 DEMO = demo-output
 
-.PHONY: help demo test check package constraints clean
+.PHONY: help demo test check format lint types package constraints clean
 
 help: ## say what one can do here
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -20,11 +20,17 @@ demo: .venv/installed ## edit the pictures of examples/data.csv on this machine,
 test: .venv/installed ## run all tests, those with a real Redis, S3 and HTTP server too
 	.venv/bin/pytest $(ARGS)
 
-check: .venv/installed ## format, lint and type-check; see that imports point one way (CI=true: change nothing)
-	.venv/bin/ruff format $(if $(CI),--check) .
-	.venv/bin/ruff check .
-	.venv/bin/mypy
+check: format lint types ## format, lint and type-check; see that imports point one way
 	.venv/bin/pytest -q tests/test_architecture.py
+
+format: .venv/installed ## lay out the code (with CI=true: only say what is not)
+	.venv/bin/ruff format $(if $(CI),--check) .
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+
+types: .venv/installed
+	.venv/bin/mypy
 
 package: .venv/installed ## build the wheel and try it in an environment that has nothing else
 	tools/try-wheel .venv/bin/python

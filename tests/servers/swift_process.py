@@ -15,6 +15,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import eventlet
+import eventlet.green.socket
 import eventlet.tpool
 import eventlet.wsgi
 from swift.common import storage_policy, utils
@@ -29,7 +30,10 @@ DEVICE = "disk"
 def main(folder: Path, access_key: str, secret_key: str) -> None:
     utils.monkey_patch()
     listeners = {name: eventlet.listen(("127.0.0.1", 0)) for name in ("proxy", *STORES)}
-    ports = {name: listener.getsockname()[1] for name, listener in listeners.items()}
+    log = eventlet.green.socket.socket(type=eventlet.green.socket.SOCK_DGRAM)
+    log.bind(("127.0.0.1", 0))
+    eventlet.spawn(copy_to_stderr, log)
+    ports = {name: opened.getsockname()[1] for name, opened in {**listeners, "log": log}.items()}
     write_cluster(folder, ports, access_key, secret_key)
     utils.set_swift_dir(str(folder))
     utils.validate_configuration()
@@ -47,6 +51,11 @@ def serve(listener: eventlet.greenio.GreenSocket, app: object) -> None:
     )
 
 
+def copy_to_stderr(log: eventlet.greenio.GreenSocket) -> None:
+    while True:
+        sys.stderr.write(log.recv(65536).decode(errors="replace").rstrip("\0") + "\n")
+
+
 def write_cluster(folder: Path, ports: dict[str, int], access_key: str, secret_key: str) -> None:
     """Lay out disk, rings and configuration of a cluster that keeps one copy of each object."""
     (folder / "disks" / DEVICE).mkdir(parents=True)
@@ -55,6 +64,9 @@ def write_cluster(folder: Path, ports: dict[str, int], access_key: str, secret_k
         "devices": str(folder / "disks"),
         "mount_check": "false",
         "user": pwd.getpwuid(os.getuid()).pw_name,
+        # Swift logs to syslog only: to one of ours, for containers have none and a person's is not for tests.
+        "log_udp_host": "127.0.0.1",
+        "log_udp_port": str(ports["log"]),
     }
     for name in STORES:
         write_ring(folder / f"{name}.ring.gz", ports[name])
