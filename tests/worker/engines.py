@@ -1,0 +1,90 @@
+"""Stand-in engines, one behaviour each; a worker loads one by `DG_FLUX_KONTEXT_ENGINE=tests.worker.engines:name`.
+
+They do what the real engine promises to the worker - steps, `on_step`, a picture of the right size - and nothing else.
+Their behaviour is set by `STANDIN_*` variables.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from jobs.settings import Settings
+
+
+@dataclass(frozen=True)
+class Painted:
+    image: Image.Image
+    timings: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "sample": 0.0, "decode": 0.0})
+    warnings: tuple[str, ...] = ()
+
+
+class TimedEngine:
+    """Takes a known time per step and returns a picture whose colour follows from the seed."""
+
+    name = "stand-in"
+    model_name = "stand-in"
+    fingerprint = "sha256:0"
+    approximations: tuple[str, ...] = ()
+    device = "cpu"
+
+    def __init__(self, step_seconds: float = 0.0) -> None:
+        self.step_seconds = step_seconds
+
+    def warm_up(self) -> None: ...
+
+    def run(
+        self,
+        images: Sequence[Image.Image],
+        prompt: str,
+        *,
+        num_inference_steps: int,
+        guidance_scale: float,
+        seed: int | None,
+        width: int | None,
+        height: int | None,
+        on_step: Callable[[int, int], None],
+    ) -> Painted:
+        for step in range(1, num_inference_steps + 1):
+            self.step(prompt)
+            on_step(step, num_inference_steps)
+        size = (width or images[0].width, height or images[0].height)
+        colour = ((seed or 0) % 256, (seed or 0) // 256 % 256, 0)
+        return Painted(Image.new("RGB", size, colour))
+
+    def step(self, prompt: str) -> None:
+        time.sleep(self.step_seconds)
+
+
+class PromptedEngine(TimedEngine):
+    """Does to itself what the prompt names: raise, run out of memory, hang, break the device, die."""
+
+    def step(self, prompt: str) -> None:
+        super().step(prompt)
+        if prompt == "raise":
+            raise RuntimeError("the engine raised")
+        if prompt == "run out of memory":
+            raise MemoryError("no memory left")
+        if prompt == "hang":
+            time.sleep(3600)
+        if prompt == "break the device":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if prompt == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def timed(settings: Settings) -> TimedEngine:
+    return TimedEngine(_step_seconds())
+
+
+def prompted(settings: Settings) -> PromptedEngine:
+    return PromptedEngine(_step_seconds())
+
+
+def _step_seconds() -> float:
+    return float(os.environ.get("STANDIN_STEP_SECONDS", "0"))

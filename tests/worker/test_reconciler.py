@@ -1,0 +1,143 @@
+"""What a death leaves behind is put right, on a real Redis, with a clock that the tests move."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import redis
+
+from jobs.ledger import Claim, Ledger
+from jobs.queue import QUEUE, EditQueue, make_app, next_messages
+from jobs.schema import EditJob
+from tests.clock import ManualClock
+from tests.servers.redis import RedisServer
+from worker.reconciler import Reconciler
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def ledger(redis_client: redis.Redis, clock: ManualClock) -> Ledger:
+    return Ledger(redis_client, clock=clock)
+
+
+@pytest.fixture
+def queue(redis_server: RedisServer) -> EditQueue:
+    return EditQueue(make_app(redis_server.url))
+
+
+@pytest.fixture
+def reconciler(ledger: Ledger, queue: EditQueue) -> Reconciler:
+    return Reconciler(ledger, queue, max_attempts=3)
+
+
+def submit(ledger: Ledger, *job_ids: str) -> None:
+    jobs = [EditJob(id=job_id, image=("s3://in/cat.png",), prompt="make it snow") for job_id in job_ids]
+    assert [submission.verdict for submission in ledger.submit(jobs, "s3://out")] == ["created"] * len(jobs)
+
+
+def in_queue(client: redis.Redis) -> Sequence[str]:
+    return sorted(next_messages(client, 100)[0])
+
+
+def pop(client: redis.Redis, count: int = 1) -> None:
+    """Take messages as a worker does that then dies before it claims."""
+    for _ in range(count):
+        client.rpop(QUEUE)
+
+
+def test_a_message_that_was_popped_and_never_claimed_is_sent_again(
+    ledger: Ledger, queue: EditQueue, reconciler: Reconciler, clock: ManualClock, redis_client: redis.Redis
+) -> None:
+    submit(ledger, "a")
+    queue.send(["a"])
+    pop(redis_client)
+
+    reconciler.tick()
+    assert in_queue(redis_client) == [], "it may have been popped just now by a worker that is about to claim it"
+    clock.advance(6)
+    reconciler.tick()
+
+    assert in_queue(redis_client) == ["a"]
+    clock.advance(1)
+    reconciler.tick()
+    assert in_queue(redis_client) == ["a"], "sent once, not at every tick"
+
+
+def test_a_job_whose_message_was_never_sent_is_sent(
+    ledger: Ledger, reconciler: Reconciler, clock: ManualClock, redis_client: redis.Redis
+) -> None:
+    submit(ledger, "a", "b")
+    clock.advance(6)
+
+    reconciler.tick()
+
+    assert in_queue(redis_client) == ["a", "b"]
+
+
+def test_a_long_queue_is_left_alone_and_only_its_lost_head_is_sent_again(
+    ledger: Ledger, queue: EditQueue, reconciler: Reconciler, clock: ManualClock, redis_client: redis.Redis
+) -> None:
+    submit(ledger, "lost")
+    clock.advance(10)
+    waiting = [f"job-{number:04d}" for number in range(300)]
+    submit(ledger, *waiting)
+    queue.send(waiting)
+    clock.advance(3600)
+
+    reconciler.tick()
+    reconciler.tick()
+
+    assert redis_client.llen(QUEUE) == 301
+    assert ledger.position("lost") == 300, "it has lost its place, not its turn"
+
+
+def test_a_doubled_message_does_not_hide_a_lost_one(
+    ledger: Ledger, queue: EditQueue, reconciler: Reconciler, clock: ManualClock, redis_client: redis.Redis
+) -> None:
+    submit(ledger, "done", "lost", "waiting")
+    claim = ledger.claim("done", "w1", 3600)
+    assert isinstance(claim, Claim)
+    queue.send(["done", "done", "waiting"])
+    clock.advance(6)
+
+    reconciler.tick()
+
+    assert in_queue(redis_client) == ["done", "done", "lost", "waiting"]
+
+
+def test_an_expired_lease_and_a_back_off_that_is_over_are_sent_again(
+    ledger: Ledger, reconciler: Reconciler, clock: ManualClock, redis_client: redis.Redis
+) -> None:
+    submit(ledger, "silent", "later")
+    ledger.claim("silent", "w1", lease_seconds=30)
+    claim = ledger.claim("later", "w1", lease_seconds=30)
+    assert isinstance(claim, Claim)
+    ledger.requeue("later", claim.token, "input_unreachable", delay_seconds=20)
+
+    reconciler.tick()
+    assert in_queue(redis_client) == []
+    clock.advance(31)
+    reconciler.tick()
+
+    assert in_queue(redis_client) == ["later", "silent"]
+
+
+def test_one_worker_reconciles_at_a_time_and_lets_go_after(
+    ledger: Ledger, reconciler: Reconciler, clock: ManualClock, redis_client: redis.Redis
+) -> None:
+    submit(ledger, "a")
+    clock.advance(6)
+    redis_client.set("dg:lock:reconciler", "another worker", ex=20)
+
+    reconciler.tick()
+    assert in_queue(redis_client) == []
+    redis_client.delete("dg:lock:reconciler")
+    reconciler.tick()
+
+    assert in_queue(redis_client) == ["a"]
+    assert not redis_client.exists("dg:lock:reconciler")
