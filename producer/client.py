@@ -1,8 +1,8 @@
 """The client for services: submit edits, follow them, cancel them.
 
-    client = Client()
-    job_id = client.submit(EditJob(image="s3://photos/cat.png", prompt="make it snow"))
-    result = client.wait(job_id, timeout_seconds=120)
+client = Client()
+job_id = client.submit(EditJob(image="s3://photos/cat.png", prompt="make it snow"))
+result = client.wait(job_id, timeout_seconds=120)
 """
 
 from __future__ import annotations

@@ -32,31 +32,25 @@ class RowDefaults(BaseModel):
         """The values that were given, by the name of their column."""
         return self.model_dump(exclude_none=True)
 
-    @property
-    def params(self) -> EditParams:
-        """The values as the parameters of a job.
+    def checked(self) -> RowDefaults:
+        """These values, when a job can have them.
 
         Raises:
             SettingsError: names the option, its value and what is expected.
         """
         try:
-            return EditParams(**{name: value for name, value in self.given.items() if name in PARAM_COLUMNS})
+            self.params()
+            if self.callback_url is not None:
+                Callback(url=self.callback_url)
         except ValidationError as error:
             problem = error.errors()[0]
-            option = str(problem["loc"][0]).replace("_", "-")
+            option = "callback-url" if problem["loc"][0] == "url" else str(problem["loc"][0]).replace("_", "-")
             raise SettingsError(f"--{option} {problem['input']}: {advice(problem)}") from error
+        return self
 
-    @property
-    def callback(self) -> Callback | None:
-        """Where to report every job.
-
-        Raises:
-            SettingsError: not an http address.
-        """
-        try:
-            return Callback(url=self.callback_url) if self.callback_url else None
-        except ValidationError as error:
-            raise SettingsError(f"--callback-url: {advice(error.errors()[0])}") from error
+    def params(self) -> EditParams:
+        """The values as the parameters of a job."""
+        return EditParams(**{name: value for name, value in self.given.items() if name in PARAM_COLUMNS})
 
 
 @dataclass(frozen=True)

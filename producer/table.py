@@ -50,13 +50,11 @@ class Table:
         self.columns = read_columns(path, self._format, name)
         self._columns = Columns(self.columns, name)
 
-    def plan(self, output_root: str, defaults: RowDefaults, batch: str = "", is_flat: bool = False) -> Plan:
-        """Decide the batch and the folders.
+    def plan(self, output_root: str, defaults: RowDefaults, batch: str = "") -> Plan:
+        """Decide the batch; outputs without a name go to its folder under `output_root`, a URI.
 
         Args:
-            output_root: URI of the folder for outputs.
-            batch: name of the batch; when empty, the table's name and a hash of all that decides its jobs.
-            is_flat: number outputs right under `output_root` instead of in the batch's folder.
+            batch: its name; when empty, the table's name and a hash of all that decides its jobs.
         Raises:
             SettingsError: the name cannot be a batch, or a default cannot be a value.
         """
@@ -65,9 +63,19 @@ class Table:
                 f"--batch {batch[:40]!r}: use at most {LONGEST_BATCH} letters, digits and . _ : -, "
                 "a letter or digit first"
             )
-        batch = batch or f"{self._stem()}-{self._digest(output_root, defaults)}"
-        _ = defaults.params, defaults.callback
-        return Plan(batch, output_root, output_root if is_flat else f"{output_root}/{batch}", defaults)
+        batch = batch or f"{self._stem()}-{self._digest(output_root, defaults, self._content())}"
+        return Plan(batch, output_root, f"{output_root}/{batch}", defaults.checked())
+
+    def plan_for_folder(self, output_root: str, defaults: RowDefaults) -> Plan:
+        """Decide the batch for a folder that holds the outputs of this table only, right under `output_root`.
+
+        The batch does not change with the table's content, so rows that stay the same keep their job ids.
+
+        Raises:
+            SettingsError: a default cannot be a value.
+        """
+        batch = f"{self._stem()}-{self._digest(output_root, defaults)}"
+        return Plan(batch, output_root, output_root, defaults.checked())
 
     def rows(self, plan: Plan) -> Iterator[TableRow]:
         """Read the rows one at a time and make a job of each.
@@ -82,12 +90,14 @@ class Table:
         stem = "stdin" if self.name == STDIN else Path(self.name).stem
         return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:60] or "table"
 
-    def _digest(self, output_root: str, defaults: RowDefaults) -> str:
-        """Of the content, and of what gives the same content another meaning."""
+    def _content(self) -> str:
         with self._path.open("rb") as file:
-            digest = hashlib.file_digest(file, "blake2b")
-        digest.update(json.dumps([str(self._folder), output_root, defaults.given]).encode())
-        return digest.hexdigest()[:8]
+            return hashlib.file_digest(file, "blake2b").hexdigest()
+
+    def _digest(self, output_root: str, defaults: RowDefaults, content: str = "") -> str:
+        """Of the content and of all that gives the same content another meaning."""
+        decided_by = json.dumps([content, str(self._folder), output_root, defaults.given])
+        return hashlib.blake2b(decided_by.encode(), digest_size=4).hexdigest()
 
 
 @contextmanager

@@ -1,0 +1,189 @@
+"""Following a batch to its end: what is counted, and how it is shown on a terminal, in a log, or as JSON."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+
+from jobs.registry import WorkerInfo, WorkerState
+from jobs.schema import JobState
+from producer.client import Client
+from producer.terminal import duration, people_console, put_json, say
+
+POLL_SECONDS = 0.25
+RATE_WINDOW_SECONDS = 60.0
+"""The rate is that of the last minute: it forgets the model's loading, and follows workers that come and go."""
+LINE_SECONDS = 5.0
+JSON_SECONDS = 1.0
+NO_WORKER_SECONDS = 5.0
+NO_WORKER_HINT = "no worker is running; start one with: worker run"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A batch at one moment; `rate` is in jobs per second."""
+
+    counts: dict[JobState, int]
+    workers: tuple[WorkerInfo, ...]
+    rate: float
+    elapsed_seconds: float
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def ended(self) -> int:
+        return sum(count for state, count in self.counts.items() if state.is_terminal)
+
+    @property
+    def failed(self) -> int:
+        """Jobs that ended without a picture."""
+        return self.counts[JobState.FAILED] + self.counts[JobState.CANCELLED]
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the rest takes at this rate; None before anything has ended."""
+        return (self.total - self.ended) / self.rate if self.rate else None
+
+    def __str__(self) -> str:
+        words = [
+            f"{self.counts[JobState.QUEUED]:,} queued",
+            f"{self.counts[JobState.RUNNING]:,} running",
+            f"{self.counts[JobState.SUCCEEDED]:,} done",
+            f"{self.failed:,} failed",
+        ]
+        if self.rate:
+            words.append(f"{self.rate:.2g} jobs/s" if self.rate < 10 else f"{self.rate:,.0f} jobs/s")
+        if self.seconds_left:
+            words.append(f"{duration(self.seconds_left)} left")
+        return ", ".join(words)
+
+
+class Display(Protocol):
+    """Something that shows snapshots."""
+
+    def show(self, snapshot: Snapshot, is_last: bool) -> None: ...
+
+
+class Bar:
+    """A bar on a terminal."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+
+    def show(self, snapshot: Snapshot, is_last: bool) -> None:
+        if self._task is None:
+            self._task = self._progress.add_task("", total=snapshot.total)
+        self._progress.update(
+            self._task, total=snapshot.total, completed=snapshot.ended, description=_describe(snapshot)
+        )
+
+
+class Lines:
+    """A line when something has changed, at most every `LINE_SECONDS`, for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._said = ""
+        self._said_at = -LINE_SECONDS
+
+    def show(self, snapshot: Snapshot, is_last: bool) -> None:
+        words = _describe(snapshot)
+        is_due = snapshot.elapsed_seconds - self._said_at >= LINE_SECONDS
+        if is_last or (is_due and words != self._said):
+            say(f"[{duration(snapshot.elapsed_seconds)}] {words}")
+            self._said, self._said_at = words, snapshot.elapsed_seconds
+
+
+class JsonLines:
+    """One object a second on stdout while something changes, for programs."""
+
+    def __init__(self) -> None:
+        self._last: dict[JobState, int] | None = None
+        self._said_at = -JSON_SECONDS
+
+    def show(self, snapshot: Snapshot, is_last: bool) -> None:
+        is_due = snapshot.elapsed_seconds - self._said_at >= JSON_SECONDS
+        if is_last or (is_due and snapshot.counts != self._last):
+            left = snapshot.seconds_left
+            put_json(
+                event="progress",
+                **snapshot.counts,
+                workers=len(snapshot.workers),
+                jobs_per_second=round(snapshot.rate, 3),
+                seconds_left=None if left is None else round(left),
+            )
+            self._last, self._said_at = snapshot.counts, snapshot.elapsed_seconds
+
+
+@contextmanager
+def open_display(as_json: bool) -> Iterator[Display]:
+    """Choose how to show progress: JSON when asked, a bar on a terminal, else lines."""
+    console = people_console()
+    if as_json or not console.is_terminal:
+        yield JsonLines() if as_json else Lines()
+        return
+    with Progress(BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), console=console) as progress:
+        yield Bar(progress)
+
+
+def follow(
+    client: Client, batch: str, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[Snapshot]:
+    """Look at a batch a few times a second; the last snapshot is the one in which every job has ended.
+
+    Raises:
+        JobNotFound: no such batch.
+    """
+    started = clock()
+    seen: deque[tuple[float, int]] = deque()  # moments and how many jobs had ended then
+    while True:
+        counts, now = client.status(batch), clock() - started
+        ended = sum(count for state, count in counts.items() if state.is_terminal)
+        seen.append((now, ended))
+        while now - seen[0][0] > RATE_WINDOW_SECONDS:
+            seen.popleft()
+        span = now - seen[0][0]
+        rate = (ended - seen[0][1]) / span if span else 0.0
+        yield Snapshot(counts, tuple(client.registry.workers()), rate, now)
+        if ended == sum(counts.values()):
+            return
+        sleep(POLL_SECONDS)
+
+
+def watch(
+    client: Client, batch: str, as_json: bool, hint: str = NO_WORKER_HINT, tick: Callable[[], None] = lambda: None
+) -> Snapshot:
+    """Show a batch until it has ended and return the last snapshot.
+
+    Args:
+        hint: what to say, once, when no worker has been there for `NO_WORKER_SECONDS`; empty says nothing.
+        tick: called at every look; what it raises ends the watch.
+    Raises:
+        JobNotFound: no such batch.
+    """
+    lonely_since: float | None = None
+    with open_display(as_json) as display:
+        for snapshot in follow(client, batch):
+            display.show(snapshot, is_last=snapshot.ended == snapshot.total)
+            tick()
+            if snapshot.workers:
+                lonely_since = None
+            elif lonely_since is None:
+                lonely_since = snapshot.elapsed_seconds
+            elif hint and snapshot.elapsed_seconds - lonely_since >= NO_WORKER_SECONDS:
+                say(hint)
+                hint = ""
+    return snapshot
+
+
+def _describe(snapshot: Snapshot) -> str:
+    is_loading = {worker.state for worker in snapshot.workers} == {WorkerState.LOADING}
+    return f"{snapshot}; loading the model" if is_loading else str(snapshot)

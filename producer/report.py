@@ -1,0 +1,206 @@
+"""How every row of a table ended, as `results.csv`.
+
+The file has every row in its order with its original columns, then `RESULT_COLUMNS`; one of these that the table has
+too is called `result_<name>`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import unquote, urlsplit
+
+from jobs.ledger import PIPELINE_LENGTH, Ledger
+from jobs.record import JobRecord
+from jobs.schema import EditJob
+from producer.plan import Plan
+from producer.row_reader import TableRow
+from producer.rows import Cells
+from producer.table import Table
+
+RESULT_COLUMNS = ("state", "output", "seed", "attempts", "seconds", "error", "job_id")
+
+REFUSED = "refused"
+CONFLICT = "conflict"
+NOT_QUEUED = "not queued"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a row stands: a job's state, or `refused`, `conflict`, `not queued`.
+
+    `output` is a URI; `seconds` are those of the last run; what does not apply is empty.
+    """
+
+    state: str
+    output: str = ""
+    seed: str = ""
+    attempts: str = ""
+    seconds: str = ""
+    error: str = ""
+    job_id: str = ""
+
+
+@dataclass(frozen=True)
+class ReportRow:
+    """One row of a report: its cells, what was to be done, and how it ended."""
+
+    cells: Cells
+    images: tuple[str, ...]
+    prompt: str
+    ending: Ending
+
+
+def table_report(
+    table: Table, plan: Plan, ledger: Ledger, before: Mapping[str, Ending] | None = None
+) -> Iterator[ReportRow]:
+    """Report every row of a table, a page in memory at a time.
+
+    Args:
+        before: endings by job id that are known from an earlier run and not in the ledger.
+    """
+    rows = table.rows(plan)
+    while page := list(islice(rows, PIPELINE_LENGTH)):
+        records = ledger.get_many([row.job_id for row in page])
+        for row, record in zip(page, records, strict=True):
+            known = (before or {}).get(row.job_id)
+            ending = known if known is not None and record is None else _ending_of_row(row, record)
+            job = row.job or (record.job if record else None)
+            yield ReportRow(row.cells, job.image if job else (), job.prompt if job else "", ending)
+
+
+def batch_report(batch: str, ledger: Ledger) -> Iterator[ReportRow]:
+    """Report every job of a batch without its table: image, prompt, and the columns that had no meaning to us.
+
+    Raises:
+        JobNotFound: no such batch.
+    """
+    ledger.batch_counts(batch)
+    job_ids = ledger.batch_job_ids(batch)
+    while page := list(islice(job_ids, PIPELINE_LENGTH)):
+        for record in ledger.get_many(page):
+            if record is not None:
+                job = record.job
+                cells = {"image": ",".join(job.image), "prompt": job.prompt, **job.metadata}
+                yield ReportRow(cells, job.image, job.prompt, ending_of(record))
+
+
+def ending_of(record: JobRecord) -> Ending:
+    """How a job stands."""
+    ran = record.finished_at - record.started_at if record.finished_at and record.started_at else None
+    error = record.outcome.error
+    return Ending(
+        state=record.state,
+        output=record.outcome.output or "",
+        seed=str(record.job.params.seed),
+        attempts=str(record.attempts),
+        seconds=f"{ran.total_seconds():.3f}" if ran is not None else "",
+        error=f"{error.code}: {error.message}" if error else "",
+        job_id=record.job.id,
+    )
+
+
+def write_results(path: Path, columns: tuple[str, ...], rows: Iterable[ReportRow]) -> None:
+    """Write `results.csv` all at once: a reader sees the old file or the new one."""
+    with replacing(path) as file:
+        stream_results(file, columns, rows, path.parent)
+
+
+def stream_results(file: IO[str], columns: tuple[str, ...], rows: Iterable[ReportRow], folder: Path) -> None:
+    """Write the table; output files below `folder` are named relative to it, other files by their path."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*columns, *result_columns(columns)])
+    for row in rows:
+        ending = row.ending
+        cells = [_as_text(row.cells.get(name, "")) for name in columns]
+        output = name_output(ending.output, folder)
+        seconds_error_id = (ending.seconds, ending.error, ending.job_id)
+        writer.writerow([*cells, ending.state, output, ending.seed, ending.attempts, *seconds_error_id])
+
+
+def read_finished(path: Path, columns: tuple[str, ...]) -> dict[str, Ending]:
+    """The rows that an earlier `results.csv` for the same columns shows as succeeded, and whose file is still there.
+
+    Returns:
+        Endings by job id; nothing when there is no such file. A row takes about 500 bytes of memory.
+    """
+    names = dict(zip(RESULT_COLUMNS, result_columns(columns), strict=True))
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        endings = (Ending(**{field: row.get(names[field]) or "" for field in names}) for row in csv.DictReader(file))
+        return {
+            ending.job_id: Ending(**{**vars(ending), "output": (path.parent / ending.output).resolve().as_uri()})
+            for ending in endings
+            if ending.state == "succeeded" and _is_filled(path.parent / ending.output)
+        }
+
+
+def result_columns(columns: tuple[str, ...]) -> list[str]:
+    """The names of `RESULT_COLUMNS` beside those of a table."""
+    return [f"result_{name}" if name in columns else name for name in RESULT_COLUMNS]
+
+
+def batch_columns(batch: str, ledger: Ledger) -> tuple[str, ...]:
+    """The names of the columns of `batch_report`, from a first look at every job."""
+    return tuple(dict.fromkeys(name for row in batch_report(batch, ledger) for name in row.cells))
+
+
+def name_output(uri: str, folder: Path) -> str:
+    """Name an output as one does who stands in `folder`; what is not a file keeps its URI."""
+    path = local_path(uri)
+    if path is None:
+        return uri
+    return str(path.relative_to(folder.resolve()) if path.is_relative_to(folder.resolve()) else path)
+
+
+def local_path(uri: str) -> Path | None:
+    """The path of a `file://` URI; None for every other URI."""
+    return Path(unquote(urlsplit(uri).path)) if uri.startswith("file://") else None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[str]]:
+    """A new file that takes the place of `path` when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            yield file
+        os.chmod(name, 0o644)  # mkstemp makes it private
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _ending_of_row(row: TableRow, record: JobRecord | None) -> Ending:
+    if record is not None and (row.job is None or _is_same(row.job, record.job)):
+        return ending_of(record)
+    if record is not None:
+        return Ending(CONFLICT, error=f"job {record.job.id!r} asks for something else", job_id=row.job_id)
+    if row.problems:
+        said = "; ".join(str(problem).partition(", ")[2] for problem in row.problems)
+        return Ending(REFUSED, error=said, job_id=row.job_id)
+    return Ending(NOT_QUEUED, job_id=row.job_id)
+
+
+def _is_same(asked: EditJob, known: EditJob) -> bool:
+    """Whether a record is that of this row; parameters may have come from the command line and are not compared."""
+    return (asked.image, asked.prompt, asked.batch) == (known.image, known.prompt, known.batch)
+
+
+def _is_filled(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

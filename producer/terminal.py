@@ -1,0 +1,46 @@
+"""Where output goes: data to stdout, one JSON object a line if asked, words for people to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+
+
+def say(words: str) -> None:
+    """Tell people something."""
+    sys.stderr.write(f"{words}\n")
+    sys.stderr.flush()
+
+
+def put(line: str) -> None:
+    """Write one line of data."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def put_json(**fields: Any) -> None:
+    """Write one line of data as a JSON object."""
+    put(json.dumps(fields, ensure_ascii=False, default=str))
+
+
+def people_console() -> Console:
+    """The terminal that people look at."""
+    return Console(stderr=True)
+
+
+def plural(count: int, noun: str) -> str:
+    """Count things in words: "1 row", "12,000 rows"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """A time span in two units at most: "42 s", "3 min 20 s", "5 h 10 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
