@@ -27,6 +27,18 @@ class RowDefaults(BaseModel):
     quality: int | None = None
     callback_url: str | None = None
 
+    @classmethod
+    def read(cls, **options: Any) -> RowDefaults:
+        """Take the values as the command line gave them; None means not given.
+
+        Raises:
+            SettingsError: names the option, its value and what is expected.
+        """
+        try:
+            return cls(**options).checked()
+        except ValidationError as error:
+            raise SettingsError(_describe(error)) from error
+
     @property
     def given(self) -> dict[str, Any]:
         """The values that were given, by the name of their column."""
@@ -43,9 +55,7 @@ class RowDefaults(BaseModel):
             if self.callback_url is not None:
                 Callback(url=self.callback_url)
         except ValidationError as error:
-            problem = error.errors()[0]
-            option = "callback-url" if problem["loc"][0] == "url" else str(problem["loc"][0]).replace("_", "-")
-            raise SettingsError(f"--{option} {problem['input']}: {advice(problem)}") from error
+            raise SettingsError(_describe(error)) from error
         return self
 
     def params(self) -> EditParams:
@@ -76,3 +86,9 @@ def advice(problem: Any) -> str:
         return "should be at most 128 letters, digits and . _ : -, a letter or digit first"
     said: str = problem["msg"]
     return said.removeprefix("Value error, ").removeprefix("Input ").replace("String should", "should", 1)
+
+
+def _describe(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    option = "callback-url" if problem["loc"][0] == "url" else str(problem["loc"][0]).replace("_", "-")
+    return f"--{option} {problem['input']}: {advice(problem)}"

@@ -10,7 +10,7 @@ import csv
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -27,6 +27,8 @@ from producer.rows import Cells
 from producer.table import Table
 
 RESULT_COLUMNS = ("state", "output", "seed", "attempts", "seconds", "error", "job_id")
+
+LookUp = Callable[[Sequence[str]], list[JobRecord | None]]
 
 REFUSED = "refused"
 CONFLICT = "conflict"
@@ -60,16 +62,17 @@ class ReportRow:
 
 
 def table_report(
-    table: Table, plan: Plan, ledger: Ledger, before: Mapping[str, Ending] | None = None
+    table: Table, plan: Plan, look_up: LookUp, before: Mapping[str, Ending] | None = None
 ) -> Iterator[ReportRow]:
     """Report every row of a table, a page in memory at a time.
 
     Args:
-        before: endings by job id that are known from an earlier run and not in the ledger.
+        look_up: how to find jobs, such as `ledger.get_many`.
+        before: endings by job id that are known from an earlier run, for jobs that are not found.
     """
     rows = table.rows(plan)
     while page := list(islice(rows, PIPELINE_LENGTH)):
-        records = ledger.get_many([row.job_id for row in page])
+        records = look_up([row.job_id for row in page])
         for row, record in zip(page, records, strict=True):
             known = (before or {}).get(row.job_id)
             ending = known if known is not None and record is None else _ending_of_row(row, record)

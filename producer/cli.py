@@ -1,0 +1,43 @@
+"""The command `producer`."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from jobs.errors import Error
+from producer.commands.edit import edit
+from producer.commands.look import cancel, status, watch
+from producer.commands.results import gallery, results
+from producer.commands.run import run
+from producer.commands.submit import submit
+from producer.exit_codes import exit_code_of
+from producer.terminal import say
+
+app = typer.Typer(
+    name="producer",
+    help="Put FLUX.1 Kontext edits into the queue and bring their results back.\n\n"
+    "Example: producer run examples/data.csv --output-dir out",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    # The known command lines write --num_inference_steps where we write --num-inference-steps.
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: name.replace("_", "-"),
+        "max_content_width": 110,
+    },
+)
+for command in (submit, run, edit, status, watch, results, gallery, cancel):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point: every error that a person can mend ends in one line and its exit code."""
+    try:
+        app(prog_name="producer")
+    except Error as error:
+        say(f"error: {error}")
+        sys.exit(exit_code_of(error))

@@ -1,0 +1,146 @@
+"""`producer edit`: one picture."""
+
+from __future__ import annotations
+
+import base64
+import mimetypes
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.record import JobRecord
+from jobs.schema import EditJob, EditResult, JobState, parse_job
+from producer.cells import CellProblem, parse_images
+from producer.client import Client
+from producer.commands import options
+from producer.errors import TableError
+from producer.exit_codes import ExitCode
+from producer.local_service import LocalService, local_service
+from producer.plan import RowDefaults
+from producer.private_redis import private_folder
+from producer.report import local_path
+from producer.terminal import people_console, put, say
+
+POLL_SECONDS = 0.1
+LARGEST_SENT_BYTES = 8 * 2**20
+"""A picture that travels inside its job stands in Redis until the job is forgotten."""
+
+
+def edit(
+    image: Annotated[str, options.argument("IMAGE", help="Path or URI; several separated by commas.")],
+    prompt: Annotated[str, options.argument("PROMPT", help="What to change in the picture.")],
+    output: Annotated[
+        str | None,
+        options.option("-o", "--output", help="File; with --remote a URI. [default: IMAGE-edited.png]"),
+    ] = None,
+    remote: Annotated[
+        bool,
+        options.option("--remote", help="Let the workers on DG_BROKER_URL do it. [default: off]"),
+    ] = False,
+    num_inference_steps: options.Steps = None,
+    guidance_scale: options.Guidance = None,
+    seed: options.Seed = None,
+    height: options.Height = None,
+    width: options.Width = None,
+    output_format: options.OutputFormat = None,
+    quality: options.Quality = None,
+    broker_url: options.BrokerUrl = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Edit one picture and print where it is.
+
+    By default this machine does it, as in `producer run`. With --remote the running workers do it; a local picture
+    travels inside the job, and the output stays where they put it.
+
+    \b
+    Example: producer edit cat.png "make it snow" -o snow.png
+    """
+    defaults = RowDefaults.read(
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        height=height,
+        width=width,
+        output_format=output_format,
+        quality=quality,
+    ).checked()
+    images = _images(image)
+    if remote:
+        target = output if output is None or "://" in output else _refuse_local(output)
+        result = _edit_remotely(_job([_inline(uri) for uri in images], prompt, target, defaults), broker_url)
+    else:
+        path = Path(output or f"{_stem(image)}-edited.{output_format or 'png'}").expanduser().resolve()
+        result = _edit_here(_job(images, prompt, path.as_uri(), defaults))
+    _tell(result, as_json)
+    raise typer.Exit(ExitCode.OK if result.state is JobState.SUCCEEDED else ExitCode.INCOMPLETE)
+
+
+def _edit_here(job: EditJob) -> EditResult:
+    with private_folder() as folder, local_service(folder.as_uri(), folder / "worker.log") as service:
+        service.client.submit(job)
+        with people_console().status("starting a worker") as status:
+            while not (record := service.client.get(job.id)).state.is_terminal:
+                service.check()
+                status.update(_describe(record, service))
+                time.sleep(POLL_SECONDS)
+        return record.result
+
+
+def _edit_remotely(job: EditJob, broker_url: str | None) -> EditResult:
+    client = Client(settings=options.settings_with(broker_url))
+    job_id = client.submit(job)
+    say(f"job {job_id} is queued; waiting (Ctrl-C leaves it there)")
+    try:
+        return client.wait(job_id)
+    except KeyboardInterrupt:
+        say(f"the job goes on; see it with: producer status {job_id}")
+        raise
+
+
+def _job(images: list[str], prompt: str, output: str | None, defaults: RowDefaults) -> EditJob:
+    params = defaults.params().model_dump()
+    return parse_job({"image": images, "prompt": prompt, "output": output, "params": params})
+
+
+def _images(image: str) -> list[str]:
+    try:
+        return parse_images(image, Path.cwd())
+    except CellProblem as problem:
+        raise TableError(f"{problem.value}: {problem.remedy}") from problem
+
+
+def _inline(uri: str) -> str:
+    path = local_path(uri)
+    if path is None:
+        return uri
+    if path.stat().st_size > LARGEST_SENT_BYTES:
+        raise TableError(f"{path}: larger than {LARGEST_SENT_BYTES:,} bytes; give a URI that the workers can read")
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _refuse_local(output: str) -> str:
+    raise TableError(f"-o {output}: with --remote the workers write it; give an s3:// or file:// URI, or leave it out")
+
+
+def _stem(image: str) -> str:
+    return "picture" if image.startswith("data:") else Path(image.split(",")[0]).stem or "picture"
+
+
+def _describe(record: JobRecord, service: LocalService) -> str:
+    progress = record.progress
+    if progress is not None:
+        return f"{progress.stage} {progress.step} of {progress.total_steps}" if progress.total_steps else progress.stage
+    return next((str(worker.state) for worker in service.client.registry.workers()), "starting a worker")
+
+
+def _tell(result: EditResult, as_json: bool) -> None:
+    if result.error is not None:
+        say(f"{result.error.code}: {result.error.message}")
+    if as_json:
+        put(result.model_dump_json())
+    elif result.state is JobState.SUCCEEDED and result.output is not None:
+        say(f"seed {result.seed}")
+        put(str(local_path(result.output) or result.output))

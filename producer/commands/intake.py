@@ -1,0 +1,44 @@
+"""Checking the rows of a table and telling people which ones cannot be queued."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from producer.plan import Plan
+from producer.table import Table
+from producer.terminal import plural, put_json, say
+
+PROBLEMS_SHOWN = 20
+
+
+@dataclass
+class TableCheck:
+    """How many rows a table has, and how many of them cannot be jobs."""
+
+    rows: int = 0
+    refused: int = 0
+
+    @property
+    def good(self) -> int:
+        return self.rows - self.refused
+
+
+def check_table(table: Table, plan: Plan, as_json: bool) -> TableCheck:
+    """Read the whole table once before anything is queued, and name every cell that cannot be used.
+
+    Raises:
+        TableError: the table cannot be read to its end.
+    """
+    check, problems = TableCheck(), 0
+    for row in table.rows(plan):
+        check.rows += 1
+        check.refused += bool(row.problems)
+        for problem in row.problems:
+            problems += 1
+            if as_json:
+                put_json(event="problem", **asdict(problem))
+            elif problems <= PROBLEMS_SHOWN:
+                say(str(problem))
+    if problems > PROBLEMS_SHOWN and not as_json:
+        say(f"... and {plural(problems - PROBLEMS_SHOWN, 'problem')} more; --json shows all")
+    return check

@@ -1,0 +1,129 @@
+"""`producer status`, `watch` and `cancel`: what waits, what runs, and stopping it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from jobs.errors import JobNotFound
+from jobs.record import JobRecord
+from jobs.schema import JobState
+from producer.client import Client
+from producer.commands import options
+from producer.exit_codes import ExitCode
+from producer.progress import NO_WORKER_HINT
+from producer.progress import watch as watch_batch
+from producer.terminal import plural, put, put_json, say
+
+BATCH_OR_JOB = options.argument("BATCH|JOB", help="Name of a batch, or id of a job.")
+
+
+def status(
+    name: Annotated[
+        str | None,
+        options.argument(metavar="[BATCH|JOB]", help="A batch or a job. [default: queue and workers]"),
+    ] = None,
+    broker_url: options.BrokerUrl = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Print how a batch or a job stands; without a name, the queue and the workers.
+
+    \b
+    Example: producer status spring-2026
+    """
+    client = Client(settings=options.settings_with(broker_url))
+    if name is None:
+        _put_queue(client, as_json)
+    elif (record := client.ledger.get_many([name])[0]) is not None:
+        _put_job(client, record, as_json)
+    else:
+        counts = _counts(client, name)
+        put_json(batch=name, **counts) if as_json else put(f"batch {name}: {_in_words(counts)}")
+
+
+def watch(
+    batch: Annotated[str, options.argument("BATCH", help="Name of a batch.")],
+    broker_url: options.BrokerUrl = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show a batch's progress until it has ended; exit code 1 when a job has not succeeded.
+
+    \b
+    Example: producer watch spring-2026
+    """
+    client = Client(settings=options.settings_with(broker_url))
+    _counts(client, batch)
+    snapshot = watch_batch(client, batch, as_json)
+    raise typer.Exit(ExitCode.INCOMPLETE if snapshot.failed else ExitCode.OK)
+
+
+def cancel(
+    name: Annotated[str, BATCH_OR_JOB], broker_url: options.BrokerUrl = None, as_json: options.AsJson = False
+) -> None:
+    """Cancel a job, or every job of a batch: queued ones end at once, running ones within a step.
+
+    \b
+    Example: producer cancel spring-2026
+    """
+    client = Client(settings=options.settings_with(broker_url))
+    if client.ledger.get_many([name])[0] is not None:
+        before = dict.fromkeys(JobState, 0) | {client.cancel(name): 1}
+    else:
+        _counts(client, name)
+        before = client.cancel_batch(name)
+    ended = sum(count for state, count in before.items() if state.is_terminal)
+    words = f"cancelled {before[JobState.QUEUED]:,} queued, stopping {before[JobState.RUNNING]:,} running"
+    say(f"{words}, {ended:,} had ended before")
+    if as_json:
+        put_json(name=name, cancelled=before[JobState.QUEUED], stopping=before[JobState.RUNNING], ended_before=ended)
+
+
+def _put_queue(client: Client, as_json: bool) -> None:
+    counts, workers = client.ledger.queue_counts(), client.registry.workers()
+    if as_json:
+        put_json(**counts, workers=[asdict(worker) for worker in workers])
+        return
+    put(", ".join(f"{count:,} {name}" for name, count in counts.items()))
+    for worker in workers:
+        facts = [worker.state, worker.device, worker.model, worker.detail, ", ".join(worker.jobs)]
+        put(f"{worker.name}: {'; '.join(fact for fact in facts if fact)}")
+    if not workers:
+        say(NO_WORKER_HINT)
+
+
+def _put_job(client: Client, record: JobRecord, as_json: bool) -> None:
+    position = client.ledger.position(record.job.id)
+    if as_json:
+        fields = json.loads(record.result.model_dump_json())
+        progress = asdict(record.progress) if record.progress else None
+        put_json(**fields, queue_position=position, worker=record.worker, progress=progress, callback=record.callback)
+        return
+    put(f"job {record.job.id}: {record.state}, {plural(record.attempts, 'attempt')}")
+    for attempt in record.history:
+        put(f"  {attempt.worker}: {attempt.reason}")
+    if position is not None:
+        put(f"  {plural(position, 'job')} before it in the queue")
+    if record.progress is not None:
+        put(f"  {record.progress.stage}, step {record.progress.step} of {record.progress.total_steps}")
+    if record.outcome.output:
+        put(f"  output: {record.outcome.output}")
+    if record.outcome.error:
+        put(f"  {record.outcome.error.code}: {record.outcome.error.message}")
+    if record.callback:
+        put(f"  callback: {record.callback}")
+
+
+def _counts(client: Client, name: str) -> dict[JobState, int]:
+    try:
+        return client.status(name)
+    except JobNotFound as error:
+        raise JobNotFound(
+            f"no batch and no job {name!r} in the ledger (ended ones are forgotten after DG_RETENTION_SECONDS)"
+        ) from error
+
+
+def _in_words(counts: dict[JobState, int]) -> str:
+    return ", ".join(f"{count:,} {state}" for state, count in counts.items())

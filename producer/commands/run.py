@@ -1,0 +1,94 @@
+"""`producer run`: a table from beginning to end on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.errors import Error
+from jobs.schema import JobState
+from producer.commands import options
+from producer.commands.intake import check_table
+from producer.embedded_run import EmbeddedRun, nothing_known
+from producer.errors import TableError
+from producer.exit_codes import ExitCode
+from producer.plan import RowDefaults
+from producer.table import open_table
+from producer.terminal import plural, put, put_json, say
+
+
+def run(
+    source: options.TableArgument,
+    output_dir: Annotated[Path, options.option("--output-dir", help="Where pictures and results go. [required]")],
+    num_inference_steps: options.Steps = None,
+    guidance_scale: options.Guidance = None,
+    seed: options.Seed = None,
+    height: options.Height = None,
+    width: options.Width = None,
+    output_format: options.OutputFormat = None,
+    quality: options.Quality = None,
+    strict: Annotated[
+        bool, options.option("--strict", help="Do nothing when any row is wrong. [default: off]")
+    ] = False,
+    overwrite: Annotated[
+        bool, options.option("--overwrite", help="Do rows again that are done. [default: off]")
+    ] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Do a whole table on this machine, with no server to set up.
+
+    Starts a private Redis and a worker, waits, writes results.csv and gallery.html, and stops them. The model is that
+    of DG_FLUX_KONTEXT_MODEL [default: the bundled tiny model]. The same command again goes on where it stopped.
+
+    \b
+    Example: producer run examples/data.csv --output-dir out
+    """
+    defaults = RowDefaults.read(
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        height=height,
+        width=width,
+        output_format=output_format,
+        quality=quality,
+    )
+    with open_table(source) as table:
+        embedded = EmbeddedRun(table, output_dir, defaults, overwrite)
+        check = check_table(table, embedded.plan, as_json)
+        if check.good == 0:
+            raise TableError(f"{source}: no row that could be done")
+        if strict and check.refused:
+            say(f"{plural(check.refused, 'row')} of {check.rows:,} refused; nothing was done")
+            raise typer.Exit(ExitCode.BAD_INPUT)
+        counts = _do(embedded, as_json)
+    _tell(embedded, counts, check.refused, as_json)
+    failed = counts[JobState.FAILED] + counts[JobState.CANCELLED] + check.refused
+    raise typer.Exit(ExitCode.INCOMPLETE if failed else ExitCode.OK)
+
+
+def _do(embedded: EmbeddedRun, as_json: bool) -> dict[JobState, int]:
+    if embedded.finished:
+        say(f"{plural(len(embedded.finished), 'row')} done before; --overwrite does them again")
+    if next(embedded.jobs(), None) is None:
+        embedded.report(nothing_known)
+        return dict.fromkeys(JobState, 0)
+    say(f"starting a private Redis and a worker; its log: {embedded.files.worker_log}")
+    try:
+        return embedded.start(as_json)
+    except (KeyboardInterrupt, Error):
+        say("stopped; the same command again goes on from here")
+        raise
+
+
+def _tell(embedded: EmbeddedRun, counts: dict[JobState, int], refused: int, as_json: bool) -> None:
+    done = counts[JobState.SUCCEEDED] + len(embedded.finished)
+    failed = counts[JobState.FAILED] + counts[JobState.CANCELLED]
+    say(f"{done:,} done, {failed:,} failed, {refused:,} refused")
+    if as_json:
+        counted = {"succeeded": done, "failed": failed, "refused": refused}
+        put_json(event="finished", **counted, results=embedded.files.results, gallery=embedded.files.gallery)
+    else:
+        put(str(embedded.files.results))
+        put(str(embedded.files.gallery))

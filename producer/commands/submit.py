@@ -1,0 +1,156 @@
+"""`producer submit`: a table into the queue."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from producer.client import Client
+from producer.commands import options
+from producer.commands.intake import TableCheck, check_table
+from producer.errors import QueueFull, TableError
+from producer.exit_codes import ExitCode
+from producer.plan import Plan, RowDefaults
+from producer.progress import watch
+from producer.report import table_report, write_results
+from producer.table import Table, open_table
+from producer.terminal import people_console, plural, put, put_json, say
+
+
+def submit(
+    source: options.TableArgument,
+    batch: Annotated[
+        str, options.option("--batch", help="Name. [default: the table's, and a hash of its content]")
+    ] = "",
+    output: Annotated[
+        str | None,
+        options.option("--output", help="s3://bucket/prefix or folder. [env: DG_OUTPUT_URI] [default: ./output]"),
+    ] = None,
+    num_inference_steps: options.Steps = None,
+    guidance_scale: options.Guidance = None,
+    seed: options.Seed = None,
+    height: options.Height = None,
+    width: options.Width = None,
+    output_format: options.OutputFormat = None,
+    quality: options.Quality = None,
+    callback_url: Annotated[
+        str | None,
+        options.option("--callback-url", help="Where to report each job's end. [default: nowhere]"),
+    ] = None,
+    strict: Annotated[
+        bool, options.option("--strict", help="Queue nothing when any row is wrong. [default: off]")
+    ] = False,
+    dry_run: Annotated[
+        bool, options.option("--dry-run", help="Check everything, queue nothing. [default: off]")
+    ] = False,
+    wait: Annotated[
+        bool, options.option("--wait", help="Show progress until the batch has ended. [default: off]")
+    ] = False,
+    results: Annotated[
+        Path | None,
+        options.option("--results", help="With --wait: write results.csv here. [default: none]"),
+    ] = None,
+    broker_url: options.BrokerUrl = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Queue a table of edits and print the batch's name.
+
+    Options are for rows whose own cell is blank. The same table again queues nothing twice, and goes on where an
+    interrupted submit stopped.
+
+    \b
+    Example: producer submit data.csv --output s3://pictures/spring --wait --results results.csv
+    """
+    if results is not None and not wait:
+        raise typer.BadParameter("--results needs --wait; or write them later with: producer results BATCH")
+    client = Client(settings=options.settings_with(broker_url, output))
+    defaults = RowDefaults.read(
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        height=height,
+        width=width,
+        output_format=output_format,
+        quality=quality,
+        callback_url=callback_url,
+    )
+    with open_table(source) as table:
+        plan = table.plan(client.settings.output_uri, defaults, batch)
+        check = check_table(table, plan, as_json)
+        if check.good == 0:
+            raise TableError(f"{source}: no row that could be queued")
+        if strict and check.refused:
+            say(f"{plural(check.refused, 'row')} of {check.rows:,} refused; nothing was queued")
+            raise typer.Exit(ExitCode.BAD_INPUT)
+        if dry_run:
+            say(f"{plural(check.good, 'row')} of {check.rows:,} would be queued as batch {plan.batch}")
+            raise typer.Exit(ExitCode.INCOMPLETE if check.refused else ExitCode.OK)
+        tally = _queue(client, table, plan, check, as_json)
+        is_complete = not check.refused and not tally["conflict"]
+        if wait:
+            is_complete &= _wait(client, table, plan, results, as_json)
+    raise typer.Exit(ExitCode.OK if is_complete else ExitCode.INCOMPLETE)
+
+
+def _queue(client: Client, table: Table, plan: Plan, check: TableCheck, as_json: bool) -> Counter[str]:
+    """Submit the good rows, then say what was queued, what was there before, and what was refused."""
+    tally: Counter[str] = Counter()
+    try:
+        for job_id, verdict in _submit_rows(client, table, plan, check.good):
+            tally[verdict] += 1
+            if verdict == "conflict":
+                _tell_conflict(job_id, tally["conflict"], as_json)
+            if verdict == "full":
+                break
+    except KeyboardInterrupt:
+        say(f"stopped after {plural(tally.total(), 'row')}; submit the same table again to go on")
+        raise
+    _tell_tally(plan, check, tally, as_json)
+    if tally["full"]:
+        raise QueueFull(f"the queue is full after {plural(tally['created'], 'row')}; submit the same table again later")
+    return tally
+
+
+def _submit_rows(client: Client, table: Table, plan: Plan, total: int) -> Iterator[tuple[str, str]]:
+    jobs = (row.job for row in table.rows(plan) if row.job is not None)
+    console = people_console()
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        for submission in progress.track(client.submit_many(jobs), total=total, description="queueing"):
+            yield submission.job_id, submission.verdict
+
+
+def _tell_conflict(job_id: str, count: int, as_json: bool) -> None:
+    if as_json:
+        put_json(event="conflict", job_id=job_id)
+    elif count == 1:
+        say(f"job {job_id} exists and asks for something else; use another --batch, or another id in the table")
+
+
+def _tell_tally(plan: Plan, check: TableCheck, tally: Counter[str], as_json: bool) -> None:
+    words = [f"{tally['created']:,} queued", f"{tally['exists']:,} already there", f"{check.refused:,} refused"]
+    if tally["conflict"]:
+        words.append(f"{tally['conflict']:,} in conflict with other jobs")
+    say(f"batch {plan.batch}: {', '.join(words)}")
+    if as_json:
+        counts = {"queued": tally["created"], "already_there": tally["exists"], "conflicts": tally["conflict"]}
+        put_json(event="submitted", batch=plan.batch, rows=check.rows, refused=check.refused, **counts)
+    else:
+        put(plan.batch)
+
+
+def _wait(client: Client, table: Table, plan: Plan, results: Path | None, as_json: bool) -> bool:
+    """Follow the batch to its end, write the results, and tell whether every job has succeeded."""
+    try:
+        snapshot = watch(client, plan.batch, as_json)
+    except KeyboardInterrupt:
+        say(f"the jobs stay in the queue; watch them with: producer watch {plan.batch}")
+        raise
+    if results is not None:
+        write_results(results, table.columns, table_report(table, plan, client.ledger.get_many))
+        say(f"results: {results}")
+    return not snapshot.failed
