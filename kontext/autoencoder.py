@@ -1,0 +1,195 @@
+"""The autoencoder between pictures and latents, 8 times smaller each way, 16 channels.
+
+Attributes carry the key names of the published checkpoints. Source: FLUX.1 reference code, modules/autoencoder.py;
+the architecture is that of Esser et al. 2020 (VQGAN) and Rombach et al. 2021 (latent diffusion), without quantisation.
+"""
+
+# mypy: disable-error-code="no-any-return"
+# Calling an nn.Module is Any to the type checker; the annotations of `forward` say what it is.
+
+from __future__ import annotations
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from kontext.config import AutoencoderConfig
+
+
+class Autoencoder(nn.Module):
+    """Pictures to latents of about unit variance, and back."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    def encode(self, picture: Tensor) -> Tensor:
+        """Latents of a picture: the mean of the posterior, nothing is sampled.
+
+        Args:
+            picture: -1 to 1, shape (batch, 3, height, width), sides multiples of 8.
+        Returns:
+            Shape (batch, 16, height / 8, width / 8).
+        """
+        mean, _log_variance = self.encoder(picture).chunk(2, dim=1)
+        return self.config.scale_factor * (mean - self.config.shift_factor)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The picture of latents, about -1 to 1, shape (batch, 3, 8 * rows, 8 * columns)."""
+        return self.decoder(latents / self.config.scale_factor + self.config.shift_factor)
+
+
+class Encoder(nn.Module):
+    """From full resolution down, then the middle."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths = config.level_channels
+        self.conv_in = nn.Conv2d(config.in_channels, config.ch, kernel_size=3, padding=1)
+        self.down = nn.ModuleList(
+            EncoderLevel(finer, width, config.num_res_blocks, shrink=level < len(widths) - 1)
+            for level, (finer, width) in enumerate(zip((config.ch, *widths[:-1]), widths, strict=True))
+        )
+        self.mid = Middle(widths[-1])
+        self.norm_out = _norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], 2 * config.z_channels, kernel_size=3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for level in self.down:
+            x = level(x)
+        x = self.mid(x)
+        return self.conv_out(nn.functional.silu(self.norm_out(x)))
+
+
+class Decoder(nn.Module):
+    """The middle, then from the coarsest level up. Level 0 is full resolution here too, as the key names want."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths = config.level_channels
+        self.conv_in = nn.Conv2d(config.z_channels, widths[-1], kernel_size=3, padding=1)
+        self.mid = Middle(widths[-1])
+        self.up = nn.ModuleList(
+            DecoderLevel(coarser, width, config.num_res_blocks + 1, grow=level > 0)
+            for level, (coarser, width) in enumerate(zip((*widths[1:], widths[-1]), widths, strict=True))
+        )
+        self.norm_out = _norm(widths[0])
+        self.conv_out = nn.Conv2d(widths[0], config.out_ch, kernel_size=3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mid(self.conv_in(x))
+        # Under autocast the middle is bfloat16 and the first residual sum of the levels starts from the weights' dtype.
+        x = x.to(self.conv_in.weight.dtype)
+        for level in reversed(self.up):
+            x = level(x)
+        return self.conv_out(nn.functional.silu(self.norm_out(x)))
+
+
+class EncoderLevel(nn.Module):
+    """Residual blocks at one resolution, then half the resolution."""
+
+    def __init__(self, before: int, width: int, blocks: int, *, shrink: bool) -> None:
+        super().__init__()
+        self.block = _residual_blocks(before, width, blocks)
+        self.downsample = Downsample(width) if shrink else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.block:
+            x = block(x)
+        return x if self.downsample is None else self.downsample(x)
+
+
+class DecoderLevel(nn.Module):
+    """Residual blocks at one resolution, then twice the resolution."""
+
+    def __init__(self, before: int, width: int, blocks: int, *, grow: bool) -> None:
+        super().__init__()
+        self.block = _residual_blocks(before, width, blocks)
+        self.upsample = Upsample(width) if grow else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.block:
+            x = block(x)
+        return x if self.upsample is None else self.upsample(x)
+
+
+class Middle(nn.Module):
+    """Two residual blocks round an attention over the whole picture, at the coarsest resolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.block_1 = ResidualBlock(channels, channels)
+        self.attn_1 = AttentionBlock(channels)
+        self.block_2 = ResidualBlock(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU, 3x3 convolution, twice, beside a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm1 = _norm(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+        self.norm2 = _norm(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
+        widens = in_channels != out_channels
+        self.nin_shortcut = nn.Conv2d(in_channels, out_channels, kernel_size=1) if widens else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(nn.functional.silu(self.norm1(x)))
+        h = self.conv2(nn.functional.silu(self.norm2(h)))
+        return h + (x if self.nin_shortcut is None else self.nin_shortcut(x))
+
+
+class AttentionBlock(nn.Module):
+    """Attention with one head between all places of a picture."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = _norm(channels)
+        self.q = nn.Conv2d(channels, channels, kernel_size=1)
+        self.k = nn.Conv2d(channels, channels, kernel_size=1)
+        self.v = nn.Conv2d(channels, channels, kernel_size=1)
+        self.proj_out = nn.Conv2d(channels, channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        q, k, v = (rearrange(project(h), "b c h w -> b 1 (h w) c") for project in (self.q, self.k, self.v))
+        heard = nn.functional.scaled_dot_product_attention(q, k, v)
+        return x + self.proj_out(rearrange(heard, "b 1 (h w) c -> b c h w", h=x.shape[2]))
+
+
+class Downsample(nn.Module):
+    """A convolution of stride 2."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Zeros at the right and at the bottom only: the weights were trained so.
+        return self.conv(nn.functional.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Every place twice in both directions, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(num_groups=32, num_channels=channels, eps=1e-6)
+
+
+def _residual_blocks(before: int, width: int, blocks: int) -> nn.ModuleList:
+    return nn.ModuleList(ResidualBlock(before if i == 0 else width, width) for i in range(blocks))

@@ -1,0 +1,30 @@
+"""Errors of the engine, split by what the caller should do.
+
+KontextError
+├── CheckpointError     the weights cannot be used as they lie there: correct the files, then load again
+├── DeviceError         the device asked for is not there: choose another
+└── RequestError        one edit was asked for with a value that cannot work; also a ValueError
+    └── ImageError      the bytes are not a picture, or not one that can be read
+"""
+
+from __future__ import annotations
+
+
+class KontextError(Exception):
+    """Base of everything this package raises on purpose; the message is one line that says what to do."""
+
+
+class CheckpointError(KontextError):
+    """Raised when files are missing, cut short, or do not fit the model."""
+
+
+class DeviceError(KontextError):
+    """Raised when the device asked for does not exist on this machine."""
+
+
+class RequestError(KontextError, ValueError):
+    """Raised when an argument of `load` or `edit` has a value that cannot work."""
+
+
+class ImageError(RequestError):
+    """Raised when bytes are not a readable picture: another kind of file, cut short, empty, or too large."""

@@ -1,0 +1,300 @@
+"""The model as a whole: pictures and an instruction in, the edited picture out. The one file that wires the parts."""
+
+# mypy: disable-error-code="no-any-return"
+# Calling an nn.Module is Any to the type checker; the annotations of `forward` say what it is.
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kontext import sampling
+from kontext.autoencoder import Autoencoder
+from kontext.checkpoint import build_on_meta, fingerprint, load_weights
+from kontext.config import LONGEST_TEXT, SHORTEST_TEXT, ModelConfig, Resolution
+from kontext.device import choose_device, synchronize
+from kontext.errors import RequestError
+from kontext.images import DEFAULT_OPTIONS, ImageOptions, crop_to_size, image_to_tensor, tensor_to_image, to_rgb
+from kontext.layout import ModelFiles, find_model
+from kontext.memory import Memory, Offloaded, Resident
+from kontext.request import EditRequest, edit_request
+from kontext.sampling import OnStep
+from kontext.text import TextEncoder, load_clip, load_t5
+from kontext.transformer import Transformer
+
+Images = Image.Image | Sequence[Image.Image]
+
+
+@dataclass(frozen=True)
+class Edited:
+    """An edit's picture and how it came about."""
+
+    image: Image.Image
+    seed: int
+    timings: dict[str, float]  # seconds of "encode", "sample", "decode"
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The four networks of a model, in the dtypes they run in."""
+
+    transformer: Transformer
+    autoencoder: Autoencoder
+    t5: TextEncoder
+    clip: TextEncoder
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A request after the encoders: everything that sampling starts from, apart from noise."""
+
+    txt: Tensor  # T5's vectors, (1, max_sequence_length, width)
+    pooled: Tensor  # CLIP's vector, (1, width)
+    references: Tensor  # tokens of all input pictures, one after the other, (1, tokens, 64)
+    reference_ids: Tensor  # their positions, (1, tokens, 3)
+    size: Resolution  # of the target in pixels
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    device: str = "auto",
+    dtype: torch.dtype | None = None,
+    seam_dtype: torch.dtype = torch.bfloat16,
+    offload: bool = False,
+    max_sequence_length: int | None = None,
+    image_options: ImageOptions = DEFAULT_OPTIONS,
+) -> Kontext:
+    """Load a Kontext model.
+
+    Args:
+        model: a folder, a hub id (from the Hugging Face cache, also offline), or None for the bundled tiny model.
+        device: "auto" (CUDA, else Apple's GPU where it works, else CPU), "cpu", "cuda", "cuda:1", "mps".
+        dtype: of transformer and text encoders, bfloat16 when None. float32 also keeps the decoder in float32.
+        seam_dtype: what one network hands to the next is rounded to it. The reference rounds to bfloat16 even
+            between float32 networks.
+        offload: keep weights in host memory and each network on the device for its own stage only.
+        max_sequence_length: T5 tokens of a prompt, 64 to 1024; None for the model's own, 512 unless it says otherwise.
+        image_options: how pictures come in and go out.
+    Raises:
+        CheckpointError: files are missing, cut short, or do not fit.
+        DeviceError: the device is not there.
+        RequestError: max_sequence_length is out of range.
+    """
+    chosen = choose_device(device)
+    if max_sequence_length is not None and not SHORTEST_TEXT <= max_sequence_length <= LONGEST_TEXT:
+        raise RequestError(f"max_sequence_length is {max_sequence_length}, expected {SHORTEST_TEXT} to {LONGEST_TEXT}")
+    files = find_model(model)
+    return Kontext(
+        load_networks(files, dtype or torch.bfloat16),
+        files.config,
+        fingerprint=fingerprint(files),
+        memory=Offloaded(chosen) if offload else Resident(chosen),
+        seam_dtype=seam_dtype,
+        max_sequence_length=max_sequence_length or files.config.max_sequence_length,
+        image_options=image_options,
+    )
+
+
+def load_networks(files: ModelFiles, dtype: torch.dtype) -> Networks:
+    """Load all weights into host memory: the autoencoder in float32, everything else in dtype."""
+    transformer = build_on_meta(lambda: Transformer(files.config.transformer))
+    load_weights(transformer, [files.transformer], dtype)
+    autoencoder = build_on_meta(lambda: Autoencoder(files.config.autoencoder))
+    load_weights(autoencoder, [files.autoencoder], torch.float32)
+    return Networks(transformer, autoencoder, t5=load_t5(files.t5, dtype), clip=load_clip(files.clip, dtype))
+
+
+class Kontext:
+    """A loaded model that edits pictures, one at a time."""
+
+    name = "native"
+    approximations: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        networks: Networks,
+        config: ModelConfig,
+        *,
+        fingerprint: str,
+        memory: Memory,
+        seam_dtype: torch.dtype,
+        max_sequence_length: int,
+        image_options: ImageOptions,
+    ) -> None:
+        self.networks = networks
+        self.config = config
+        self.model_name = config.name
+        self.fingerprint = fingerprint
+        self.dtype = next(networks.transformer.parameters()).dtype
+        self.seam_dtype = seam_dtype
+        self.max_sequence_length = max_sequence_length
+        self.image_options = image_options
+        self.memory = memory
+        for network in (networks.transformer, networks.autoencoder, networks.t5, networks.clip):
+            memory.hold(network)
+
+    @property
+    def device(self) -> str:
+        """Where the model computes, for example "cuda"."""
+        return str(self.memory.device)
+
+    def edit(
+        self,
+        images: Images,
+        prompt: str,
+        *,
+        num_inference_steps: int = 30,
+        guidance_scale: float = 2.5,
+        seed: int | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        on_step: OnStep | None = None,
+    ) -> Image.Image:
+        """Edit a picture as the prompt says; the arguments are those of `run`."""
+        request = edit_request(images, prompt, num_inference_steps, guidance_scale, seed, width, height)
+        return self._answer(request, on_step).image
+
+    def run(
+        self,
+        images: Images,
+        prompt: str,
+        *,
+        num_inference_steps: int = 30,
+        guidance_scale: float = 2.5,
+        seed: int | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        on_step: OnStep | None = None,
+    ) -> Edited:
+        """Edit a picture as the prompt says, and tell how it went.
+
+        Args:
+            images: one picture, or 1 to 4 of which the first sets the size.
+            prompt: the instruction.
+            seed: of the starting noise; drawn at random, and recorded, when None.
+            width, height: pixels of the output; each one that is None follows from the preferred resolution of the
+                first picture.
+            on_step: called with (steps done, total) after each step. What it raises ends the edit and is passed on; the
+                model stays usable.
+        Raises:
+            RequestError: a value cannot work.
+        """
+        request = edit_request(images, prompt, num_inference_steps, guidance_scale, seed, width, height)
+        return self._answer(request, on_step)
+
+    def warm_up(self) -> None:
+        """Do one edit of one step, so that the first real one does not pay for what happens only once."""
+        self.run(Image.new("RGB", self.config.preferred_resolutions[0]), "warm up", num_inference_steps=1, seed=0)
+
+    @torch.inference_mode()
+    def _answer(self, request: EditRequest, on_step: OnStep | None) -> Edited:
+        timings: dict[str, float] = {}
+        with self._timed(timings, "encode"):
+            encoded = self.encode(request)
+        with self._timed(timings, "sample"):
+            latents = self.sample(encoded, request, on_step)
+        with self._timed(timings, "decode"):
+            image = tensor_to_image(self.decode(latents))
+        if self.image_options.crop_to_asked_size:
+            image = crop_to_size(image, encoded.size)
+        return Edited(image, request.seed, timings, self._warnings(request.prompt))
+
+    def encode(self, request: EditRequest) -> Encoded:
+        """Take a request through T5, CLIP and the autoencoder's encoder."""
+        pictures = [to_rgb(picture, self.image_options) for picture in request.pictures]
+        sizes = [sampling.preferred_size(*picture.size, self.config.preferred_resolutions) for picture in pictures]
+        txt, pooled = self._encode_prompt(request.prompt)
+        return Encoded(
+            txt=txt,
+            pooled=pooled,
+            references=self._encode_pictures(pictures, sizes),
+            reference_ids=_reference_ids(sizes).to(self.memory.device),
+            size=(request.width or sizes[0][0], request.height or sizes[0][1]),
+        )
+
+    def sample(self, encoded: Encoded, request: EditRequest, on_step: OnStep | None = None) -> Tensor:
+        """Go from noise to the latents of the edited picture, float32, (1, 16, 2 * rows, 2 * columns)."""
+        noise = sampling.pack_latents(sampling.starting_noise(*encoded.size, request.seed))
+        noise = noise.to(self.memory.device, self.dtype)
+        target_tokens = noise.shape[1]
+        target_ids = sampling.position_ids(0, *sampling.token_grid(*encoded.size)).to(self.memory.device)
+        transformer = self.networks.transformer
+
+        def velocity(latents: Tensor, timestep: Tensor) -> Tensor:
+            tokens = torch.cat((latents, encoded.references), dim=1)
+            return transformer(tokens, timestep, conditioning)[:, :target_tokens]
+
+        with self.memory.on_device(transformer):
+            conditioning = transformer.condition(
+                encoded.txt,
+                encoded.pooled,
+                guidance=noise.new_full((1,), request.guidance_scale),
+                img_ids=torch.cat((target_ids, encoded.reference_ids), dim=1),
+            )
+            times = sampling.time_schedule(request.num_inference_steps, target_tokens)
+            tokens = sampling.integrate(velocity, noise, times, self._after_step(on_step))
+        return sampling.unpack_latents(tokens.float(), *encoded.size)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The picture of latents, about -1 to 1, (1, 3, height, width).
+
+        As in the reference the decoder's weights are float32 and only this stage runs under autocast.
+        """
+        autocast = torch.autocast(self.memory.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+        with self.memory.on_device(self.networks.autoencoder), autocast:
+            return self.networks.autoencoder.decode(latents)
+
+    def _encode_prompt(self, prompt: str) -> tuple[Tensor, Tensor]:
+        with self.memory.on_device(self.networks.t5):
+            txt = self.networks.t5(prompt, self.max_sequence_length)
+        with self.memory.on_device(self.networks.clip):
+            pooled = self.networks.clip(prompt, self.config.clip_max_length)
+        return self._across_seam(txt), self._across_seam(pooled)
+
+    def _encode_pictures(self, pictures: Sequence[Image.Image], sizes: Sequence[Resolution]) -> Tensor:
+        """Tokens of RGB pictures, each resized to its size, one after the other."""
+        autoencoder = self.networks.autoencoder
+        tensors = [image_to_tensor(picture, size) for picture, size in zip(pictures, sizes, strict=True)]
+        with self.memory.on_device(autoencoder):
+            latents = [autoencoder.encode(tensor.to(self.memory.device)) for tensor in tensors]
+        return torch.cat([sampling.pack_latents(self._across_seam(latent)) for latent in latents], dim=1)
+
+    def _across_seam(self, values: Tensor) -> Tensor:
+        """Round what one network hands to the next as the reference does, then give it the transformer's dtype."""
+        return values.to(self.seam_dtype).to(self.dtype)
+
+    def _after_step(self, on_step: OnStep | None) -> OnStep:
+        def after_step(done: int, total: int) -> None:
+            if on_step is not None:
+                synchronize(self.memory.device)  # a GPU lags behind what was launched; report what is done
+                on_step(done, total)
+
+        return after_step
+
+    def _warnings(self, prompt: str) -> tuple[str, ...]:
+        length = self.networks.t5.token_count(prompt)
+        if length <= self.max_sequence_length:
+            return ()
+        return (f"prompt cut from {length} to {self.max_sequence_length} tokens; its end was not read",)
+
+    @contextmanager
+    def _timed(self, timings: dict[str, float], stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        synchronize(self.memory.device)
+        timings[stage] = time.perf_counter() - started
+
+
+def _reference_ids(sizes: Sequence[Resolution]) -> Tensor:
+    """Positions of the tokens of all references; the first has image index 1."""
+    grids = [sampling.position_ids(1 + i, *sampling.token_grid(*size)) for i, size in enumerate(sizes)]
+    return torch.cat(grids, dim=1)

@@ -1,0 +1,128 @@
+"""Prompt to vectors: T5 gives one vector per token, CLIP one for the whole prompt.
+
+Both networks and tokenizers are those of `transformers`. Ids are padded to full length and no attention mask is given:
+the model was trained with encoders that look at their padding.
+"""
+
+# mypy: disable-error-code="no-any-return"
+# Calling an nn.Module is Any to the type checker; the annotations of `forward` say what it is.
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    PreTrainedTokenizerBase,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+from kontext.checkpoint import build_on_meta, load_weights
+from kontext.errors import CheckpointError
+from kontext.layout import EncoderFiles
+
+# T5's embedding table is rounded up to a multiple of 128 rows; 32,100 pieces lie in 32,128 rows.
+MOST_UNUSED_ROWS = 127
+
+
+class TextEncoder(nn.Module):
+    """A prompt to one of the outputs of a transformers network.
+
+    Args:
+        output: name of that output, "last_hidden_state" for T5 and "pooler_output" for CLIP.
+    """
+
+    def __init__(self, network: nn.Module, tokenizer: PreTrainedTokenizerBase, output: str) -> None:
+        super().__init__()
+        self.network = network
+        self.tokenizer = tokenizer
+        self.output = output
+
+    def forward(self, prompt: str, max_length: int) -> Tensor:
+        """Encode a prompt, cut or padded to max_length tokens.
+
+        Returns:
+            T5: (1, max_length, width). CLIP: the state at the prompt's end mark, (1, width).
+        """
+        ids = self.token_ids(prompt, max_length).to(next(self.network.parameters()).device)
+        return getattr(self.network(input_ids=ids), self.output)
+
+    def token_ids(self, prompt: str, max_length: int) -> Tensor:
+        """Ids of a prompt, shape (1, max_length)."""
+        encoded = self.tokenizer(
+            prompt, truncation=True, max_length=max_length, padding="max_length", return_tensors="pt"
+        )
+        return encoded["input_ids"]
+
+    def token_count(self, prompt: str) -> int:
+        """Tokens of the whole prompt with its end mark, before anything is cut."""
+        return len(self.tokenizer(prompt, truncation=False, verbose=False)["input_ids"])
+
+
+def load_t5(files: EncoderFiles, dtype: torch.dtype) -> TextEncoder:
+    """Load the T5 encoder, from its own files or those of a whole T5.
+
+    Raises:
+        CheckpointError: files do not fit the encoder, or the tokenizer does not.
+    """
+    config = _load_config(T5Config, files)
+    network = build_on_meta(lambda: T5EncoderModel(config))
+    del network.encoder.embed_tokens  # the table `shared` under a second name: loaded once, then named again
+    load_weights(network, files.weights, dtype, rename=_t5_key)
+    network.encoder.embed_tokens = network.shared
+    return TextEncoder(network, _load_tokenizer(T5Tokenizer, files, config.vocab_size), "last_hidden_state")
+
+
+def load_clip(files: EncoderFiles, dtype: torch.dtype) -> TextEncoder:
+    """Load CLIP's text encoder, from its own files or those of a whole CLIP.
+
+    Raises:
+        CheckpointError: files do not fit the encoder, or the tokenizer does not.
+    """
+    config = _load_config(CLIPTextConfig, files)
+    network = build_on_meta(lambda: CLIPTextModel(config))
+    load_weights(network, files.weights, dtype, rename=_clip_key)
+    # Not a weight: it is in no checkpoint, and what was built on the meta device has no values.
+    positions = torch.arange(config.max_position_embeddings).unsqueeze(0)
+    network.embeddings.register_buffer("position_ids", positions, persistent=False)
+    return TextEncoder(network, _load_tokenizer(CLIPTokenizer, files, config.vocab_size), "pooler_output")
+
+
+def _t5_key(key: str) -> str | None:
+    if key.startswith(("decoder.", "lm_head.")):
+        return None
+    return "shared.weight" if key == "encoder.embed_tokens.weight" else key
+
+
+def _clip_key(key: str) -> str | None:
+    name = key.removeprefix("text_model.")
+    if name.startswith(("vision_model.", "visual_projection.", "text_projection.")):
+        return None
+    return None if name in ("logit_scale", "embeddings.position_ids") else name
+
+
+def _load_config(kind: Any, files: EncoderFiles) -> Any:
+    try:
+        return kind.from_pretrained(files.config, local_files_only=True)
+    except Exception as error:  # transformers raises whatever a wrong field leads to
+        raise CheckpointError(f"{files.config / 'config.json'} does not describe a text encoder: {error}") from error
+
+
+def _load_tokenizer(kind: Any, files: EncoderFiles, embedding_rows: int) -> PreTrainedTokenizerBase:
+    """transformers may return an empty tokenizer without a word, so its size is checked against the embedding's."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(files.tokenizer, local_files_only=True)
+    except Exception as error:  # every format of vocabulary raises its own kind
+        raise CheckpointError(f"the tokenizer in {files.tokenizer} cannot be read: {error}") from error
+    if not embedding_rows - MOST_UNUSED_ROWS <= len(tokenizer) <= embedding_rows:
+        raise CheckpointError(
+            f"the tokenizer in {files.tokenizer} knows {len(tokenizer)} tokens but the encoder in {files.config} "
+            f"has {embedding_rows}; put the vocabulary of this encoder there"
+        )
+    return tokenizer
