@@ -1,0 +1,41 @@
+"""What each kind of storage offers, and the error codes of its two sides."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from jobs.errors import ErrorCode
+
+
+class Source(ABC):
+    """Something inputs are read from; the methods are those of `Storage`, for one kind of URI."""
+
+    @abstractmethod
+    def read(self, uri: str) -> bytes: ...
+
+    def close(self) -> None:  # noqa: B027 - most sources hold nothing open
+        """Let go of connections."""
+
+
+class Store(Source):
+    """A source that outputs can be published to as well."""
+
+    @abstractmethod
+    def publish(self, uri: str, data: bytes, content_type: str) -> None: ...
+
+    @abstractmethod
+    def check_output(self, uri: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Side:
+    """The error codes for one direction."""
+
+    not_found: ErrorCode
+    forbidden: ErrorCode
+    unavailable: ErrorCode
+
+
+INPUT = Side(ErrorCode.INPUT_NOT_FOUND, ErrorCode.INPUT_FORBIDDEN, ErrorCode.INPUT_UNREACHABLE)
+OUTPUT = Side(ErrorCode.OUTPUT_NOT_FOUND, ErrorCode.OUTPUT_FORBIDDEN, ErrorCode.OUTPUT_UNAVAILABLE)
