@@ -40,10 +40,10 @@ class LocalService:
         """
         if (code := self._worker.poll()) is not None:
             said = last_line(self._log) or "it said nothing"
-            raise WorkerFailed(f"the worker ended with code {code}: {said} (its log: {self._log})")
+            raise WorkerFailed(f"the worker ended with code {code}: {said}")
         for worker in self.client.registry.workers():
             if worker.state is WorkerState.BROKEN:
-                raise WorkerFailed(f"the worker cannot work: {worker.detail} (its log: {self._log})")
+                raise WorkerFailed(f"the worker cannot work: {worker.detail}")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
+from jobs.ledger import PIPELINE_LENGTH, Submission
 from producer.client import Client
 from producer.commands import options
 from producer.commands.intake import TableCheck, check_table
@@ -101,11 +102,11 @@ def _queue(client: Client, table: Table, plan: Plan, check: TableCheck, as_json:
     """Submit the good rows, then say what was queued, what was there before, and what was refused."""
     tally: Counter[str] = Counter()
     try:
-        for job_id, verdict in _submit_rows(client, table, plan, check.good):
-            tally[verdict] += 1
-            if verdict == "conflict":
-                _tell_conflict(job_id, tally["conflict"], as_json)
-            if verdict == "full":
+        for submission in _submit_rows(client, table, plan, check.good):
+            tally[submission.verdict] += 1
+            if submission.verdict == "conflict":
+                _tell_conflict(submission.job_id, tally["conflict"], as_json)
+            if submission.verdict == "full":
                 break
     except KeyboardInterrupt:
         say(f"stopped after {plural(tally.total(), 'row')}; submit the same table again to go on")
@@ -116,12 +117,15 @@ def _queue(client: Client, table: Table, plan: Plan, check: TableCheck, as_json:
     return tally
 
 
-def _submit_rows(client: Client, table: Table, plan: Plan, total: int) -> Iterator[tuple[str, str]]:
+def _submit_rows(client: Client, table: Table, plan: Plan, total: int) -> Iterator[Submission]:
     jobs = (row.job for row in table.rows(plan) if row.job is not None)
     console = people_console()
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        for submission in progress.track(client.submit_many(jobs), total=total, description="queueing"):
-            yield submission.job_id, submission.verdict
+        task = progress.add_task("queueing", total=total)
+        for count, submission in enumerate(client.submit_many(jobs), start=1):
+            if count % PIPELINE_LENGTH == 0:  # an update per row would take longer than the row
+                progress.update(task, completed=count)
+            yield submission
 
 
 def _tell_conflict(job_id: str, count: int, as_json: bool) -> None:

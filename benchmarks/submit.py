@@ -1,0 +1,92 @@
+"""How fast a table goes into the queue: rows per second from CSV on disk to messages in Redis.
+
+    python -m benchmarks.submit [--rows 100000]
+
+Runs `producer submit` as a person would, in a process of its own, against a private Redis: the table is read twice
+(once to check it), every row is validated and written to the ledger, every message sent. The parts are measured too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.report import write_result
+from jobs.queue import EditQueue, make_app
+from producer import Client
+from producer.plan import RowDefaults
+from producer.private_redis import private_folder, private_redis
+from producer.table import open_table
+
+PART_ROWS = 20_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=100_000)
+    rows = parser.parse_args().rows
+    with private_folder() as folder, private_redis(folder) as broker_url:
+        figures = {"rows": rows, **measure_command(folder, broker_url, rows), **measure_parts(folder, broker_url)}
+    path = write_result("submit", figures)
+    sys.stdout.write(f"{path.read_text()}{path}\n")
+
+
+def measure_command(folder: Path, broker_url: str, rows: int) -> dict[str, float]:
+    """Time the whole command, start of Python included."""
+    table = write_table(folder / "table.csv", rows)
+    command = [sys.executable, "-m", "producer", "submit", str(table), "--output", "s3://bucket/out"]
+    seconds = timed(lambda: run(command, broker_url))
+    again = timed(lambda: run(command, broker_url))
+    peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return {
+        "rows_per_second": round(rows / seconds),
+        "seconds": round(seconds, 2),
+        "same_table_again_rows_per_second": round(rows / again),
+        "peak_memory_mib": round(peak_kib / 1024, 1),
+    }
+
+
+def measure_parts(folder: Path, broker_url: str) -> dict[str, int]:
+    """Time reading and checking, the ledger, and the queue, each alone."""
+    client = Client(broker_url)
+    queue = EditQueue(make_app(broker_url))
+    with open_table(str(write_table(folder / "part.csv", PART_ROWS))) as table:
+        plan = table.plan("s3://bucket/out", RowDefaults())
+        jobs = [row.job for row in table.rows(plan) if row.job is not None]
+        parts = {
+            "check": timed(lambda: sum(1 for _ in table.rows(plan))),
+            "ledger": timed(lambda: sum(1 for _ in client.ledger.submit(jobs, "s3://bucket/out"))),
+            "queue": timed(lambda: queue.send(job.id for job in jobs)),
+        }
+    return {f"{name}_rows_per_second": round(PART_ROWS / seconds) for name, seconds in parts.items()}
+
+
+def write_table(path: Path, rows: int) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "prompt", "seed", "campaign"])
+        for row in range(rows):
+            writer.writerow([f"s3://bucket/in/{row}.png", f"make the background of picture {row} blue", row, "spring"])
+    return path
+
+
+def run(command: list[str], broker_url: str) -> None:
+    environment = {**os.environ, "DG_BROKER_URL": broker_url}
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
