@@ -63,7 +63,7 @@ def check_device(settings: Settings) -> Iterator[Finding]:
 
 
 def check_model(settings: Settings) -> Iterator[Finding]:
-    from kontext.checkpoint import find_model
+    from kontext.layout import find_model
 
     if ":" in settings.flux_kontext_engine:
         yield Finding("model", Level.OK, f"engine {settings.flux_kontext_engine}")

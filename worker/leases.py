@@ -18,7 +18,7 @@ from jobs.record import Progress
 RENEW_SECONDS = 0.5
 """How often a lease is renewed, progress noted and a cancel noticed."""
 
-SAMPLING = "sampling"
+ENCODING, SAMPLING = "encoding", "sampling"
 BEFORE_THE_GPU = ("starting", "fetching", "waiting")
 
 
@@ -42,8 +42,9 @@ class Run:
         return self._progress
 
     @property
-    def is_sampling(self) -> bool:
-        return self._progress.stage == SAMPLING
+    def is_on_gpu(self) -> bool:
+        """Whether the engine is at work on it; before the first step it encodes."""
+        return self._progress.stage in (ENCODING, SAMPLING)
 
     def limit(self, timeout_seconds: float | None) -> None:
         """Shorten the longest run to what the job itself allows."""
@@ -87,7 +88,7 @@ class LeaseKeeper:
     """Renews the leases of this process's runs.
 
     Args:
-        stall_seconds: a sampling step longer than this means a hung device.
+        stall_seconds: a step longer than this means a hung device.
         on_stall: called then, instead of renewing; it should end the process.
     """
 
@@ -127,7 +128,7 @@ class LeaseKeeper:
             BrokerUnavailable: Redis does not answer; the runs go on, and whether they may finish is decided at the end.
         """
         for run in self.runs:
-            if run.is_sampling and time.monotonic() - run.moved_at > self._stall_seconds:
+            if run.is_on_gpu and time.monotonic() - run.moved_at > self._stall_seconds:
                 self._on_stall(run)
                 continue
             answer = self._ledger.renew(run.job_id, run.claim.token, self._lease_seconds, run.progress)

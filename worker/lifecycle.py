@@ -52,5 +52,10 @@ def make_worker(settings: Settings) -> EditWorker:
     worker = EditWorker(settings)
     worker.app.steps["worker"].add(ServiceStep)
     worker.app.steps["consumer"].add(AdmissionStep)
+    signals.worker_ready.connect(lambda **_: _say_ready(worker), weak=False, dispatch_uid="ready")
     signals.worker_shutting_down.connect(lambda **_: worker.begin_drain(), weak=False, dispatch_uid="drain")
     return worker
+
+
+def _say_ready(worker: EditWorker) -> None:
+    log.info("worker_takes_jobs name=%s threads=%d", worker.settings.worker_name, worker.settings.worker_threads)

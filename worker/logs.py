@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import logging
+import warnings
+
+from celery.platforms import SecurityWarning
+from celery.signals import setup_logging
 
 QUIET_LOGGERS = ("celery.app.trace", "celery.worker.strategy", "httpx", "botocore", "boto3", "s3transfer", "urllib3")
 """They say per job or per request what our own lines say better."""
 
 
 def set_up_logs(level: str) -> None:
-    """Send logs to stderr."""
+    """Send logs to stderr, and keep Celery from arranging them its own way."""
+    setup_logging.connect(_leave_logging_alone, dispatch_uid="logs")
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True)
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Celery warns of root because pickled messages could run code; ours are JSON, and containers often run as root.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+
+
+def _leave_logging_alone(**_: object) -> None:
+    """Celery arranges no logs when somebody listens to this signal."""

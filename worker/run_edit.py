@@ -35,7 +35,7 @@ from jobs.settings import Settings
 from worker.admission import Admission
 from worker.engines import EditedPicture, Engine
 from worker.faults import classify
-from worker.leases import LeaseKeeper, Run
+from worker.leases import ENCODING, LeaseKeeper, Run
 from worker.model_pool import ModelPool
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ def sample(engine: Engine, images: list[Image], job: EditJob, run: Run, pool: Mo
         pool.note_step(step, total_steps)
         run.on_step(step, total_steps)
 
-    with run.stage("encoding"):
+    with run.stage(ENCODING):
         return engine.run(
             images,
             job.prompt,
