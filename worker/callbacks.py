@@ -15,14 +15,13 @@ from email.utils import parsedate_to_datetime
 from random import uniform
 from typing import TYPE_CHECKING
 
-from jobs.signing import callback_headers
-
 from jobs.errors import EditFailure, JobNotFound
 from jobs.ledger import DueCallback, Ledger, Verdict
 from jobs.settings import Settings
+from jobs.signing import callback_headers
 
 if TYPE_CHECKING:
-    import httpx
+    import httpx2
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ class CallbackSender:
         client: an HTTP client that follows no redirects and refuses private addresses.
     """
 
-    def __init__(self, settings: Settings, ledger: Ledger, client: httpx.Client) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, client: httpx2.Client) -> None:
         self._secrets = settings.callback_secrets
         self._hide_seconds = settings.callback_timeout_seconds * 3
         self._ledger = ledger

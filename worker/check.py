@@ -10,11 +10,10 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from jobs.storage import Storage
-
 from jobs.connection import connect, hide_password, redis_errors
 from jobs.errors import Error
 from jobs.settings import Settings
+from jobs.storage import Storage
 
 
 class Level(StrEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from jobs.errors import SettingsError
 from jobs.settings import Settings
@@ -65,22 +65,21 @@ def load_engine(settings: Settings) -> Engine:
     """
     if ":" in settings.flux_kontext_engine:
         return _factory(settings.flux_kontext_engine)(settings)
+    options: dict[str, Any] = {
+        "device": settings.flux_kontext_device,
+        "offload": settings.flux_kontext_offload,
+        "max_sequence_length": settings.flux_kontext_max_sequence_length,
+    }
     if settings.flux_kontext_engine == "native":
-        from kontext import load
-    elif settings.flux_kontext_engine == "official":
-        from kontext.official import load
-    else:
-        raise SettingsError(
-            f"DG_FLUX_KONTEXT_ENGINE={settings.flux_kontext_engine!r}: expected native, official or module:callable"
-        )
-    return cast(
-        Engine,
-        load(
-            settings.flux_kontext_model,
-            device=settings.flux_kontext_device,
-            offload=settings.flux_kontext_offload,
-            max_sequence_length=settings.flux_kontext_max_sequence_length,
-        ),
+        import kontext
+
+        return kontext.load(settings.flux_kontext_model, **options)
+    if settings.flux_kontext_engine == "official":
+        from kontext import official
+
+        return official.load(settings.flux_kontext_model, **options)
+    raise SettingsError(
+        f"DG_FLUX_KONTEXT_ENGINE={settings.flux_kontext_engine!r}: expected native, official or module:callable"
     )
 
 

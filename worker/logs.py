@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 
-from celery.platforms import SecurityWarning
+from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging
 
 QUIET_LOGGERS = ("celery.app.trace", "celery.worker.strategy", "httpx", "botocore", "boto3", "s3transfer", "urllib3")

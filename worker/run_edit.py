@@ -13,8 +13,6 @@ from threading import Event
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from jobs.storage import Storage
-from kontext.images import ImageError, ImageOptions, decode_image, encode_image
 from PIL.Image import Image
 
 from jobs.errors import (
@@ -32,6 +30,8 @@ from jobs.ledger import Claim, Ledger, Refusal
 from jobs.queue import EditQueue
 from jobs.schema import CONTENT_TYPES, JOB_ID_PATTERN, EditJob, EngineInfo, ErrorInfo, JobState, Outcome, Timings
 from jobs.settings import Settings
+from jobs.storage import Storage
+from kontext import ImageError, ImageOptions, decode_image, encode_image
 from worker.admission import Admission
 from worker.engines import EditedPicture, Engine
 from worker.faults import classify
