@@ -132,7 +132,7 @@ def _failures(uri: str, side: Side) -> Iterator[None]:
         # Not a rejection: on cloud machines it also means that the metadata service did not answer just now.
         raise RetryJob(
             side.unavailable,
-            f"{show_uri(uri)}: no S3 credentials where the worker runs; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            f"{show_uri(uri)}: the worker has no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         ) from error
     except ParamValidationError as error:
         raise RejectJob(side.not_found, f"{show_uri(uri)}: not a bucket and key that S3 can have") from error
