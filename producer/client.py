@@ -58,7 +58,7 @@ class Client:
         if submission.verdict == "conflict":
             raise JobConflict(f"job {job.id!r} exists and asks for something else; use another id")
         if submission.verdict == "full":
-            raise QueueFull(f"{submission.detail} jobs wait, no more are accepted now; submit again later")
+            raise QueueFull(f"the queue is full ({submission.detail} waiting); submit again later")
         return submission.job_id
 
     def submit_many(self, jobs: Iterable[EditJob]) -> Iterator[Submission]:

@@ -23,7 +23,7 @@ article { border: 1px solid var(--line); border-radius: 8px; padding: .8rem; con
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .5rem; align-items: start; }
 figure { margin: 0; }
 img { width: 100%; height: auto; border-radius: 4px; background: #8882; display: block; }
-figcaption, .facts { color: var(--quiet); font-size: .8rem; overflow-wrap: anywhere; }
+figcaption, .facts { color: var(--quiet); font-size: .8rem; margin: .2rem 0 0; overflow-wrap: anywhere; }
 .prompt { margin: .6rem 0 .2rem; overflow-wrap: anywhere; }
 .bad { color: var(--bad); }
 .empty { display: grid; place-items: center; aspect-ratio: 1; border: 1px dashed var(--line); border-radius: 4px;

@@ -1,0 +1,1 @@
+"""Stands in for the worker where the model does not matter."""
