@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import os
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from jobs.ledger import Claim
 from jobs.schema import EditJob, JobState, Outcome
 from producer import Client
+from producer.cli import main
 from tests.servers.redis import RedisServer
 
 ROOT = Path(__file__).parent.parent.parent
 STANDIN = Path(__file__).parent / "standin"
-
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
@@ -37,20 +38,42 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def producer(tmp_path: Path, redis_server: RedisServer) -> Command:
-    """The command `producer`, run in `tmp_path`; `worker run` is the stand-in there."""
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended and what it wrote."""
 
-    def run(*arguments: str | Path, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            producer_command(*arguments),
-            cwd=tmp_path,
-            env=producer_environment(redis_server, **environment),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Command(Protocol):
+    """Runs `producer` with arguments, standard input and variables."""
+
+    def __call__(self, *arguments: str | Path, stdin: str = "", **environment: str) -> Ended: ...
+
+
+@pytest.fixture
+def producer(
+    tmp_path: Path,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Command:
+    """The command `producer` in this process, which saves the start of Python; `worker run` is the stand-in."""
+
+    def run(*arguments: str | Path, stdin: str = "", **environment: str) -> Ended:
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path)
+            patch.setattr(sys, "argv", ["producer", *map(str, arguments)])
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+            for name, value in producer_environment(redis_server, **environment).items():
+                patch.setenv(name, value)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        code = ended.value.code or 0
+        assert isinstance(code, int)
+        return Ended(code, *capsys.readouterr())
 
     return run
 
