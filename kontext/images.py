@@ -21,8 +21,9 @@ from kontext.errors import ImageError, RequestError
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 
-# Raster formats with decoders inside Pillow. Not EPS, PDF and the like: they start other programs.
-READABLE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+# Raster formats with decoders inside Pillow. Not EPS, PDF and the like: they start other programs. JPEG stands for MPO
+# (two pictures in one, as phones write them) as well.
+READABLE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ def decode_image(data: bytes, *, max_pixels: int = 64_000_000, options: ImageOpt
 
 def _open(data: bytes) -> Image.Image:
     """Read the header only; Pillow decodes later."""
+    Image.init()  # else Pillow knows a few formats only, and raises KeyError for one that its build lacks
     try:
-        return Image.open(io.BytesIO(data), formats=READABLE_FORMATS)
+        return Image.open(io.BytesIO(data), formats=[name for name in READABLE_FORMATS if name in Image.OPEN])
     except UnidentifiedImageError:
         raise ImageError(f"not a picture that can be read: {_looks_like(data)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
