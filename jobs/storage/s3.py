@@ -42,7 +42,7 @@ class Buckets(Store):
         self._writable = settings.buckets
         if scheme_of(settings.output_uri) == "s3":
             self._writable = (*settings.buckets, _bucket_and_key(settings.output_uri)[0])
-        self._written: dict[tuple[str, str], float] = {}
+        self._tried: dict[tuple[str, str], float] = {}
         self._client = make_client()
 
     def read(self, uri: str) -> bytes:
@@ -51,8 +51,9 @@ class Buckets(Store):
         with _failures(uri, INPUT):
             answer = self._client.get_object(Bucket=bucket, Key=key)
             with contextlib.closing(answer["Body"]) as body:
-                if answer["ContentLength"] > self._max_bytes:
-                    raise too_large(uri, answer["ContentLength"], self._max_bytes)
+                announced = answer.get("ContentLength", 0)
+                if announced > self._max_bytes:
+                    raise too_large(uri, announced, self._max_bytes)
                 return collect(body.iter_chunks(CHUNK_BYTES), uri, self._max_bytes, deadline)
 
     def publish(self, uri: str, data: bytes, content_type: str) -> None:
@@ -66,14 +67,16 @@ class Buckets(Store):
     def check_output(self, uri: str) -> None:
         """Begin an upload and abort it: this asks for just the right that publishing needs, and leaves nothing."""
         bucket, key = _allowed(uri, self._writable, OUTPUT)
-        folder = (bucket, key.rpartition("/")[0])
-        if self._written.get(folder, 0) > time.monotonic():
+        folder, now = (bucket, key.rpartition("/")[0]), time.monotonic()
+        if self._tried.get(folder, 0) > now:
             return
         with _failures(uri, OUTPUT):
             upload = self._client.create_multipart_upload(Bucket=bucket, Key=key)
             with contextlib.suppress(ClientError):  # who may write and not abort leaves an upload without parts
                 self._client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload["UploadId"])
-        self._written[folder] = time.monotonic() + CHECK_LASTS_SECONDS
+        # Made anew, so that it does not grow with every folder ever written.
+        self._tried = {known: until for known, until in self._tried.items() if until > now}
+        self._tried[folder] = now + CHECK_LASTS_SECONDS
 
     def close(self) -> None:
         self._client.close()
