@@ -74,9 +74,9 @@ class Buckets(Store):
             upload = self._client.create_multipart_upload(Bucket=bucket, Key=key)
             with contextlib.suppress(ClientError):  # who may write and not abort leaves an upload without parts
                 self._client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload["UploadId"])
-        # Made anew, so that it does not grow with every folder ever written.
-        self._tried = {known: until for known, until in self._tried.items() if until > now}
-        self._tried[folder] = now + CHECK_LASTS_SECONDS
+        # A new dict without what is over: it does not grow for ever, and other threads may be reading the old one.
+        lasting = {known: until for known, until in self._tried.items() if until > now}
+        self._tried = lasting | {folder: now + CHECK_LASTS_SECONDS}
 
     def close(self) -> None:
         self._client.close()
