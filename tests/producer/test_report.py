@@ -1,0 +1,107 @@
+"""results.csv and the gallery."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+from jobs.schema import JobState
+from producer import Client
+from producer.gallery import write_gallery
+from producer.plan import RowDefaults
+from producer.report import Ending, ReportRow, read_finished, table_report, write_results
+from producer.table import open_table
+from tests.producer.conftest import finish
+
+
+def test_every_row_stands_in_its_order_with_its_columns_and_its_ending(folder: Path, client: Client) -> None:
+    rows = ["cat.png,snow,spring,1", "nowhere.png,rain,summer,2", 'dog.png,"hail, and ice",autumn,3', "dog.png,fog,,4"]
+    (folder / "data.csv").write_text("\n".join(["image,prompt,campaign,seed", *rows, ""]))
+    with open_table(str(folder / "data.csv")) as table:
+        plan = table.plan((folder / "out").as_uri(), RowDefaults(), "spring")
+        jobs = [row.job for row in table.rows(plan) if row.job is not None]
+        list(client.submit_many(jobs[:2]))
+        finish(client, jobs[0].id)
+        error = {"code": "engine_failed", "message": "no"}
+        finish(client, jobs[1].id, JobState.FAILED, output=None, error=error)
+        write_results(folder / "results.csv", table.columns, table_report(table, plan, client.ledger.get_many))
+
+    with (folder / "results.csv").open(newline="") as file:
+        header, *lines = csv.reader(file)
+    assert header == [
+        *("image", "prompt", "campaign", "seed"),
+        *("state", "output", "result_seed", "attempts", "seconds", "error", "job_id"),
+    ]
+    assert [line[:4] for line in lines] == [next(csv.reader([row])) for row in rows]
+    assert [line[4] for line in lines] == ["succeeded", "refused", "failed", "not queued"]
+    assert lines[0][5:8] == ["out/spring/000000.png", "1", "1"]
+    assert lines[1][9].startswith("image 'nowhere.png': no such file")
+    assert lines[2][9] == "engine_failed: no"
+
+
+def test_a_job_of_the_same_id_that_asks_for_something_else_is_a_conflict(folder: Path, client: Client) -> None:
+    (folder / "data.csv").write_text("id,image,prompt\none,cat.png,snow\n")
+    with open_table(str(folder / "data.csv")) as table:
+        plan = table.plan("s3://bucket", RowDefaults(), "spring")
+        client.submit(next(job for row in table.rows(plan) if (job := row.job)))
+    (folder / "data.csv").write_text("id,image,prompt\none,cat.png,rain\n")
+
+    with open_table(str(folder / "data.csv")) as table:
+        (row,) = table_report(table, plan, client.ledger.get_many)
+
+    assert (row.ending.state, row.ending.job_id) == ("conflict", "one")
+
+
+def test_the_old_results_stay_when_writing_fails(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    path.write_text("old")
+
+    def rows() -> list[ReportRow]:
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="disk is full"):
+        write_results(path, ("image",), (row for row in rows()))
+
+    assert [file.name for file in tmp_path.iterdir()] == ["results.csv"]
+    assert path.read_text() == "old"
+
+
+def test_only_successes_whose_file_is_there_count_as_finished(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"picture")
+    (tmp_path / "empty.png").touch()
+    endings = [
+        Ending("succeeded", (tmp_path / "a.png").as_uri(), "7", "1", "0.5", "", "a"),
+        Ending("succeeded", (tmp_path / "empty.png").as_uri(), "7", "1", "0.5", "", "b"),
+        Ending("succeeded", (tmp_path / "gone.png").as_uri(), "7", "1", "0.5", "", "c"),
+        Ending("failed", job_id="d"),
+    ]
+    write_results(tmp_path / "results.csv", ("state",), (ReportRow({"state": "NY"}, (), "", end) for end in endings))
+
+    assert read_finished(tmp_path / "results.csv", ("state",)) == {"a": endings[0]}
+    assert read_finished(tmp_path / "nowhere.csv", ("state",)) == {}
+
+
+def test_the_gallery_escapes_everything_and_links_files_relative_to_itself(tmp_path: Path) -> None:
+    hostile = '<script>alert("x")</script>'
+    done = Ending("succeeded", (tmp_path / "out/ä b.png").as_uri(), "7", "1", "0.5", "", "a")
+    rows = [
+        ReportRow({}, ((tmp_path / "in/cat.png").as_uri(),), hostile, done),
+        ReportRow({}, ("https://example.com/a.png?x=1&y='\"><b>",), "rain", Ending("failed", error=hostile)),
+        ReportRow({}, ("s3://bucket/a.png", "data:image/png;base64,AAAA"), "hail", Ending("queued")),
+    ]
+
+    write_gallery(tmp_path / "out/gallery.html", hostile, rows)
+
+    page = (tmp_path / "out/gallery.html").read_text()
+    assert re.findall(r'src="([^"]*)"', page) == [
+        "../in/cat.png",
+        "%C3%A4%20b.png",
+        "https://example.com/a.png?x=1&amp;y=&#x27;&quot;&gt;&lt;b&gt;",
+        "data:image/png;base64,AAAA",
+    ]
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") == 4, "twice the title, a prompt, an error"
+    assert "s3://bucket/a.png" in page
