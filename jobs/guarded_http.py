@@ -7,6 +7,7 @@ name stays what certificates are verified against.
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from collections.abc import Iterable
@@ -34,6 +35,8 @@ HEADERS = {
 
 def make_client(rules: AddressRules, timeout_seconds: float) -> httpx2.Client:
     """See `jobs.addresses.guarded_client`."""
+    # At INFO the library logs whole URLs, and presigned ones carry their signature.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     return httpx2.Client(
         transport=GuardedTransport(rules),
         timeout=timeout_seconds,

@@ -133,6 +133,14 @@ def test_an_error_shows_neither_password_nor_signature(http_server: HttpServer, 
     assert message == f"{http_server.url('/cat.png')}?...: HTTP 404 Not Found; check the address"
 
 
+def test_the_log_shows_no_signature_either(http_server: HttpServer, web: Web, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+
+    web.read(http_server.serve_file("/cat.png", b"a cat") + "?X-Amz-Signature=5ec2e7")
+
+    assert "5ec2e7" not in caplog.text
+
+
 # How large
 
 
