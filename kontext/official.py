@@ -49,7 +49,7 @@ def load(
     offload: bool = False,
     max_sequence_length: int | None = None,
     image_options: ImageOptions = DEFAULT_OPTIONS,
-) -> Kontext:
+) -> OfficialKontext:
     """Load a Kontext model into the official code; arguments and errors are those of `kontext.load`.
 
     Raises:
