@@ -18,8 +18,8 @@ MAY_IMPORT = {
     "producer": {"jobs"},
     "worker": {"jobs", "kontext"},
 }
-SERVICE_LIBRARIES = {"celery", "kombu", "redis", "boto3", "botocore", "httpx", "pydantic_settings"}
-WORKER_LIBRARIES = {"torch", "transformers", "tokenizers", "safetensors", "numpy", "PIL", "boto3", "botocore", "httpx"}
+SERVICE_LIBRARIES = {"celery", "kombu", "redis", "boto3", "botocore", "httpx2", "pydantic_settings"}
+WORKER_LIBRARIES = {"torch", "transformers", "tokenizers", "safetensors", "numpy", "PIL", "boto3", "botocore", "httpx2"}
 ENTRANCES = ["import jobs", "import producer", "from producer import Client, EditJob", "import producer.cli"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-import httpx
+import httpx2
 import pytest
 
 from tests.isolation import isolate_environment
@@ -14,8 +14,8 @@ from tests.waiting import eventually
 
 @pytest.mark.parametrize("url", ["http://example.com/", "http://192.0.2.1/"])
 def test_the_network_looks_unplugged(url: str) -> None:
-    with pytest.raises(httpx.ConnectError, match="tests use no network"):
-        httpx.get(url)
+    with pytest.raises(httpx2.ConnectError, match="tests use no network"):
+        httpx2.get(url)
 
 
 def test_the_person_s_accounts_and_settings_are_out_of_sight(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import warnings
 from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging
 
-QUIET_LOGGERS = ("celery.app.trace", "celery.worker.strategy", "httpx", "botocore", "boto3", "s3transfer", "urllib3")
+QUIET_LOGGERS = ("celery.app.trace", "celery.worker.strategy", "httpx2", "botocore", "boto3", "s3transfer", "urllib3")
 """They say per job or per request what our own lines say better."""
 
 

@@ -31,6 +31,7 @@ from jobs.queue import EditQueue
 from jobs.schema import CONTENT_TYPES, JOB_ID_PATTERN, EditJob, EngineInfo, ErrorInfo, JobState, Outcome, Timings
 from jobs.settings import Settings
 from jobs.storage import Storage
+from jobs.storage.uris import show_uri
 from kontext import ImageError, ImageOptions, decode_image, encode_image
 from worker.admission import Admission
 from worker.engines import EditedPicture, Engine
@@ -145,8 +146,7 @@ def fetch(uri: str, services: Services) -> Image:
     try:
         return decode_image(data, max_pixels=settings.max_input_pixels, options=ImageOptions())
     except ImageError as error:
-        shown = uri if len(uri) < 200 else f"{uri[:60]}..."
-        raise RejectJob(ErrorCode.INPUT_NOT_AN_IMAGE, f"{shown}: {error}") from error
+        raise RejectJob(ErrorCode.INPUT_NOT_AN_IMAGE, f"{show_uri(uri)}: {error}") from error
 
 
 def sample(engine: Engine, images: list[Image], job: EditJob, run: Run, pool: ModelPool) -> EditedPicture:

@@ -7,7 +7,7 @@ import io
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import redis
 from botocore.exceptions import ClientError
@@ -97,15 +97,15 @@ def test_s3_serves_a_presigned_link_and_refuses_a_tampered_one(s3: Any, s3_bucke
 
     link = s3.generate_presigned_url("get_object", Params={"Bucket": s3_bucket, "Key": "mine"}, ExpiresIn=60)
 
-    assert httpx.get(link).content == b"mine"
-    assert httpx.get(link.replace("mine", "other")).status_code == 403
+    assert httpx2.get(link).content == b"mine"
+    assert httpx2.get(link.replace("mine", "other")).status_code == 403
 
 
 def test_http_answers_in_turn_and_repeats_the_last(http_server: HttpServer) -> None:
     url = http_server.answer("/hook", Answer(503, headers={"Retry-After": "1"}), Answer(204))
 
-    assert [httpx.post(url).status_code for _ in range(3)] == [503, 204, 204]
-    assert httpx.get(http_server.url("/elsewhere")).status_code == 404
+    assert [httpx2.post(url).status_code for _ in range(3)] == [503, 204, 204]
+    assert httpx2.get(http_server.url("/elsewhere")).status_code == 404
 
 
 def test_http_serves_files_pages_and_redirects(http_server: HttpServer) -> None:
@@ -113,9 +113,9 @@ def test_http_serves_files_pages_and_redirects(http_server: HttpServer) -> None:
     page = http_server.answer("/login", Answer.html())
     moved = http_server.answer("/old.png", Answer.redirect(picture))
 
-    assert httpx.get(picture).headers["content-type"] == "image/png"
-    assert httpx.get(page).headers["content-type"].startswith("text/html")
-    assert httpx.get(moved, follow_redirects=True).content == b"a cat"
+    assert httpx2.get(picture).headers["content-type"] == "image/png"
+    assert httpx2.get(page).headers["content-type"].startswith("text/html")
+    assert httpx2.get(moved, follow_redirects=True).content == b"a cat"
 
 
 def test_http_can_drop_truncate_and_keep_waiting(http_server: HttpServer) -> None:
@@ -123,12 +123,12 @@ def test_http_can_drop_truncate_and_keep_waiting(http_server: HttpServer) -> Non
     truncated = http_server.answer("/truncated", Answer(body=b"half", missing_bytes=4))
     slow = http_server.answer("/slow", Answer(delay_seconds=60))
 
-    with pytest.raises(httpx.RemoteProtocolError, match="disconnected"):
-        httpx.get(dropped)
-    with pytest.raises(httpx.RemoteProtocolError, match="without sending complete"):
-        httpx.get(truncated)
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.get(slow, timeout=0.05)
+    with pytest.raises(httpx2.RemoteProtocolError, match="disconnected"):
+        httpx2.get(dropped)
+    with pytest.raises(httpx2.RemoteProtocolError, match="without sending complete"):
+        httpx2.get(truncated)
+    with pytest.raises(httpx2.ReadTimeout):
+        httpx2.get(slow, timeout=0.05)
 
 
 def test_http_remembers_a_callback_so_that_its_signature_can_be_verified(http_server: HttpServer) -> None:
@@ -141,7 +141,7 @@ def test_http_remembers_a_callback_so_that_its_signature_can_be_verified(http_se
         "webhook-signature": Webhook(secret).sign("msg_1", now, body),
     }
 
-    httpx.post(url, content=body, headers=headers)
+    httpx2.post(url, content=body, headers=headers)
     received = eventually(lambda: http_server.requests("/hook"))[0]
 
     assert received.verified(secret) == {"type": "edit.succeeded"}
