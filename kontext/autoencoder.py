@@ -190,7 +190,7 @@ class Upsample(nn.Module):
 
 
 def swish(x: Tensor) -> Tensor:
-    """SiLU in two roundings, as the reference has it; the fused function differs by a last bit, and by 1 % under autocast."""
+    """SiLU in two roundings as in the reference; the fused one moves a decode under autocast by 1 %."""
     return x * torch.sigmoid(x)
 
 

@@ -60,7 +60,7 @@ def decode_image(data: bytes, *, max_pixels: int = 64_000_000, options: ImageOpt
     if image.width * image.height > max_pixels:
         raise ImageError(f"the picture is too large: {image.width}x{image.height} is over {max_pixels} pixels")
     _load(image)
-    return to_rgb(image, options)
+    return to_rgb(_eight_bits(image), options)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -82,6 +82,15 @@ def _load(image: Image.Image) -> None:
         image.load()
     except Exception as error:  # decoders meet hostile bytes and raise whatever comes
         raise ImageError(f"the {image.format} picture is damaged or cut short: {error}") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 16 bits of grey to 8; Pillow's own conversion clips them, which turns scans white."""
+    if not image.mode.startswith("I;16"):
+        return image
+    scaled = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    scaled.info.update(image.info)
+    return scaled
 
 
 def _looks_like(data: bytes) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Memory(Protocol):
@@ -50,14 +51,37 @@ class Offloaded(Memory):
 
     @contextmanager
     def on_device(self, network: nn.Module) -> Iterator[None]:
-        tensors = [*network.parameters(), *network.buffers()]
-        host = [tensor.data for tensor in tensors]
+        slots = _slots(network)
         try:
-            for tensor in tensors:
-                tensor.data = tensor.data.to(self.device)
+            for slot in slots:
+                slot.put(slot.host.to(self.device))
             yield
         finally:
-            for tensor, data in zip(tensors, host, strict=True):
-                tensor.data = data
+            for slot in slots:
+                slot.put(slot.host)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()  # fragments of one network's size would not serve the next
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A place in a module that holds a weight or a buffer."""
+
+    tensors: dict[str, Any]
+    name: str
+    host: Tensor
+
+    def put(self, tensor: Tensor) -> None:
+        # Not `parameter.data = ...`: that refuses tensors made under inference mode and tensors of other kinds.
+        self.tensors[self.name] = tensor
+
+
+def _slots(network: nn.Module) -> list[_Slot]:
+    """Every weight and buffer of a network once, also where two names share a module."""
+    return [
+        _Slot(tensors, name, tensor)
+        for module in network.modules()
+        for tensors in (module._parameters, module._buffers)
+        for name, tensor in tensors.items()
+        if tensor is not None
+    ]

@@ -1,0 +1,259 @@
+"""`kontext.load` and `Kontext.run`: requests, cancelling, offload, warnings, devices."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import kontext
+from kontext.layout import find_model
+from kontext.memory import Offloaded, Resident
+from kontext.pipeline import load_networks
+from kontext.request import edit_request
+from tests.kontext.golden import GOLDEN, MODEL
+
+PICTURE = Image.open(GOLDEN / "e2e" / "landscape_default" / "input_0.png")
+
+
+class Cancelled(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def model() -> kontext.Kontext:
+    return kontext.load(MODEL, device="cpu")
+
+
+def edit(model: kontext.Kontext, **settings: Any) -> np.ndarray:
+    return np.asarray(model.edit(PICTURE, "Remove the logo", **{"num_inference_steps": 2, "seed": 5} | settings))
+
+
+def test_a_run_tells_how_it_went(model: kontext.Kontext) -> None:
+    edited = model.run(PICTURE, "Remove the logo", num_inference_steps=2, seed=5)
+
+    assert edited.image.size == (96, 64)
+    assert edited.seed == 5
+    assert edited.timings.keys() == {"encode", "sample", "decode"}
+    assert all(seconds > 0 for seconds in edited.timings.values())
+    assert edited.warnings == ()
+
+
+def test_a_model_says_what_it_is(model: kontext.Kontext) -> None:
+    assert (model.name, model.model_name, model.device) == ("native", "golden", "cpu")
+    assert model.approximations == ()
+    assert model.fingerprint.startswith("sha256:")
+
+
+def test_the_same_seed_gives_the_same_picture_and_another_seed_another(model: kontext.Kontext) -> None:
+    assert np.array_equal(edit(model), edit(model))
+    assert not np.array_equal(edit(model), edit(model, seed=6))
+
+
+def test_a_seed_that_is_not_given_is_drawn_and_recorded(model: kontext.Kontext) -> None:
+    first = model.run(PICTURE, "Remove the logo", num_inference_steps=1)
+    second = model.run(PICTURE, "Remove the logo", num_inference_steps=1)
+
+    assert first.seed != second.seed
+    assert 0 <= first.seed < 2**32
+    again = model.edit(PICTURE, "Remove the logo", num_inference_steps=1, seed=first.seed)
+    assert np.array_equal(np.asarray(again), np.asarray(first.image))
+
+
+def test_the_output_has_the_size_asked_for(model: kontext.Kontext) -> None:
+    assert model.edit(PICTURE, "x", num_inference_steps=1, width=100, height=72).size == (100, 72)
+    assert model.edit(PICTURE, "x", num_inference_steps=1, height=48).size == (96, 48)
+
+
+def test_the_references_output_is_rounded_up_to_whole_tokens() -> None:
+    model = kontext.load(MODEL, device="cpu", image_options=kontext.ImageOptions.reference())
+
+    assert model.edit(PICTURE, "x", num_inference_steps=1, width=100, height=72).size == (112, 80)
+
+
+def test_a_second_picture_changes_the_result_and_the_first_sets_the_size(model: kontext.Kontext) -> None:
+    other = Image.new("RGB", (50, 80), "red")
+
+    def with_pictures(*pictures: Image.Image) -> Image.Image:
+        return model.edit(list(pictures), "x", num_inference_steps=2, seed=1)
+
+    assert with_pictures(PICTURE, other).size == (96, 64)
+    assert with_pictures(other, PICTURE).size == (64, 96)
+    assert with_pictures(PICTURE, other) != with_pictures(PICTURE)
+
+
+def test_steps_are_reported(model: kontext.Kontext) -> None:
+    steps: list[tuple[int, int]] = []
+
+    edit(model, num_inference_steps=3, on_step=lambda *step: steps.append(step))
+
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_a_cancelled_edit_leaves_the_model_as_it_was(offload: bool) -> None:
+    model = kontext.load(MODEL, device="cpu", offload=offload)
+    before = edit(model)
+
+    def cancel(done: int, total: int) -> None:
+        raise Cancelled(f"after {done} of {total}")
+
+    with pytest.raises(Cancelled, match="after 1 of 2"):
+        edit(model, on_step=cancel)
+
+    assert np.array_equal(edit(model), before)
+
+
+def test_offload_gives_the_identical_picture(model: kontext.Kontext) -> None:
+    assert np.array_equal(edit(kontext.load(MODEL, device="cpu", offload=True)), edit(model))
+
+
+def test_offloaded_weights_are_on_the_device_for_their_stage_and_never_copied_back() -> None:
+    network = torch.nn.Linear(2, 2)
+    host = network.weight.data_ptr()
+    memory = Offloaded(torch.device("meta"))
+    memory.hold(network)
+
+    with torch.inference_mode(), memory.on_device(network):
+        assert network.weight.is_meta
+    assert network.weight.data_ptr() == host
+
+
+def test_offloaded_weights_leave_the_device_when_the_stage_fails() -> None:
+    network = torch.nn.Linear(2, 2)
+    memory = Offloaded(torch.device("meta"))
+
+    def stage() -> None:
+        with memory.on_device(network):
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        stage()
+    assert not network.weight.is_meta
+
+
+@pytest.mark.parametrize("memory", [Resident, Offloaded])
+def test_every_tensor_follows_the_model_to_its_device(memory: type[Resident | Offloaded]) -> None:
+    # The meta device computes nothing but refuses, as a GPU does, to mix its tensors with those of the CPU.
+    files = find_model(MODEL)
+    model = kontext.Kontext(
+        load_networks(files, torch.bfloat16),
+        files.config,
+        fingerprint="",
+        memory=memory(torch.device("meta")),
+        seam_dtype=torch.bfloat16,
+        max_sequence_length=64,
+        image_options=kontext.ImageOptions(),
+    )
+    request = edit_request([PICTURE, PICTURE], "Remove the logo", 2, 2.5, 5, None, None)
+
+    with torch.inference_mode():
+        latents = model.sample(model.encode(request), request)
+
+    assert latents.is_meta
+    assert latents.shape == (1, 16, 8, 12)
+
+
+def test_a_prompt_that_is_too_long_is_cut_with_a_warning(model: kontext.Kontext) -> None:
+    edited = model.run(PICTURE, "Remove the logo " * 50, num_inference_steps=1)
+
+    (warning,) = edited.warnings
+    assert "prompt cut from" in warning
+    assert "to 64 tokens" in warning
+
+
+def test_a_longer_text_can_be_asked_for() -> None:
+    model = kontext.load(MODEL, device="cpu", max_sequence_length=1024)
+
+    assert model.run(PICTURE, "Remove the logo " * 50, num_inference_steps=1).warnings == ()
+
+
+@pytest.mark.parametrize("length", [63, 1025, 0, -1])
+def test_a_text_length_out_of_range_is_refused(length: int) -> None:
+    with pytest.raises(kontext.RequestError, match=f"max_sequence_length is {length}, expected 64 to 1024"):
+        kontext.load(MODEL, device="cpu", max_sequence_length=length)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"num_inference_steps": 0}, "num_inference_steps is 0, expected a whole number from 1 to 1000"),
+        ({"num_inference_steps": 2.5}, "num_inference_steps is 2.5, expected a whole number"),
+        ({"num_inference_steps": True}, "num_inference_steps is True"),
+        ({"guidance_scale": -1.0}, "guidance_scale is -1.0, expected 0 to 100"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is nan, expected 0 to 100"),
+        ({"seed": -1}, "seed is -1, expected a whole number from 0 to 18446744073709551615"),
+        ({"width": 8}, "width is 8, expected a whole number from 16 to 4096"),
+        ({"height": 100_000}, "height is 100000, expected a whole number from 16 to 4096"),
+    ],
+)
+def test_a_value_that_cannot_work_is_named(model: kontext.Kontext, settings: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        edit(model, **settings)
+
+
+@pytest.mark.parametrize(
+    ("images", "prompt", "complaint"),
+    [
+        ([], "x", "images holds 0 pictures, expected 1 to 4"),
+        ([PICTURE] * 5, "x", "images holds 5 pictures, expected 1 to 4"),
+        (["cat.png"], "x", "images holds a str, expected PIL pictures"),
+        (PICTURE, None, "prompt is a NoneType, expected text"),
+    ],
+)
+def test_what_is_no_picture_or_no_prompt_is_named(
+    model: kontext.Kontext, images: Any, prompt: Any, complaint: str
+) -> None:
+    with pytest.raises(kontext.RequestError, match=complaint):
+        model.edit(images, prompt)
+
+
+def test_warming_up_needs_nothing(model: kontext.Kontext) -> None:
+    model.warm_up()
+
+
+@pytest.mark.parametrize(
+    ("device", "complaint"),
+    [
+        ("cuda:99", "device is cuda:99, but torch .* finds .* CUDA GPUs; try auto"),
+        ("meta", "device is meta, expected auto, cpu, cuda"),
+        ("tpu!", "device is 'tpu!', expected auto, cpu, cuda"),
+    ],
+)
+def test_a_device_that_is_not_there_is_an_error(device: str, complaint: str) -> None:
+    with pytest.raises(kontext.DeviceError, match=complaint):
+        kontext.load(MODEL, device=device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA GPU")
+def test_cuda_without_a_gpu_is_an_error() -> None:
+    with pytest.raises(kontext.DeviceError, match=r"device is cuda, but torch .* finds 0 CUDA GPUs; try auto"):
+        kontext.load(MODEL, device="cuda")
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has an Apple GPU")
+def test_mps_without_an_apple_gpu_is_an_error() -> None:
+    with pytest.raises(kontext.DeviceError, match=r"device is mps, but torch .* finds no usable Apple GPU; try auto"):
+        kontext.load(MODEL, device="mps")
+
+
+def test_importing_changes_no_setting_of_torch() -> None:
+    program = """
+import torch
+def settings():
+    return (
+        torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads(), torch.initial_seed(),
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision(),
+    )
+before = settings()
+import kontext
+assert settings() == before
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=GOLDEN.parent.parent)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
