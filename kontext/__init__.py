@@ -1,11 +1,19 @@
 """FLUX.1 Kontext picture edits in plain PyTorch.
 
 `load("/models/FLUX.1-Kontext-dev").edit(image, "make it snow", seed=7)` is the whole of it.
+Errors and pictures come without torch; the engine brings it when it is first asked for.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from kontext.errors import CheckpointError, DeviceError, ImageError, KontextError, RequestError
 from kontext.images import ImageOptions, decode_image, encode_image
-from kontext.pipeline import Edited, Kontext, load
+
+if TYPE_CHECKING:
+    from kontext.pipeline import Edited, Kontext, load
 
 __all__ = [
     "CheckpointError",
@@ -20,3 +28,9 @@ __all__ = [
     "encode_image",
     "load",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Edited", "Kontext", "load"):
+        return getattr(import_module("kontext.pipeline"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

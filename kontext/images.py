@@ -2,22 +2,23 @@
 
 The reference reads an input as it comes. Three things are done differently here, because people expect them, and
 `ImageOptions` turns each off: EXIF orientation is applied, transparency is laid on white, and the output is cropped to
-the size that was asked for.
+the size that was asked for. Only what touches tensors loads torch.
 """
 
 from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from kontext.config import Resolution
 from kontext.errors import ImageError, RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 
@@ -121,6 +122,8 @@ def image_to_tensor(image: Image.Image, size: Resolution) -> Tensor:
     Returns:
         float32, shape (1, 3, height, width).
     """
+    import torch
+
     pixels = np.array(image.resize(size, Image.Resampling.LANCZOS))
     return (torch.from_numpy(pixels).float() / 127.5 - 1.0).permute(2, 0, 1).unsqueeze(0).contiguous()
 
@@ -131,6 +134,8 @@ def tensor_to_image(decoded: Tensor) -> Image.Image:
     The arithmetic is that of the reference's command line: widened to float32 first, then clamped and truncated. (Its
     multi-image front end does the same in the decoder's bfloat16, which differs by at most 1.)
     """
+    import torch
+
     scaled = 127.5 * (decoded[0].float().clamp(-1, 1) + 1.0)
     return Image.fromarray(scaled.permute(1, 2, 0).to("cpu", torch.uint8).numpy())
 

@@ -47,6 +47,12 @@ def test_enqueueing_works_where_the_gpu_stack_is_not_installed(entrance: str) ->
     run_python(f"import sys; sys.modules.update(dict.fromkeys({sorted(WORKER_LIBRARIES)}, None)); {entrance}")
 
 
+def test_a_worker_loads_torch_only_with_its_engine() -> None:
+    loaded = run_python("import worker.lifecycle, sys; print(*sys.modules)").split()
+
+    assert {"torch", "transformers"}.intersection(loaded) == set()
+
+
 def imports_of(package: str, forbidden: set[str]) -> list[str]:
     """`file:line: module` of every import of a forbidden package, at the top of a file or inside a function."""
     return [
