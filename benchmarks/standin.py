@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ class StandinEngine:
         self._turns = turns
 
     def warm_up(self) -> None: ...
+
+    def spare_memory(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
     def run(
         self,

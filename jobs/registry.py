@@ -28,7 +28,10 @@ class WorkerState(StrEnum):
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """One worker's word about itself; `jobs` are the ids it holds leases on."""
+    """One worker's word about itself.
+
+    `jobs` are the ids it holds leases on; `faults_in_a_row` counts its latest runs that failed in the engine.
+    """
 
     name: str
     state: WorkerState
@@ -36,6 +39,7 @@ class WorkerInfo:
     device: str = ""
     model: str = ""
     jobs: tuple[str, ...] = ()
+    faults_in_a_row: int = 0
 
 
 class WorkerRegistry:

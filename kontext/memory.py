@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from kontext.device import release_cached_memory
+
 
 class Memory(Protocol):
     """Knows how to have a network on the device while a stage runs."""
@@ -59,8 +61,7 @@ class Offloaded(Memory):
         finally:
             for slot in slots:
                 slot.put(slot.host)
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()  # fragments of one network's size would not serve the next
+            release_cached_memory(self.device)  # fragments of one network's size would not serve the next
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from kontext import sampling
 from kontext.autoencoder import Autoencoder
 from kontext.checkpoint import build_on_meta, fingerprint, load_weights
 from kontext.config import LONGEST_TEXT, SHORTEST_TEXT, ModelConfig, Resolution
-from kontext.device import choose_device, synchronize
+from kontext.device import choose_device, release_cached_memory, synchronize
 from kontext.errors import RequestError
 from kontext.images import DEFAULT_OPTIONS, ImageOptions, crop_to_size, image_to_tensor, tensor_to_image, to_rgb
 from kontext.layout import ModelFiles, find_model
@@ -50,6 +50,9 @@ class Networks:
     autoencoder: Autoencoder
     t5: TextEncoder
     clip: TextEncoder
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter((self.transformer, self.autoencoder, self.t5, self.clip))
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ class Kontext:
         self.max_sequence_length = max_sequence_length
         self.image_options = image_options
         self.memory = memory
-        for network in (networks.transformer, networks.autoencoder, networks.t5, networks.clip):
+        for network in networks:
             memory.hold(network)
 
     @property
@@ -194,6 +197,24 @@ class Kontext:
     def warm_up(self) -> None:
         """Do one edit of one step, so that the first real one does not pay for what happens only once."""
         self.run(Image.new("RGB", self.config.preferred_resolutions[0]), "warm up", num_inference_steps=1, seed=0)
+
+    @contextmanager
+    def spare_memory(self) -> Iterator[None]:
+        """Within the context each network is on the device for its own stage only, as with `offload=True`.
+
+        For an edit that did not fit: slower by one move of all weights to the host, and one back.
+        """
+        usual = self.memory
+        for network in self.networks:
+            network.to("cpu")
+        release_cached_memory(usual.device)
+        self.memory = Offloaded(usual.device)
+        try:
+            yield
+        finally:
+            self.memory = usual
+            for network in self.networks:
+                usual.hold(network)
 
     @torch.inference_mode()
     def _answer(self, request: EditRequest, on_step: OnStep | None) -> Edited:

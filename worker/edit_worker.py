@@ -9,26 +9,27 @@ from contextlib import suppress
 from threading import Event, Thread
 
 from celery.worker import state as celery_state
-from jobs.addresses import guarded_client
-from jobs.storage import Storage
 
+from jobs.addresses import guarded_client
 from jobs.connection import connect
 from jobs.errors import BrokerUnavailable
 from jobs.ledger import Ledger
 from jobs.queue import EditQueue, make_app
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
 from jobs.settings import Settings
+from jobs.storage import Storage
 from worker.admission import Admission
 from worker.background import Periodic
 from worker.callbacks import INTERVAL_SECONDS as CALLBACK_SECONDS
 from worker.callbacks import CallbackSender
 from worker.engines import load_engine
+from worker.faults import MOST_FAULTS_IN_A_ROW, FaultStreak
 from worker.health import Health, HealthFile
 from worker.leases import RENEW_SECONDS, LeaseKeeper, Run
 from worker.model_pool import ModelPool
 from worker.reconciler import INTERVAL_SECONDS as RECONCILE_SECONDS
 from worker.reconciler import Reconciler
-from worker.run_edit import Services
+from worker.run_edit import Services, close_for_good
 from worker.tasks import register
 
 log = logging.getLogger(__name__)
@@ -56,8 +57,9 @@ class EditWorker:
         self.admission = Admission(self.pool, settings.worker_threads)
         self.pool.on_change = self.admission.look_again
         self.leases = LeaseKeeper(ledger, settings.lease_seconds, settings.stall_seconds, self._on_stall)
+        self.faults = FaultStreak()
         self.services = Services(
-            settings, ledger, queue, Storage(settings), self.pool, self.leases, self.admission, Event()
+            settings, ledger, queue, Storage(settings), self.pool, self.leases, self.admission, self.faults, Event()
         )
         self._registry = WorkerRegistry(connect(settings.redis_url), settings.key_prefix)
         self._health_file = HealthFile(settings.runtime_dir, settings.worker_name)
@@ -119,8 +121,6 @@ class EditWorker:
     def stop_process(self, reason: str) -> None:
         """End the process with `EXIT_BROKEN`, for its supervisor to start a fresh one."""
         log.critical("worker_broken reason=%s", reason)
-        self.pool.mark_broken()
-        self.admission.close()
         self.write_health(reason)
         celery_state.should_stop = EXIT_BROKEN  # type: ignore[assignment]  # Celery's own way to end with a code
 
@@ -140,9 +140,20 @@ class EditWorker:
                 device=engine.device if engine else "",
                 model=engine.model_name if engine else "",
                 jobs=tuple(run.job_id for run in self.leases.runs),
+                faults_in_a_row=self.faults.length,
             )
         )
         self._redis_seen_at = time.time()
+        self._suspect_device()
+
+    def _suspect_device(self) -> None:
+        """Stop taking jobs when runs fail here and nowhere else; a probe then sees `broken`."""
+        if self.faults.length < MOST_FAULTS_IN_A_ROW or self.pool.state is WorkerState.BROKEN:
+            return
+        others = [info for info in self._registry.workers() if info.name != self.settings.worker_name]
+        if self.faults.is_suspicious([info.faults_in_a_row for info in others]):
+            log.critical("worker_broken reason=%d runs in a row failed here and none elsewhere", self.faults.length)
+            close_for_good(self.services)
 
     def _drain_now(self, include_sampling: bool) -> None:
         self.admission.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -54,6 +55,10 @@ class Engine(Protocol):
     ) -> EditedPicture: ...
 
     def warm_up(self) -> None: ...
+
+    def spare_memory(self) -> AbstractContextManager[object]:
+        """Within the context `run` needs less of the device's memory, and more time."""
+        ...
 
 
 def load_engine(settings: Settings) -> Engine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from jobs.errors import EditFailure, ErrorCode, RejectJob, RetryJob, StopWorker
+from jobs.errors import AbortJob, EditFailure, ErrorCode, RejectJob, RetryJob, StopWorker
 
 BROKEN_DEVICE_SIGNS = (
     "illegal memory access",
@@ -17,6 +17,32 @@ BROKEN_DEVICE_SIGNS = (
 """After one of these the CUDA context is gone: every later call of the process fails as well."""
 
 
+FAULTS_OF_THE_DEVICE = frozenset({ErrorCode.ENGINE_FAILED, ErrorCode.OUT_OF_MEMORY, ErrorCode.WORKER_LOST})
+MOST_FAULTS_IN_A_ROW = 3
+
+
+class FaultStreak:
+    """Counts the runs in a row that failed in the engine, whatever the job: a sign that the device is to blame."""
+
+    def __init__(self) -> None:
+        self.length = 0
+
+    def note(self, failure: EditFailure | None) -> None:
+        """Note how a run ended; None is a success. What is not the engine's doing neither counts nor clears."""
+        if failure is None:
+            self.length = 0
+        elif failure.code in FAULTS_OF_THE_DEVICE and not isinstance(failure, AbortJob):
+            self.length += 1
+
+    def is_suspicious(self, elsewhere: list[int]) -> bool:
+        """Whether this worker fails again and again while none of the others does.
+
+        Args:
+            elsewhere: lengths of the other workers' streaks; without others the jobs are as likely to blame.
+        """
+        return self.length >= MOST_FAULTS_IN_A_ROW and bool(elsewhere) and not any(elsewhere)
+
+
 def classify(error: Exception) -> EditFailure:
     """Say what the worker should do about an exception that a run raised.
 
@@ -24,10 +50,10 @@ def classify(error: Exception) -> EditFailure:
     """
     if isinstance(error, EditFailure):
         return error
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return RejectJob(
             ErrorCode.OUT_OF_MEMORY,
-            "the device's memory was not enough for this picture: set DG_FLUX_KONTEXT_OFFLOAD=true or ask for less",
+            "the device's memory was not enough, with one network on it at a time either: ask for a smaller picture",
         )
     if any(sign in str(error) for sign in BROKEN_DEVICE_SIGNS):
         return StopWorker(ErrorCode.WORKER_LOST, f"the device is broken: {_first_line(error)}")
@@ -38,7 +64,8 @@ def classify(error: Exception) -> EditFailure:
     return RetryJob(ErrorCode.ENGINE_FAILED, f"{type(error).__name__}: {_first_line(error)}")
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the device's memory, or the machine's, was not enough."""
     torch = sys.modules.get("torch")
     return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
 

@@ -28,6 +28,7 @@ from jobs.errors import (
 )
 from jobs.ledger import Claim, Ledger, Refusal
 from jobs.queue import EditQueue
+from jobs.registry import WorkerState
 from jobs.schema import CONTENT_TYPES, JOB_ID_PATTERN, EditJob, EngineInfo, ErrorInfo, JobState, Outcome, Timings
 from jobs.settings import Settings
 from jobs.storage import Storage
@@ -35,7 +36,7 @@ from jobs.storage.uris import show_uri
 from kontext import ImageError, ImageOptions, decode_image, encode_image
 from worker.admission import Admission
 from worker.engines import EditedPicture, Engine
-from worker.faults import classify
+from worker.faults import FaultStreak, classify, is_out_of_memory
 from worker.leases import ENCODING, LeaseKeeper, Run
 from worker.model_pool import ModelPool
 
@@ -61,6 +62,7 @@ class Services:
     pool: ModelPool
     leases: LeaseKeeper
     admission: Admission
+    faults: FaultStreak
     must_leave: Event
 
 
@@ -70,15 +72,13 @@ def run_message(message: Any, task_id: str, services: Services) -> None:
     Raises:
         StopWorker: this process cannot go on; the job is back in the queue.
     """
-    if isinstance(message, str):
-        job_id = message
-    else:
-        raw = {"id": task_id, **message} if isinstance(message, dict) else message
-        job_id = _job_id(raw, task_id)
-        adopted = _persist(lambda: services.ledger.adopt(job_id, raw, services.settings.output_uri), services)
-        if adopted.verdict == "conflict":
-            log.error("job_refused job=%s reason=the id is taken by another job", job_id)
-            return
+    job_id = adopt(message, task_id, services)
+    if job_id is None:
+        return
+    if services.pool.state is WorkerState.BROKEN:
+        log.warning("message_returned job=%s reason=this worker is broken", job_id)
+        services.queue.send([job_id])
+        return
     settings, token = services.settings, uuid4().hex
     claim = _persist(
         lambda: services.ledger.claim(job_id, settings.worker_name, settings.lease_seconds, token), services
@@ -87,6 +87,19 @@ def run_message(message: Any, task_id: str, services: Services) -> None:
         log.info("message_dropped job=%s reason=%s", job_id, claim.reason)
         return
     run_claim(claim, task_id, services)
+
+
+def adopt(message: Any, task_id: str, services: Services) -> str | None:
+    """Put a plain client's job into the ledger and return its id; None when the id is another job's."""
+    if isinstance(message, str):
+        return message
+    raw = {"id": task_id, **message} if isinstance(message, dict) else message
+    job_id = _job_id(raw, task_id)
+    adopted = _persist(lambda: services.ledger.adopt(job_id, raw, services.settings.output_uri), services)
+    if adopted.verdict == "conflict":
+        log.error("job_refused job=%s reason=the id is taken by another job", job_id)
+        return None
+    return job_id
 
 
 def run_claim(claim: Claim, task_id: str, services: Services) -> None:
@@ -101,6 +114,9 @@ def run_claim(claim: Claim, task_id: str, services: Services) -> None:
             outcome = produce(run, task_id, services)
         except Exception as error:
             failure = classify(error)
+            services.faults.note(failure)
+            if isinstance(failure, StopWorker):
+                close_for_good(services)  # before the job is back in the queue, or this process could take it again
             # The one broad catch: here a run's error becomes the job's. What nobody foresaw is logged with its trace.
             is_foreseen = isinstance(error, EditFailure)
             log.log(logging.WARNING, "run_failed job=%s code=%s", run.job_id, failure.code, exc_info=not is_foreseen)
@@ -108,7 +124,14 @@ def run_claim(claim: Claim, task_id: str, services: Services) -> None:
             if isinstance(failure, StopWorker):
                 raise failure from error
         else:
+            services.faults.note(None)
             _persist(lambda: settle(run, JobState.SUCCEEDED, outcome, services), services)
+
+
+def close_for_good(services: Services) -> None:
+    """Take no further job in this process."""
+    services.pool.mark_broken()
+    services.admission.close()
 
 
 def produce(run: Run, task_id: str, services: Services) -> Outcome:
@@ -156,7 +179,7 @@ def sample(engine: Engine, images: list[Image], job: EditJob, run: Run, pool: Mo
         pool.note_step(step, total_steps)
         run.on_step(step, total_steps)
 
-    with run.stage(ENCODING):
+    def run_engine() -> EditedPicture:
         return engine.run(
             images,
             job.prompt,
@@ -167,6 +190,16 @@ def sample(engine: Engine, images: list[Image], job: EditJob, run: Run, pool: Mo
             height=job.params.height,
             on_step=on_step,
         )
+
+    with run.stage(ENCODING):
+        try:
+            return run_engine()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            log.warning("out_of_memory job=%s next=once more with offload", run.job_id)
+        with engine.spare_memory():  # outside the handler, whose traceback would keep the first run's tensors alive
+            return run_engine()
 
 
 def encode(edited: EditedPicture, job: EditJob, engine: EngineInfo) -> bytes:

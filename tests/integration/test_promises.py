@@ -251,6 +251,33 @@ def test_an_engine_error_fails_the_job_and_the_worker_lives(
     assert worker.process.poll() is None
 
 
+def test_a_job_that_needs_too_much_memory_runs_once_more_with_less(service: Service, start_worker: StartWorker) -> None:
+    worker = start_worker()
+    service.submit("a", prompt="need much memory", params={"num_inference_steps": 1})
+
+    record = service.ended("a")
+
+    assert (record.state, record.attempts) == (JobState.SUCCEEDED, 1)
+    assert "out_of_memory job=a" in worker.log
+
+
+def test_a_worker_that_fails_three_times_while_the_others_do_not_stops_taking_jobs(
+    service: Service, start_worker: StartWorker
+) -> None:
+    suspect = start_worker("suspect", DG_MAX_ATTEMPTS="1", DG_FLUX_KONTEXT_ENGINE="tests.worker.engines:failing")
+    for name in ("a", "b", "c"):
+        service.submit(name, params={"num_inference_steps": 1})
+        assert service.ended(name).state is JobState.FAILED
+    assert suspect.process.poll() is None, "alone it goes on: the jobs are as likely to blame"
+
+    start_worker("well")
+
+    suspect.wait_until_logged("worker_broken")
+    for name in ("d", "e", "f"):
+        service.submit(name, params={"num_inference_steps": 1})
+        assert service.ended(name).worker == "well"
+
+
 def test_two_idle_workers_share_two_jobs_at_once(service: Service, start_worker: StartWorker) -> None:
     start_worker("w1")
     start_worker("w2")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -38,6 +39,9 @@ class TimedEngine:
 
     def warm_up(self) -> None: ...
 
+    def spare_memory(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
     def run(
         self,
         images: Sequence[Image.Image],
@@ -64,18 +68,44 @@ class TimedEngine:
 class PromptedEngine(TimedEngine):
     """Does to itself what the prompt names: raise, run out of memory, hang, break the device, die."""
 
+    is_spared = False
+
+    @contextmanager
+    def spare_memory(self) -> Iterator[None]:
+        self.is_spared = True
+        yield
+        self.is_spared = False
+
     def step(self, prompt: str) -> None:
         super().step(prompt)
         if prompt == "raise":
             raise RuntimeError("the engine raised")
-        if prompt == "run out of memory":
-            raise MemoryError("no memory left")
+        if prompt == "run out of memory" or (prompt == "need much memory" and not self.is_spared):
+            raise out_of_memory()
         if prompt == "hang":
             time.sleep(3600)
         if prompt == "break the device":
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         if prompt == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FailingEngine(TimedEngine):
+    """Fails whatever the job, as on a device that computes no more."""
+
+    def step(self, prompt: str) -> None:
+        raise RuntimeError("the engine raised")
+
+
+def failing(settings: Settings) -> FailingEngine:
+    return FailingEngine()
+
+
+def out_of_memory() -> Exception:
+    """What torch raises when a GPU has no memory left."""
+    from torch import OutOfMemoryError
+
+    return OutOfMemoryError("CUDA out of memory. Tried to allocate 374.00 MiB.")
 
 
 def timed(settings: Settings) -> TimedEngine:

@@ -1,0 +1,61 @@
+"""What an engine's exception means, and when a worker suspects its own device."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs.errors import Cancelled, EditFailure, ErrorCode, RejectJob, RetryJob, StopWorker
+from tests.worker.engines import out_of_memory
+from worker.faults import FaultStreak, classify
+
+ENGINE_FAILED = RetryJob(ErrorCode.ENGINE_FAILED, "the engine raised")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "code"),
+    [
+        (out_of_memory(), RejectJob, ErrorCode.OUT_OF_MEMORY),
+        (MemoryError(), RejectJob, ErrorCode.OUT_OF_MEMORY),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), StopWorker, ErrorCode.WORKER_LOST),
+        (RuntimeError("CUDA error: device-side assert triggered"), StopWorker, ErrorCode.WORKER_LOST),
+        (ValueError("width is 17"), RejectJob, ErrorCode.INVALID_JOB),
+        (OSError("no space left"), RetryJob, ErrorCode.INTERNAL),
+        (RuntimeError("anything"), RetryJob, ErrorCode.ENGINE_FAILED),
+        (Cancelled(), Cancelled, ErrorCode.CANCELLED),
+    ],
+)
+def test_an_exception_is_a_reason_to_reject_to_retry_or_to_stop(
+    error: Exception, kind: type[EditFailure], code: ErrorCode
+) -> None:
+    failure = classify(error)
+
+    assert type(failure) is kind
+    assert failure.code is code
+    assert "\n" not in failure.message
+
+
+def test_only_faults_of_the_engine_make_a_streak_and_a_success_ends_it() -> None:
+    streak = FaultStreak()
+    streak.note(ENGINE_FAILED)
+    streak.note(RejectJob(ErrorCode.INPUT_NOT_FOUND, "no such picture"))
+    streak.note(Cancelled())
+    streak.note(ENGINE_FAILED)
+    assert streak.length == 2
+
+    streak.note(None)
+
+    assert streak.length == 0
+
+
+@pytest.mark.parametrize(
+    ("faults", "elsewhere", "is_suspicious"),
+    [(3, [0, 0], True), (2, [0], False), (3, [], False), (3, [0, 1], False), (5, [0], True)],
+)
+def test_a_worker_suspects_its_device_when_runs_fail_here_and_nowhere_else(
+    faults: int, elsewhere: list[int], is_suspicious: bool
+) -> None:
+    streak = FaultStreak()
+    for _ in range(faults):
+        streak.note(ENGINE_FAILED)
+
+    assert streak.is_suspicious(elsewhere) is is_suspicious
