@@ -176,22 +176,21 @@ def forwards(full: Path, weights: Tensors) -> Iterator[tuple[str, Tensor]]:
             if name == "fp32":
                 yield from ((f"{case}.in.{key}", value) for key, value in inputs.items())
             network, seen = flow_network(full, weights, dtype), Tensors()
-            watch(network, lambda key, value, seen=seen: seen.update({key: value}))
+            watch(network, seen)
             seen["out"] = network(**inputs)
             wanted = seen if (case, name) == ("b1_cond", "fp32") else {"out": seen["out"]}
             yield from ((f"{case}.{name}.{key}", value) for key, value in wanted.items())
 
 
-def watch(network: nn.Module, record: Callable[[str, Tensor], None]) -> None:
+def watch(network: nn.Module, seen: Tensors) -> None:
     """Record the outputs of embedders and blocks under the names that the full set gives them."""
 
     def hook(name: str) -> Callable[..., None]:
         def recorded(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, tuple):
-                record(f"{name}.img", output[0])
-                record(f"{name}.txt", output[1])
+                seen[f"{name}.img"], seen[f"{name}.txt"] = output
             else:
-                record(name, output)
+                seen[name] = output
 
         return recorded
 

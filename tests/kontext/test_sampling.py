@@ -30,7 +30,9 @@ SCHEDULES = [entry for entry in read_json("schedule/schedules") if entry["shift"
 
 @pytest.mark.parametrize("picture", PREPARED, ids=lambda picture: picture["name"])
 def test_preferred_size_is_the_references(picture: dict[str, Any]) -> None:
-    size = preferred_size(*picture["source_size_wh"], PREFERRED_RESOLUTIONS)
+    width, height = picture["source_size_wh"]
+
+    size = preferred_size(width, height, PREFERRED_RESOLUTIONS)
 
     assert size == (picture["chosen_width"], picture["chosen_height"])
 
@@ -45,7 +47,9 @@ def test_a_tie_between_preferred_sizes_goes_to_the_narrower_one() -> None:
     [((1104, 944), (1104, 944)), ((100, 72), (96, 64))],  # 6 * 16 and 4 * 16
 )
 def test_preferred_sizes_are_whole_tokens(resolution: tuple[int, int], rounded: tuple[int, int]) -> None:
-    assert preferred_size(*resolution, [resolution]) == rounded
+    width, height = resolution
+
+    assert preferred_size(width, height, [resolution]) == rounded
 
 
 @pytest.mark.parametrize("entry", NOISE, ids=lambda entry: f"{entry['width']}x{entry['height']}-{entry['seed']}")
