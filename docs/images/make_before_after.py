@@ -1,0 +1,37 @@
+"""Make the before/after picture of the README from real edits: `python docs/images/make_before_after.py`."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+import kontext
+
+ROOT = Path(__file__).parent.parent.parent
+SHOWN = ("03_recolor.png", "05_background.png", "09_border.png", "08_invert.png")
+SIDE, GAP, CAPTION = 256, 16, 44  # pixels
+
+
+def main() -> None:
+    rows = {row["image"]: row for row in csv.DictReader((ROOT / "examples" / "data.csv").read_text().splitlines())}
+    model = kontext.load()
+    sheet = Image.new("RGB", (len(SHOWN) * (SIDE + GAP) + GAP, 2 * SIDE + CAPTION + 2 * GAP), "white")
+    for column, name in enumerate(SHOWN):
+        before = Image.open(ROOT / "examples" / name).convert("RGB")
+        after = model.edit(before, rows[name]["prompt"], num_inference_steps=20, seed=int(rows[name]["seed"]))
+        left = GAP + column * (SIDE + GAP)
+        sheet.paste(before, (left, GAP))
+        sheet.paste(after, (left, GAP + SIDE + CAPTION))
+        write_caption(sheet, rows[name]["prompt"], left + SIDE // 2, GAP + SIDE + CAPTION // 2)
+    sheet.save(Path(__file__).with_name("before_after.png"), optimize=True)
+
+
+def write_caption(sheet: Image.Image, prompt: str, x: int, y: int) -> None:
+    font = ImageFont.load_default(size=14)
+    ImageDraw.Draw(sheet).text((x, y), f'"{prompt}"', fill="black", font=font, anchor="mm")
+
+
+if __name__ == "__main__":
+    main()
