@@ -96,15 +96,15 @@ def _check_fit(network: nn.Module, tensors: Mapping[str, Tensor], paths: Sequenc
     wanted = network.state_dict()
     complaints = []
     if missing := wanted.keys() - tensors.keys():
-        complaints.append(f"{len(missing)} keys are missing ({_some(missing)})")
+        complaints.append(f"missing keys: {len(missing)} ({_some(missing)})")
     if unexpected := tensors.keys() - wanted.keys():
-        complaints.append(f"{len(unexpected)} keys are unknown ({_some(unexpected)})")
+        complaints.append(f"unknown keys: {len(unexpected)} ({_some(unexpected)})")
     if shapes := [
         f"{name} is {_shape(tensors[name])}, expected {_shape(wanted[name])}"
         for name in sorted(wanted.keys() & tensors.keys())
         if tensors[name].shape != wanted[name].shape
     ]:
-        complaints.append(f"{len(shapes)} shapes differ ({_some(shapes)})")
+        complaints.append(f"other shapes: {len(shapes)} ({_some(shapes)})")
     if kinds := {str(tensor.dtype) for tensor in tensors.values() if tensor.dtype not in LOADABLE_DTYPES}:
         complaints.append(f"weights are {_some(kinds)}, expected bfloat16, float16 or float32")
     if complaints:
@@ -132,11 +132,11 @@ def _first_line(error: BaseException) -> str:
 
 
 def fingerprint(files: ModelFiles) -> str:
-    """Identify the weights of a model: "sha256:..." over sizes, headers and samples spread over every file.
+    """Identify the weights and vocabularies of a model: "sha256:..." over sizes and samples spread over every file.
 
-    Reads at most about 4 MiB of a file, so it takes as long for 34 GB as for the tiny model.
+    Reads at most 4 MiB of a file, so 34 GB take hardly longer than the tiny model.
     """
-    digest = hashlib.sha256(repr(files.config).encode())
+    digest = hashlib.sha256()
     for path in (files.transformer, files.autoencoder, *_encoder_paths(files.t5), *_encoder_paths(files.clip)):
         _digest_file(digest, path)
     return f"sha256:{digest.hexdigest()}"

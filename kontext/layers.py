@@ -196,9 +196,8 @@ class SingleStreamBlock(nn.Module):
         qkv, mlp = torch.split(self.linear1(adjustment.enter(x)), self.linear1_sizes, dim=-1)
         q, k, v = self.norm(qkv, self.num_heads)
         heard = attention(q, k, v, pe)
-        return adjustment.leave(
-            x, self.linear2(torch.cat((heard, nn.functional.gelu(mlp, approximate="tanh")), dim=-1))
-        )
+        thought = nn.functional.gelu(mlp, approximate="tanh")
+        return adjustment.leave(x, self.linear2(torch.cat((heard, thought), dim=-1)))
 
 
 class LastLayer(nn.Module):
