@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -67,7 +66,7 @@ def check_model(settings: Settings) -> Iterator[Finding]:
     if ":" in settings.flux_kontext_engine:
         yield Finding("model", Level.OK, f"engine {settings.flux_kontext_engine}")
         return
-    if settings.flux_kontext_engine == "official" and importlib.util.find_spec("flux") is None:
+    if settings.flux_kontext_engine == "official":
         from kontext.official import find_source
 
         find_source()
