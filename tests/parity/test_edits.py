@@ -103,8 +103,11 @@ def test_offloading_the_official_networks_changes_nothing() -> None:
     expected, picture = (
         engine.edit(drawings()[0], PROMPT, seed=3, num_inference_steps=2) for engine in (resident, offloaded)
     )
+    with resident.spare_memory():
+        spared = resident.edit(drawings()[0], PROMPT, seed=3, num_inference_steps=2)
 
     assert np.array_equal(pixels(picture), pixels(expected))
+    assert np.array_equal(pixels(spared), pixels(expected))
 
 
 def test_an_official_edit_reports_its_steps_and_stops_between_two() -> None:
