@@ -23,6 +23,10 @@ from producer.private_redis import private_folder, private_redis
 WORKER_COMMAND = (sys.executable, "-m", "worker", "run")
 WORKER_STOP_SECONDS = 20.0
 
+FRIENDLY_THREADS = {"OMP_WAIT_POLICY": "passive"}
+"""Torch's threads sleep while they wait for each other. Spinning is a third faster on an idle machine and many times
+slower on one with other work, as a person's own machine has."""
+
 
 class LocalService:
     """A worker on this machine, and the client that feeds it."""
@@ -61,7 +65,8 @@ def local_service(output_uri: str, log: Path) -> Iterator[LocalService]:
     with _sigterm_like_ctrl_c(), private_folder() as folder, private_redis(folder) as broker_url:
         # Only this person's jobs reach this Redis: the worker may read and write what the person may.
         settings = load_settings(broker_url=broker_url, output_uri=output_uri, max_queued=0)
-        worker = start_child(WORKER_COMMAND, log, {**os.environ, **_worker_environment(settings, folder)})
+        environment = {**FRIENDLY_THREADS, **os.environ, **_worker_environment(settings, folder)}
+        worker = start_child(WORKER_COMMAND, log, environment)
         try:
             yield LocalService(Client(settings=settings), worker, log)
         finally:
