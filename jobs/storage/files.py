@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
+from typing import BinaryIO
 from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
@@ -92,23 +93,38 @@ def _path(uri: str, side: Side) -> str:
 
 
 def _replace(path: str, data: bytes) -> None:
-    """Write beside the target and rename: the name never stands for half a picture.
+    """Write all of it, then give it its name: the name never stands for half a picture.
 
-    Only a killed process leaves its temporary file, a hidden one that ends in `.part`.
+    Where the file system can, the file has no name while it is written, and a killed process leaves nothing. Elsewhere
+    (NFS, macOS) it leaves a hidden file that ends in `.part`.
     """
     folder = os.path.dirname(path)
     temporary = os.path.join(folder, f".{uuid4().hex}.part")
     try:
-        with open(temporary, "xb") as file:
+        with _open_for_writing(folder, temporary) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+            if not os.path.lexists(temporary):
+                # Only with a folder's descriptor, here without meaning, Python asks the kernel to follow the link.
+                os.link(f"/proc/self/fd/{file.fileno()}", temporary, src_dir_fd=file.fileno(), follow_symlinks=True)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
     _sync_folder(folder)
+
+
+def _open_for_writing(folder: str, temporary: str) -> BinaryIO:
+    """A new file in `folder`: without a name where that is possible, else the one called `temporary`."""
+    if hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
+        try:
+            return open(os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666), "wb")
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+                raise
+    return open(temporary, "xb")
 
 
 def _sync_folder(folder: str) -> None:
