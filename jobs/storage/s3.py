@@ -6,13 +6,11 @@ Endpoint, region and credentials are boto3's own settings (`AWS_*`); `DG_BUCKETS
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from boto3.s3.transfer import TransferConfig
 from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
@@ -25,8 +23,6 @@ from jobs.storage.uris import scheme_of, show_uri
 
 CHECK_LASTS_SECONDS = 300
 """How long a folder that could be written is not tried again."""
-
-TRANSFER = TransferConfig(max_concurrency=4, preferred_transfer_client="classic")
 
 
 class Buckets(Store):
@@ -57,12 +53,11 @@ class Buckets(Store):
                 return collect(body.iter_chunks(CHUNK_BYTES), uri, self._max_bytes, deadline)
 
     def publish(self, uri: str, data: bytes, content_type: str) -> None:
-        # An object appears when its upload is complete. boto3 cuts large ones into parts and aborts what fails.
+        # One request, which takes up to 5 GiB: the object appears when all of it has arrived. An upload in parts would
+        # leave them in the bucket, invisible and paid for, when the worker is killed between two.
         bucket, key = _allowed(uri, self._writable, OUTPUT)
         with _failures(uri, OUTPUT):
-            self._client.upload_fileobj(
-                io.BytesIO(data), bucket, key, ExtraArgs={"ContentType": content_type}, Config=TRANSFER
-            )
+            self._client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=content_type)
 
     def check_output(self, uri: str) -> None:
         """Begin an upload and abort it: this asks for just the right that publishing needs, and leaves nothing."""
