@@ -17,7 +17,9 @@ from jobs.queue import EditQueue, next_messages
 log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 2.0
-LOCK_SECONDS = 20
+LOCK_SECONDS = 3
+"""The lock only saves work, for what it guards is atomic by itself: after a holder's death it must not be missed."""
+
 GRACE_US = 5 * MICROSECONDS
 """A message may take this long from being sent to being claimed before it counts as lost."""
 
