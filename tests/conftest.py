@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from jobs.ledger import Ledger
+from tests.clock import ManualClock
 from tests.isolation import forbid_network, isolate_environment
 from tests.servers.http import HttpServer, running_http
 from tests.servers.redis import RedisServer, running_redis
@@ -50,3 +52,15 @@ def http_server() -> Iterator[HttpServer]:
     """An HTTP server that knows nothing yet: every path is a 404 until the test writes an answer."""
     with running_http() as server:
         yield server
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """The ledger's clock in tests that move it."""
+    return ManualClock()
+
+
+@pytest.fixture
+def ledger(redis_client: redis.Redis, clock: ManualClock) -> Ledger:
+    """A ledger on `redis_server`, by `clock`."""
+    return Ledger(redis_client, clock=clock)

@@ -18,16 +18,6 @@ DONE = Outcome(output="s3://out/edits/cat.png", width=256, height=256)
 FAILED = Outcome(error=ErrorInfo(code=ErrorCode.INPUT_NOT_FOUND, message="s3://in/cat.png: no such object"))
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def ledger(redis_client: redis.Redis, clock: ManualClock) -> Ledger:
-    return Ledger(redis_client, clock=clock)
-
-
 def edit_job(job_id: str, **fields: object) -> EditJob:
     return EditJob.model_validate({"id": job_id, "image": "s3://in/cat.png", "prompt": "make it snow", **fields})
 

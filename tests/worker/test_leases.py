@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import redis
 
 from jobs.errors import AbortJob, Cancelled, ErrorCode, HandBack, LeaseLost, RejectJob
 from jobs.ledger import Claim, Ledger
@@ -13,16 +12,6 @@ from tests.clock import ManualClock
 from worker.leases import LeaseKeeper, Run
 
 LEASE_SECONDS = 30.0
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def ledger(redis_client: redis.Redis, clock: ManualClock) -> Ledger:
-    return Ledger(redis_client, clock=clock)
 
 
 @pytest.fixture

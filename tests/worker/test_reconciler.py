@@ -16,16 +16,6 @@ from worker.reconciler import Reconciler
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def ledger(redis_client: redis.Redis, clock: ManualClock) -> Ledger:
-    return Ledger(redis_client, clock=clock)
-
-
-@pytest.fixture
 def queue(redis_server: RedisServer) -> EditQueue:
     return EditQueue(make_app(redis_server.url))
 
