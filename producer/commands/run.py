@@ -85,7 +85,7 @@ def _do(embedded: EmbeddedRun, as_json: bool) -> dict[JobState, int]:
 def _tell(embedded: EmbeddedRun, counts: dict[JobState, int], refused: int, as_json: bool) -> None:
     done = counts[JobState.SUCCEEDED] + len(embedded.finished)
     failed = counts[JobState.FAILED] + counts[JobState.CANCELLED]
-    say(f"{done:,} done, {failed:,} failed, {refused:,} refused")
+    say(f"{done:,} done, {failed:,} failed, {refused:,} refused; pictures in {embedded.files.folder}")
     if as_json:
         counted = {"succeeded": done, "failed": failed, "refused": refused}
         put_json(event="finished", **counted, results=embedded.files.results, gallery=embedded.files.gallery)
