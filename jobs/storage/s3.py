@@ -24,6 +24,11 @@ from jobs.storage.uris import scheme_of, show_uri
 CHECK_LASTS_SECONDS = 300
 """How long a folder that could be written is not tried again."""
 
+PASSING = {"ExpiredToken", "RequestTimeout", "OperationAborted", "400"}
+"""Codes of errors that pass; a bare 400 is an answer that broke off before it said what is wrong."""
+
+WRONG_MD5 = "AAAAAAAAAAAAAAAAAAAAAA=="  # 16 zero bytes in base64
+
 
 class Buckets(Store):
     """Reads from the buckets of `DG_BUCKETS`; writes there and to the bucket of `DG_OUTPUT_URI`.
@@ -60,18 +65,27 @@ class Buckets(Store):
             self._client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=content_type)
 
     def check_output(self, uri: str) -> None:
-        """Begin an upload and abort it: this asks for just the right that publishing needs, and leaves nothing."""
+        """Offer an object with a wrong checksum: who may not write is refused for that, who may for the checksum."""
         bucket, key = _allowed(uri, self._writable, OUTPUT)
         folder, now = (bucket, key.rpartition("/")[0]), time.monotonic()
         if self._tried.get(folder, 0) > now:
             return
         with _failures(uri, OUTPUT):
-            upload = self._client.create_multipart_upload(Bucket=bucket, Key=key)
-            with contextlib.suppress(ClientError):  # who may write and not abort leaves an upload without parts
-                self._client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload["UploadId"])
+            self._offer_damaged(bucket, f"{key}.write-check")
         # A new dict without what is over: it does not grow for ever, and other threads may be reading the old one.
         lasting = {known: until for known, until in self._tried.items() if until > now}
         self._tried = lasting | {folder: now + CHECK_LASTS_SECONDS}
+
+    def _offer_damaged(self, bucket: str, key: str) -> None:
+        # Not the beginning of an upload in parts, which stays in the bucket when its answer is lost on the way.
+        try:
+            self._client.put_object(Bucket=bucket, Key=key, Body=b"damaged", ContentMD5=WRONG_MD5)
+        except ClientError as error:
+            if error.response["Error"].get("Code") != "BadDigest":
+                raise
+        else:
+            with contextlib.suppress(ClientError):  # the store does not look at checksums and has kept it
+                self._client.delete_object(Bucket=bucket, Key=key)
 
     def close(self) -> None:
         self._client.close()
@@ -147,6 +161,6 @@ def _refusal(error: ClientError, uri: str, side: Side) -> EditFailure:
         return RejectJob(side.not_found, f"{said}: there is no such bucket; create it or correct the URI")
     if status == 404:
         return RejectJob(side.not_found, f"{said}: check bucket and key")
-    if status >= 500 or status in (408, 429) or code in ("ExpiredToken", "RequestTimeout", "OperationAborted"):
+    if status >= 500 or status in (408, 429) or code in PASSING:
         return RetryJob(side.unavailable, f"{said}; a later try may do")
     return RejectJob(side.forbidden, f"{said}: check the rights of the worker's credentials")

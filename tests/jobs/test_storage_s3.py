@@ -288,7 +288,7 @@ def test_a_folder_that_could_be_written_is_not_asked_about_for_each_job(
         buckets = connect(AWS_ENDPOINT_URL=endpoint_url)
         for name in ("1.png", "2.png", "3.png"):
             buckets.check_output(f"s3://{s3_bucket}/out/{name}")
-        assert len(asked) == 2  # begin and abort
+        assert len(asked) == 1
 
         buckets.check_output(f"s3://{s3_bucket}/elsewhere/1.png")
         assert len(asked) == 4
