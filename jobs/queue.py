@@ -39,8 +39,12 @@ def make_app(broker_url: str) -> Celery:
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # A full Redis refuses writes with errors that Celery counts among these: it should wait, not end the worker.
+        broker_channel_error_retry=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_transport_options={
+            # No second set of books in Redis, which a killed worker would leave behind and a full Redis refuses.
+            "ack_emulation": False,
             "socket_timeout": 30,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
