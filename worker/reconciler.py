@@ -8,6 +8,7 @@ message was popped by a process that died before it could claim, or was never se
 from __future__ import annotations
 
 import logging
+import time
 from uuid import uuid4
 
 from jobs.connection import redis_errors
@@ -23,6 +24,9 @@ LOCK_SECONDS = 3
 GRACE_US = 5 * MICROSECONDS
 """A message may take this long from being sent to being claimed before it counts as lost."""
 
+SILENCE_SECONDS = 1.5 * INTERVAL_SECONDS
+"""After Redis was out of reach for longer, leases look expired whose holders live and could not renew them."""
+
 MESSAGES_LOOKED_AT = 200
 JOBS_REPAIRED = 500
 
@@ -36,6 +40,7 @@ class Reconciler:
         self._max_attempts = max_attempts
         self._lock_key = f"{ledger.prefix}lock:reconciler"
         self._lock_value = uuid4().hex
+        self._reached_at = time.monotonic()
 
     def tick(self) -> None:
         """Repair once, unless another worker is at it.
@@ -44,8 +49,12 @@ class Reconciler:
             BrokerUnavailable: Redis does not answer; the next tick does the work.
         """
         with redis_errors(self._ledger.redis):
-            if not self._ledger.redis.set(self._lock_key, self._lock_value, nx=True, ex=LOCK_SECONDS):
-                return
+            is_mine = self._ledger.redis.set(self._lock_key, self._lock_value, nx=True, ex=LOCK_SECONDS)
+        if is_mine:
+            self._reconcile_and_unlock()
+        self._reached_at = time.monotonic()
+
+    def _reconcile_and_unlock(self) -> None:
         try:
             self.reconcile()
         finally:
@@ -54,7 +63,8 @@ class Reconciler:
                     self._ledger.redis.delete(self._lock_key)
 
     def reconcile(self) -> None:
-        again, ended = self._ledger.expire(self._max_attempts)
+        was_silent = time.monotonic() - self._reached_at > SILENCE_SECONDS
+        again, ended = ([], []) if was_silent else self._ledger.expire(self._max_attempts)
         due = self._ledger.promote()
         lost = self._ledger.resend(self.lost_jobs())
         self._queue.send([*again, *due, *lost])
