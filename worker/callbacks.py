@@ -16,7 +16,7 @@ from random import uniform
 from typing import TYPE_CHECKING
 
 from jobs.errors import EditFailure, JobNotFound
-from jobs.ledger import DueCallback, Ledger, Verdict
+from jobs.ledger import MICROSECONDS, DueCallback, Ledger, Verdict
 from jobs.settings import Settings
 from jobs.signing import callback_headers
 
@@ -102,7 +102,9 @@ class CallbackSender:
         )
 
     def _post(self, url: str, webhook_id: str, body: bytes) -> Reply:
-        headers = callback_headers(self._secrets, webhook_id, int(time.time()), body)
+        # Receivers refuse a time that is minutes off: it is that of Redis, since this machine's clock may be wrong.
+        timestamp = self._ledger.now_us() // MICROSECONDS
+        headers = callback_headers(self._secrets, webhook_id, timestamp, body)
         try:
             response = self._client.post(url, content=body, headers=headers)
         except EditFailure as failure:
