@@ -113,4 +113,6 @@ class AdmissionStep(bootsteps.StartStopStep):
 
 
 def _on_received(sender: Any, request: Any, **_: Any) -> None:
+    if request.eta:  # of a Celery client; Celery holds it until its time comes, and the gate must not wait for that
+        return
     sender.app.edit_worker.admission.received(request.id)
