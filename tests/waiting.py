@@ -23,3 +23,8 @@ def eventually(predicate: Callable[[], T], timeout_seconds: float = 10, *, what:
             raise AssertionError(f"not within {timeout_seconds} s: {what or predicate} (last answer: {answer!r})")
         time.sleep(POLL_SECONDS)
     return answer
+
+
+def passing(seconds: float) -> None:
+    """Let time pass where its length is the point, as that of a fault."""
+    time.sleep(seconds)

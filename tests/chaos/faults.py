@@ -1,0 +1,220 @@
+"""Faults by name. Each begins when its `with` block is entered and is over when the block is left.
+
+What a fault hits, where there is a choice, the bench's random numbers decide.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from jobs.queue import QUEUE
+from tests.chaos.bench import HOOK, Bench
+from tests.chaos.proxy import TcpProxy
+from tests.servers.http import Answer
+from tests.servers.worker import WorkerProcess
+
+Fault = Callable[[Bench], AbstractContextManager[None]]
+
+DELAY_SECONDS = 0.3
+FULL_BYTES = 1  # less than Redis needs to live: it refuses every write that could make it larger
+
+
+# Workers
+
+
+@contextmanager
+def worker_killed(bench: Bench) -> Iterator[None]:
+    """SIGKILL."""
+    _any_worker(bench).kill()
+    yield
+
+
+@contextmanager
+def worker_terminated(bench: Bench) -> Iterator[None]:
+    """SIGTERM, as at a deploy."""
+    _any_worker(bench).signal(signal.SIGTERM)
+    yield
+
+
+@contextmanager
+def worker_frozen(bench: Bench) -> Iterator[None]:
+    """SIGSTOP; the zombie comes back with SIGCONT."""
+    worker = _any_worker(bench)
+    worker.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        if worker.process.poll() is None:
+            worker.signal(signal.SIGCONT)
+
+
+# The network between one worker and Redis
+
+
+@contextmanager
+def worker_cut_off(bench: Bench) -> Iterator[None]:
+    """Connections are reset and new ones refused."""
+    line = _any_line(bench)
+    line.cut()
+    yield
+    line.mend()
+
+
+@contextmanager
+def line_frozen(bench: Bench) -> Iterator[None]:
+    """Nothing passes, nothing closes."""
+    line = _any_line(bench)
+    line.freeze()
+    yield
+    line.mend()
+
+
+@contextmanager
+def line_slow(bench: Bench) -> Iterator[None]:
+    """Every piece is held up."""
+    line = _any_line(bench)
+    line.delay_seconds = DELAY_SECONDS
+    yield
+    line.mend()
+
+
+@contextmanager
+def line_half_closed(bench: Bench) -> Iterator[None]:
+    """Redis seems to have hung up; what the worker still sends arrives."""
+    _any_line(bench).half_close()
+    yield
+
+
+# Redis
+
+
+@contextmanager
+def redis_restarted(bench: Bench) -> Iterator[None]:
+    """SIGKILL, and a new start on the append-only file."""
+    bench.redis.kill()
+    yield
+    bench.redis.start()
+
+
+@contextmanager
+def redis_frozen(bench: Bench) -> Iterator[None]:
+    """SIGSTOP: connections stay open and nothing answers."""
+    bench.redis.pause()
+    yield
+    bench.redis.resume()
+
+
+@contextmanager
+def connections_killed(bench: Bench) -> Iterator[None]:
+    """CLIENT KILL of everybody, while Redis stays up."""
+    with bench.redis.client() as redis:
+        redis.execute_command("CLIENT", "KILL", "SKIPME", "yes", "TYPE", "normal")
+    yield
+
+
+@contextmanager
+def redis_full(bench: Bench) -> Iterator[None]:
+    """`maxmemory` is reached, with the policy that a queue needs: writes are refused."""
+    with bench.redis.client() as redis:
+        redis.config_set("maxmemory-policy", "noeviction")
+        redis.config_set("maxmemory", FULL_BYTES)
+        yield
+        redis.config_set("maxmemory", 0)
+
+
+@contextmanager
+def message_lost(bench: Bench) -> Iterator[None]:
+    """A message disappears, as when a worker dies between taking and reading it."""
+    with bench.redis.client() as redis:
+        redis.rpop(QUEUE)
+    yield
+
+
+@contextmanager
+def messages_doubled(bench: Bench) -> Iterator[None]:
+    """Every message that waits is there twice."""
+    with bench.redis.client() as redis:
+        for message in redis.lrange(QUEUE, 0, -1):
+            redis.lpush(QUEUE, message)
+    yield
+
+
+# The store
+
+
+@contextmanager
+def store_failing(bench: Bench) -> Iterator[None]:
+    """HTTP 503."""
+    bench.store.status = bench.random.choice((500, 503))
+    yield
+    bench.store.status = None
+
+
+@contextmanager
+def store_slow(bench: Bench) -> Iterator[None]:
+    """Each request takes a second more."""
+    bench.store.delay_seconds = 1
+    yield
+    bench.store.delay_seconds = 0
+
+
+@contextmanager
+def store_hanging_up(bench: Bench) -> Iterator[None]:
+    """Answers break off in their middle."""
+    bench.store.status = 0
+    yield
+    bench.store.status = None
+
+
+@contextmanager
+def store_cut_off(bench: Bench) -> Iterator[None]:
+    """Connections are reset and new ones refused."""
+    bench.store_line.cut()
+    yield
+    bench.store_line.mend()
+
+
+# The receiver of callbacks
+
+
+@contextmanager
+def receiver_down(bench: Bench) -> Iterator[None]:
+    """Connections are refused."""
+    bench.receiver_line.cut()
+    yield
+    bench.receiver_line.mend()
+
+
+def _receiver_answering(answer: Answer) -> Fault:
+    @contextmanager
+    def fault(bench: Bench) -> Iterator[None]:
+        bench.receiver.answer(HOOK, answer)
+        yield
+        bench.receiver.answer(HOOK, Answer(204))
+
+    return fault
+
+
+receiver_failing = _receiver_answering(Answer(500))
+receiver_redirecting = _receiver_answering(Answer.redirect("/elsewhere"))
+receiver_silent = _receiver_answering(Answer(delay_seconds=30))
+receiver_hanging_up = _receiver_answering(Answer(dropped=True))
+
+
+FAULTS: dict[str, Fault] = {
+    name: fault
+    for name, fault in list(globals().items())
+    if callable(fault) and getattr(fault, "__module__", "") == __name__ and not name.startswith("_")
+}
+"""All of the above by name."""
+
+
+def _any_worker(bench: Bench) -> WorkerProcess:
+    living = [worker for worker in bench.workers.values() if worker.process.poll() is None]
+    return bench.random.choice(living)
+
+
+def _any_line(bench: Bench) -> TcpProxy:
+    return bench.lines[bench.random.choice(sorted(bench.lines))]

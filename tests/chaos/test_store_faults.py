@@ -1,0 +1,103 @@
+"""Promise 1: a store that fails, hangs up or is full costs attempts and time, and leaves no half pictures."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import ErrorCode
+from jobs.schema import JobState
+from tests.chaos.bench import MAX_ATTEMPTS, Bench
+from tests.chaos.faults import Fault, store_cut_off, store_failing, store_hanging_up, store_slow
+from tests.chaos.invariants import Expected, broken_promises, submit, wait_until_settled
+from tests.requirements import require
+from tests.waiting import eventually, passing
+
+DISK_BYTES = 256 * 1024
+
+
+@pytest.mark.parametrize(
+    "fault", [store_failing, store_slow, store_hanging_up, store_cut_off], ids=lambda f: f.__name__
+)
+def test_a_job_outlives_a_store_that_misbehaves_for_a_while(bench: Bench, fault: Fault) -> None:
+    bench.start_worker("w1")
+
+    with fault(bench):
+        jobs = submit(bench, "a", output=bench.bucket_uri("a.png"))
+        passing(1)
+    wait_until_settled(bench)
+
+    assert bench.ledger.get("a").attempts <= MAX_ATTEMPTS
+    assert broken_promises(bench, jobs) == []
+
+
+def test_an_upload_reset_in_the_middle_of_its_body_is_made_again(bench: Bench) -> None:
+    bench.start_worker("w1")
+    bench.store_line.cut_after(1_000_000)
+    size = {"width": 1024, "height": 1024}
+    jobs = submit(bench, "a", prompt="noise", output=bench.bucket_uri("a.png"), params=size)
+
+    wait_until_settled(bench)
+
+    assert len([path for method, path in bench.store.requests if method == "PUT" and path.endswith("a.png")]) >= 1
+    assert broken_promises(bench, jobs) == []
+
+
+def test_a_forbidden_bucket_fails_the_job_at_once_and_costs_no_gpu_time(bench: Bench) -> None:
+    bench.start_worker("w1")
+    bench.store.status = 403
+
+    submit(bench, "a", output=bench.bucket_uri("a.png"))
+
+    record = bench.ended("a")
+    assert record.state is JobState.FAILED
+    assert record.attempts == 1
+    assert record.result.error is not None
+    assert record.result.error.code is ErrorCode.OUTPUT_FORBIDDEN
+    assert record.result.timings.sample is None
+
+
+def test_a_store_that_stays_away_fails_the_job_with_its_reason_and_its_callback(bench: Bench) -> None:
+    bench.start_worker("w1")
+    bench.store.status = 503
+    submit(bench, "a", output=bench.bucket_uri("a.png"))
+
+    record = bench.ended("a", 60)
+    bench.store.status = None
+    wait_until_settled(bench)
+
+    assert record.attempts == MAX_ATTEMPTS
+    assert [attempt.reason for attempt in record.history] == ["output_unavailable"] * MAX_ATTEMPTS
+    assert broken_promises(bench, {"a": Expected(7, frozenset({JobState.FAILED}))}) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, to be filled."""
+    require(os.geteuid() == 0, "filling a disk needs root, to mount a small one")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, text=True)
+    require(mounted.returncode == 0, f"no file system can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_is_waited_for_and_keeps_no_half_picture(small_disk: Path, bench: Bench) -> None:
+    filler = small_disk / "a"
+    filler.write_bytes(bytes(DISK_BYTES - 4096))
+    bench.start_worker("w1")
+    jobs = submit(bench, "a", prompt="noise", params={"width": 160, "height": 160})
+
+    eventually(lambda: bench.ledger.get("a").history)
+    assert bench.outputs() == ["a"]
+    filler.unlink()
+    wait_until_settled(bench)
+
+    assert bench.ledger.get("a").history[0].reason == "output_unavailable"
+    assert broken_promises(bench, jobs) == []
