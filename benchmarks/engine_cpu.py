@@ -95,8 +95,10 @@ def measure_forward(ours: Kontext, theirs: Kontext, request: EditRequest, repeti
 
     def our_forward() -> Tensor:
         transformer = ours.networks.transformer
-        conditioning = transformer.condition(inputs["txt"], inputs["y"], inputs["guidance"], inputs["img_ids"])
-        return transformer(inputs["img"], inputs["timesteps"], conditioning)  # type: ignore[no-any-return]
+        conditioning = transformer.condition(
+            inputs["txt"], inputs["y"], inputs["guidance"], inputs["timesteps"][None], inputs["img_ids"]
+        )
+        return transformer(inputs["img"], 0, conditioning)  # type: ignore[no-any-return]
 
     def their_forward() -> Tensor:
         return theirs.networks.transformer(**inputs)  # type: ignore[no-any-return]

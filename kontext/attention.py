@@ -52,14 +52,16 @@ def apply_rope(x: Tensor, pe: Tensor) -> Tensor:
     return torch.view_as_real(pairs * torch.view_as_complex(pe)).flatten(-2).type_as(x)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, pe: Tensor) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, pe: Tensor, query_pe: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention between positioned tokens.
 
     Args:
-        q, k, v: shape (batch, heads, length, head_dim).
+        q, k, v: shape (batch, heads, length, head_dim); there may be fewer queries than keys.
         pe: table of `rotary_table`.
+        query_pe: the table of the queries, where they are not those of the keys' tokens.
     Returns:
-        Shape (batch, length, heads * head_dim).
+        Shape (batch, length of q, heads * head_dim).
     """
-    x = nn.functional.scaled_dot_product_attention(apply_rope(q, pe), apply_rope(k, pe), v)
+    q, k = apply_rope(q, pe if query_pe is None else query_pe), apply_rope(k, pe)
+    x = nn.functional.scaled_dot_product_attention(q, k, v)
     return x.transpose(1, 2).flatten(2)

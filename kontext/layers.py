@@ -11,6 +11,7 @@ and MLP after Dehghani et al. 2023.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,15 +29,15 @@ def timestep_embedding(t: Tensor, dim: int = FREQUENCY_CHANNELS, max_period: flo
     """Sinusoids of 1000 * t, cosines first.
 
     Args:
-        t: one number per sample, shape (batch,). Its dtype counts: in bfloat16 the product with 1000 is rounded to
+        t: one number per sample, any shape (...). Its dtype counts: in bfloat16 the product with 1000 is rounded to
             steps of 4 near t = 0.9, and the model was trained to read these rounded values.
     Returns:
-        Shape (batch, dim), the dtype of t.
+        Shape (..., dim), the dtype of t.
     """
     half = dim // 2
     exponents = torch.arange(half, dtype=torch.float32) / half
     frequencies = torch.exp(-math.log(max_period) * exponents).to(t.device)
-    angles = (1000.0 * t)[:, None].float() * frequencies
+    angles = (1000.0 * t)[..., None].float() * frequencies
     return torch.cat((angles.cos(), angles.sin()), dim=-1).to(t.dtype)
 
 
@@ -73,8 +74,22 @@ class QKNorm(nn.Module):
 
     def forward(self, qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
         """Split (batch, length, 3 * hidden) into normed q and k, and v, each (batch, heads, length, head_dim)."""
-        q, k, v = rearrange(qkv, "b l (three h d) -> three b h l d", three=3, h=num_heads)
+        q, k, v = split_heads(qkv, 3, num_heads)
         return self.query_norm(q), self.key_norm(k), v
+
+
+def split_heads(x: Tensor, parts: int, num_heads: int) -> Tensor:
+    """From (batch, length, parts * hidden) to (parts, batch, heads, length, head_dim)."""
+    return rearrange(x, "b l (parts h d) -> parts b h l d", parts=parts, h=num_heads)
+
+
+class JoinedLinear(nn.Linear):
+    """Several linear layers of the same input in one."""
+
+    def part(self, x: Tensor, first: int, last: int) -> Tensor:
+        """Channels first to last of the output, and no others computed."""
+        bias = None if self.bias is None else self.bias[first:last]
+        return nn.functional.linear(x, self.weight[first:last], bias)
 
 
 class SelfAttention(nn.Module):
@@ -92,11 +107,15 @@ class SelfAttention(nn.Module):
 
 
 class Adjustment(NamedTuple):
-    """What time, guidance and pooled text do to one residual branch; each of shape (batch, 1, hidden)."""
+    """What time, guidance and pooled text do to one residual branch; each of shape (..., batch, 1, hidden)."""
 
     shift: Tensor
     scale: Tensor
     gate: Tensor
+
+    def at(self, step: int) -> Adjustment:
+        """That of one step, where the first dimension is the steps."""
+        return Adjustment(self.shift[step], self.scale[step], self.gate[step])
 
     def enter(self, x: Tensor) -> Tensor:
         """The branch's input: normed, scaled, shifted."""
@@ -121,7 +140,7 @@ class Modulation(nn.Module):
         self.lin = nn.Linear(hidden_size, 3 * branches * hidden_size)
 
     def forward(self, vec: Tensor) -> list[Adjustment]:
-        parts = self.lin(nn.functional.silu(vec))[:, None, :].chunk(3 * self.branches, dim=-1)
+        parts = self.lin(nn.functional.silu(vec))[..., None, :].chunk(3 * self.branches, dim=-1)
         return [Adjustment(*parts[i : i + 3]) for i in range(0, len(parts), 3)]
 
 
@@ -137,18 +156,21 @@ class DoubleStreamBlock(nn.Module):
         self.txt_attn = SelfAttention(config)
         self.txt_mlp = _mlp(config)
 
-    def forward(self, img: Tensor, txt: Tensor, vec: Tensor, pe: Tensor) -> tuple[Tensor, Tensor]:
+    def adjustments(self, vec: Tensor) -> list[Adjustment]:
+        """What `forward` takes, from vectors of shape (..., batch, hidden)."""
+        return [*self.img_mod(vec), *self.txt_mod(vec)]
+
+    def forward(self, img: Tensor, txt: Tensor, adjustments: Sequence[Adjustment], pe: Tensor) -> tuple[Tensor, Tensor]:
         """
         Args:
             img: shape (batch, image length, hidden).
             txt: shape (batch, text length, hidden).
-            vec: shape (batch, hidden).
+            adjustments: of this step, each of shape (batch, 1, hidden).
             pe: rotary table of text, then image.
         Returns:
             (img, txt) of the same shapes.
         """
-        img_attend, img_think = self.img_mod(vec)
-        txt_attend, txt_think = self.txt_mod(vec)
+        img_attend, img_think, txt_attend, txt_think = adjustments
 
         # Text comes before image wherever both are in one sequence.
         txt_qkv = self.txt_attn(txt_attend.enter(txt))
@@ -179,25 +201,47 @@ class SingleStreamBlock(nn.Module):
         self.num_heads = config.num_heads
         self.linear1_sizes = [3 * config.hidden_size, config.mlp_size]  # q, k, v | MLP
         self.modulation = Modulation(config.hidden_size, branches=1)
-        self.linear1 = nn.Linear(config.hidden_size, sum(self.linear1_sizes))
+        self.linear1 = JoinedLinear(config.hidden_size, sum(self.linear1_sizes))
         self.linear2 = nn.Linear(config.hidden_size + config.mlp_size, config.hidden_size)
         self.norm = QKNorm(config.head_dim)
 
-    def forward(self, x: Tensor, vec: Tensor, pe: Tensor) -> Tensor:
+    def adjustments(self, vec: Tensor) -> list[Adjustment]:
+        """What `forward` takes, from vectors of shape (..., batch, hidden)."""
+        return self.modulation(vec)
+
+    def forward(
+        self, x: Tensor, adjustments: Sequence[Adjustment], pe: Tensor, rows: tuple[int, int] | None = None
+    ) -> Tensor:
         """
         Args:
             x: text, then image, shape (batch, length, hidden).
-            vec: shape (batch, hidden).
+            adjustments: the one of this step, of shape (batch, 1, hidden).
             pe: rotary table of the whole sequence.
+            rows: (first, last) of the tokens whose result is wanted, None for all.
         Returns:
-            The shape of x.
+            Shape (batch, number of rows, hidden).
         """
-        (adjustment,) = self.modulation(vec)
-        qkv, mlp = torch.split(self.linear1(adjustment.enter(x)), self.linear1_sizes, dim=-1)
-        q, k, v = self.norm(qkv, self.num_heads)
-        heard = attention(q, k, v, pe)
+        (adjustment,) = adjustments
+        entered = adjustment.enter(x)
+        if rows is None:
+            qkv, mlp = torch.split(self.linear1(entered), self.linear1_sizes, dim=-1)
+            q, k, v = self.norm(qkv, self.num_heads)
+            heard = attention(q, k, v, pe)
+        else:
+            # All tokens are heard, but only these listen and think.
+            first, last = rows
+            mlp = self.linear1.part(entered[:, first:last], self.linear1_sizes[0], sum(self.linear1_sizes))
+            heard = self._listen(entered, pe, first, last)
+            x = x[:, first:last]
         thought = nn.functional.gelu(mlp, approximate="tanh")
         return adjustment.leave(x, self.linear2(torch.cat((heard, thought), dim=-1)))
+
+    def _listen(self, entered: Tensor, pe: Tensor, first: int, last: int) -> Tensor:
+        """Attention of some rows to all."""
+        hidden = entered.shape[-1]
+        (q,) = split_heads(self.linear1.part(entered[:, first:last], 0, hidden), 1, self.num_heads)
+        k, v = split_heads(self.linear1.part(entered, hidden, 3 * hidden), 2, self.num_heads)
+        return attention(self.norm.query_norm(q), self.norm.key_norm(k), v, pe, query_pe=pe[:, :, first:last])
 
 
 class LastLayer(nn.Module):
@@ -208,6 +252,15 @@ class LastLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 2 * hidden_size))
         self.linear = nn.Linear(hidden_size, out_channels)
 
-    def forward(self, x: Tensor, vec: Tensor) -> Tensor:
-        shift, scale = self.adaLN_modulation(vec)[:, None, :].chunk(2, dim=-1)
+    def adjustment(self, vec: Tensor) -> Tensor:
+        """(shift, scale) for `forward`, from vectors of shape (..., batch, hidden): (..., batch, 2, hidden)."""
+        return self.adaLN_modulation(vec).unflatten(-1, (2, -1))
+
+    def forward(self, x: Tensor, adjustment: Tensor) -> Tensor:
+        """
+        Args:
+            x: shape (batch, length, hidden).
+            adjustment: (shift, scale) of this step, shape (batch, 2, hidden).
+        """
+        shift, scale = adjustment.chunk(2, dim=1)
         return self.linear(modulate(x, shift, scale))

@@ -250,18 +250,20 @@ class Kontext:
         target_ids = sampling.position_ids(0, *sampling.token_grid(*encoded.size)).to(self.memory.device)
         transformer = self.networks.transformer
 
-        def velocity(latents: Tensor, timestep: Tensor) -> Tensor:
-            tokens = torch.cat((latents, encoded.references), dim=1)
-            return transformer(tokens, timestep, conditioning)[:, :target_tokens]
+        times = sampling.time_schedule(request.num_inference_steps, target_tokens)
+
+        def velocity(latents: Tensor, step: int) -> Tensor:
+            return transformer(latents, step, conditioning)
 
         with self.memory.on_device(transformer):
             conditioning = transformer.condition(
                 encoded.txt,
                 encoded.pooled,
                 guidance=noise.new_full((1,), request.guidance_scale),
+                timesteps=torch.tensor(times[:-1]).unsqueeze(1).to(noise),
                 img_ids=torch.cat((target_ids, encoded.reference_ids), dim=1),
+                references=encoded.references,
             )
-            times = sampling.time_schedule(request.num_inference_steps, target_tokens)
             tokens = sampling.integrate(velocity, noise, times, self._after_step(on_step))
         return sampling.unpack_latents(tokens.float(), *encoded.size)
 

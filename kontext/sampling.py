@@ -95,7 +95,7 @@ def time_schedule(num_steps: int, target_tokens: int) -> list[float]:
 
 
 def integrate(
-    velocity: Callable[[Tensor, Tensor], Tensor],
+    velocity: Callable[[Tensor, int], Tensor],
     latents: Tensor,
     times: Sequence[float],
     after_step: OnStep = lambda done, total: None,
@@ -103,13 +103,12 @@ def integrate(
     """Follow the velocity from times[0] to times[-1] by Euler steps.
 
     Args:
-        velocity: of (latents, time), where time has shape (batch,) and the latents' dtype.
+        velocity: of (latents, step) at times[step].
         latents: packed target latents at times[0], shape (batch, length, channels).
         after_step: called with (steps done, total) after each step; what it raises ends the integration.
     """
     total = len(times) - 1
     for step, (now, then) in enumerate(pairwise(times)):
-        time = latents.new_full((latents.shape[0],), now)
-        latents = latents + (then - now) * velocity(latents, time)
+        latents = latents + (then - now) * velocity(latents, step)
         after_step(step + 1, total)
     return latents

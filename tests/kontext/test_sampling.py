@@ -97,22 +97,22 @@ def test_schedule_is_the_references(entry: dict[str, Any]) -> None:
 def test_euler_steps_follow_a_straight_flow_exactly() -> None:
     noise, picture = torch.randn(1, 4, 8), torch.randn(1, 4, 8)
 
-    arrived = integrate(lambda latents, time: noise - picture, noise, [1.0, 0.7, 0.2, 0.0])
+    arrived = integrate(lambda latents, step: noise - picture, noise, [1.0, 0.7, 0.2, 0.0])
 
     assert torch.allclose(arrived, picture, atol=1e-6)
 
 
-def test_steps_are_counted_and_see_their_own_time() -> None:
-    times: list[float] = []
+def test_steps_are_counted_before_and_after() -> None:
+    asked: list[int] = []
     steps: list[tuple[int, int]] = []
 
-    def velocity(latents: Tensor, time: Tensor) -> Tensor:
-        times.append(time.item())
+    def velocity(latents: Tensor, step: int) -> Tensor:
+        asked.append(step)
         return torch.zeros_like(latents)
 
     integrate(velocity, torch.zeros(1, 1, 1), [1.0, 0.5, 0.25, 0.0], lambda *step: steps.append(step))
 
-    assert times == [1.0, 0.5, 0.25]
+    assert asked == [0, 1, 2]
     assert steps == [(1, 3), (2, 3), (3, 3)]
 
 

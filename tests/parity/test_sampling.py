@@ -90,9 +90,10 @@ def test_the_loop_takes_the_same_steps_with_and_without_pauses(official: Officia
     others = dict.fromkeys(("img_ids", "txt", "txt_ids", "vec", "img_cond_seq_ids"), torch.zeros(1, 12, 3))
     others["img_cond_seq"] = references
 
-    ours = sampling.integrate(
-        lambda latents, time: velocity(torch.cat((latents, references), dim=1), time)[:, :12], tokens, times
-    )
+    def our_velocity(latents: torch.Tensor, step: int) -> torch.Tensor:
+        return velocity(torch.cat((latents, references), dim=1), latents.new_full((1,), times[step]))[:, :12]
+
+    ours = sampling.integrate(our_velocity, tokens, times)
     theirs = official.sampling.denoise(velocity, tokens, timesteps=times, **others)
     theirs_by_steps = tokens
     for interval in pairwise(times):

@@ -60,7 +60,7 @@ def test_every_block_gives_the_same(pair: Pair, dtype: torch.dtype) -> None:
     assert sum("blocks." in name for name in ours) == blocks
     for name, outputs in theirs.items():
         for stream, (our_output, their_output) in enumerate(zip(ours[name], outputs, strict=True)):
-            assert_close(our_output, their_output, f"{name}, stream {stream}")
+            assert_close(our_output, rows_of(their_output, our_output), f"{name}, stream {stream}")
 
 
 def test_one_block_gives_the_same_from_the_same_inputs(pair: Pair, dtype: torch.dtype) -> None:
@@ -75,11 +75,16 @@ def test_one_block_gives_the_same_from_the_same_inputs(pair: Pair, dtype: torch.
 
     with torch.inference_mode():
         for ours, theirs in zip(pair.ours.double_blocks, pair.theirs.double_blocks, strict=True):
-            our_streams, their_streams = ours(img, txt, vec, our_pe), theirs(img, txt, vec, their_pe)
+            our_streams = ours(img, txt, ours.adjustments(vec), our_pe)
+            their_streams = theirs(img, txt, vec, their_pe)
             assert_close(our_streams[0], their_streams[0], "image after a double block")
             assert_close(our_streams[1], their_streams[1], "text after a double block")
         for ours, theirs in zip(pair.ours.single_blocks, pair.theirs.single_blocks, strict=True):
-            assert_close(ours(img, vec, our_pe[:, :, 11:]), theirs(img, vec, their_pe[:, :, 11:]), "single block")
+            our_stream = ours(img, ours.adjustments(vec), our_pe[:, :, 11:])
+            their_stream = theirs(img, vec, their_pe[:, :, 11:])
+            assert_close(our_stream, their_stream, "single block")
+            some = ours(img, ours.adjustments(vec), our_pe[:, :, 11:], rows=(3, 20))
+            assert_close(some, their_stream[:, 3:20], "some rows of a single block")
 
 
 def test_rotary_table_holds_the_same_rotations(official: OfficialCode) -> None:
@@ -150,8 +155,10 @@ def random_inputs(config: TransformerConfig, dtype: torch.dtype, seed: int) -> d
 
 @torch.inference_mode()
 def ours_forward(network: Transformer, inputs: dict[str, Tensor]) -> Tensor:
-    conditioning = network.condition(inputs["txt"], inputs["y"], inputs["guidance"], inputs["img_ids"])
-    return network(inputs["img"], inputs["timesteps"], conditioning)  # type: ignore[no-any-return]
+    conditioning = network.condition(
+        inputs["txt"], inputs["y"], inputs["guidance"], inputs["timesteps"][None], inputs["img_ids"]
+    )
+    return network(inputs["img"], 0, conditioning)  # type: ignore[no-any-return]
 
 
 @torch.inference_mode()
@@ -172,6 +179,11 @@ def outputs_of_modules(network: nn.Module, forward: Callable[[], object]) -> dic
     for hook in hooks:
         hook.remove()
     return outputs
+
+
+def rows_of(theirs: Tensor, ours: Tensor) -> Tensor:
+    """Theirs as ours computes it: time for all steps at once, here one, and of the last block the image rows alone."""
+    return theirs[None] if theirs.dim() < ours.dim() else theirs[:, -ours.shape[1] :]
 
 
 def is_seam(name: str) -> bool:
