@@ -2,6 +2,7 @@
 #
 # PYTHON=/path/to/python       use this interpreter instead of the first of python3.12, python3.11, python3
 # ARGS='tests/jobs -k cancel'  for `make test`: what pytest shall run
+# MINUTES=15 SEED=1            for `make chaos`: how long, and which run
 # pip's own variables apply: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu gets a torch without CUDA (0.2 GB).
 
 # torch with more threads than idle cores mostly waits for itself.
@@ -9,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 
 DEMO = demo-output
 
-.PHONY: help demo test check format lint types package constraints clean
+.PHONY: help demo test chaos check format lint types package constraints clean
 
 help: ## say what one can do here
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -19,6 +20,9 @@ demo: .venv/installed ## edit the pictures of examples/data.csv on this machine,
 
 test: .venv/installed ## run all tests, those with a real Redis, S3 and HTTP server too
 	.venv/bin/pytest $(ARGS)
+
+chaos: .venv/installed ## hundreds of jobs under random faults (MINUTES=5 SEED=...); nothing may get lost
+	.venv/bin/python -m tests.chaos.soak --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
 
 check: format lint types ## format, lint and type-check; see that imports point one way
 	.venv/bin/pytest -q tests/test_architecture.py

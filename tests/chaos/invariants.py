@@ -29,10 +29,14 @@ SUCCEEDED = frozenset({JobState.SUCCEEDED})
 
 @dataclass(frozen=True)
 class Expected:
-    """How a job may end, and the seed by which its picture is known."""
+    """How a job may end, and the seed by which its picture is known.
+
+    `may_be_spent`: faults may use up its attempts; it then fails, saying so.
+    """
 
     seed: int
     states: frozenset[JobState] = SUCCEEDED
+    may_be_spent: bool = False
 
 
 @dataclass
@@ -84,8 +88,9 @@ def broken_promises(bench: Bench, jobs: Mapping[str, Expected], received: Receiv
 
 def _broken_for(bench: Bench, record: JobRecord, expected: Expected, callbacks: set[tuple[str, str]]) -> Iterator[str]:
     job_id, state = record.job.id, record.state
-    if state not in expected.states:
-        error = record.outcome.error
+    error = record.outcome.error
+    is_spent = expected.may_be_spent and record.attempts == MAX_ATTEMPTS and error is not None and error.retryable
+    if state not in expected.states and not is_spent:
         yield f"{job_id}: {state}, expected {' or '.join(expected.states)} ({error.message if error else 'no error'})"
     if record.attempts > MAX_ATTEMPTS:
         yield f"{job_id}: {record.attempts} attempts, more than {MAX_ATTEMPTS}"
