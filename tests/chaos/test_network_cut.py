@@ -72,3 +72,14 @@ def test_a_half_closed_line_is_left_for_a_new_one(bench: Bench) -> None:
         assert bench.ended(job_id, AGAIN_SECONDS).attempts == 1
     wait_until_settled(bench)
     assert broken_promises(bench, jobs | dict.fromkeys(("a", "b", "c"), jobs["c"])) == []
+
+
+def test_a_connection_that_died_without_a_word_is_noticed_and_replaced(bench: Bench) -> None:
+    bench.start_worker("w1")
+
+    bench.lines["w1"].forget()
+    jobs = submit(bench, "a")
+
+    assert bench.ended("a", 40).attempts == 1
+    wait_until_settled(bench)
+    assert broken_promises(bench, jobs) == []
