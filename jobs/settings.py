@@ -53,6 +53,7 @@ def parse_paths(value: Any) -> Any:
 
 Boolean = Annotated[bool, BeforeValidator(parse_boolean)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
+BytesOrZero = Annotated[int, BeforeValidator(parse_bytes), Field(ge=0)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_list)]
 Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(parse_paths)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -67,6 +68,9 @@ class Settings(BaseSettings):
     flux_kontext_engine: str = Field("native", description="native, official, or module:callable")
     flux_kontext_device: str = Field("auto", description="auto, cuda, cuda:N, mps or cpu")
     flux_kontext_offload: Boolean = Field(False, description="keep on the device only the network at work")
+    flux_kontext_cache_bytes: BytesOrZero = Field(
+        256 * 2**20, description="host memory for prompts and pictures encoded before; 0: none"
+    )
     flux_kontext_max_sequence_length: int | None = Field(
         None, ge=64, le=1024, description="T5 tokens (64 to 1024); default: the model's, else 512"
     )

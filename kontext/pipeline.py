@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kontext import sampling
 from kontext.autoencoder import Autoencoder
+from kontext.cache import DEFAULT_CACHE_BYTES, TensorCache, picture_key, prompt_key
 from kontext.checkpoint import build_on_meta, fingerprint, load_weights
 from kontext.config import LONGEST_TEXT, SHORTEST_TEXT, ModelConfig, Resolution
 from kontext.device import choose_device, release_cached_memory, synchronize
@@ -75,6 +76,7 @@ def load(
     offload: bool = False,
     max_sequence_length: int | None = None,
     image_options: ImageOptions = DEFAULT_OPTIONS,
+    cache_bytes: int = DEFAULT_CACHE_BYTES,
 ) -> Kontext:
     """Load a Kontext model.
 
@@ -87,12 +89,15 @@ def load(
         offload: keep weights in host memory and each network on the device for its own stage only.
         max_sequence_length: T5 tokens of a prompt, 64 to 1024; None for the model's own, 512 unless it says otherwise.
         image_options: how pictures come in and go out.
+        cache_bytes: of host memory for encoded prompts and pictures that may come again; 0 keeps none.
     Raises:
         CheckpointError: files are missing, cut short, or do not fit.
         DeviceError: the device is not there.
-        RequestError: max_sequence_length is out of range.
+        RequestError: max_sequence_length or cache_bytes is out of range.
     """
     chosen = choose_device(device)
+    if cache_bytes < 0:
+        raise RequestError(f"cache_bytes is {cache_bytes}, expected 0 or more")
     if max_sequence_length is not None and not SHORTEST_TEXT <= max_sequence_length <= LONGEST_TEXT:
         raise RequestError(f"max_sequence_length is {max_sequence_length}, expected {SHORTEST_TEXT} to {LONGEST_TEXT}")
     files = find_model(model)
@@ -104,6 +109,7 @@ def load(
         seam_dtype=seam_dtype,
         max_sequence_length=max_sequence_length or files.config.max_sequence_length,
         image_options=image_options,
+        cache_bytes=cache_bytes,
     )
 
 
@@ -132,6 +138,7 @@ class Kontext:
         seam_dtype: torch.dtype,
         max_sequence_length: int,
         image_options: ImageOptions,
+        cache_bytes: int = 0,
     ) -> None:
         self.networks = networks
         self.config = config
@@ -141,6 +148,7 @@ class Kontext:
         self.seam_dtype = seam_dtype
         self.max_sequence_length = max_sequence_length
         self.image_options = image_options
+        self.cache = TensorCache(cache_bytes)
         self.memory = memory
         for network in networks:
             memory.hold(network)
@@ -233,11 +241,14 @@ class Kontext:
         """Take a request through T5, CLIP and the autoencoder's encoder."""
         pictures = [to_rgb(picture, self.image_options) for picture in request.pictures]
         sizes = [sampling.preferred_size(*picture.size, self.config.preferred_resolutions) for picture in pictures]
-        txt, pooled = self._encode_prompt(request.prompt)
+        txt, pooled = self.cache.recall(
+            prompt_key(request.prompt), self.memory.device, lambda: self._encode_prompt(request.prompt)
+        )
+        references = [self._reference(picture, size) for picture, size in zip(pictures, sizes, strict=True)]
         return Encoded(
             txt=txt,
             pooled=pooled,
-            references=self._encode_pictures(pictures, sizes),
+            references=torch.cat(references, dim=1),
             reference_ids=_reference_ids(sizes).to(self.memory.device),
             size=(request.width or sizes[0][0], request.height or sizes[0][1]),
         )
@@ -283,13 +294,17 @@ class Kontext:
             pooled = self.networks.clip(prompt, self.config.clip_max_length)
         return self._across_seam(txt), self._across_seam(pooled)
 
-    def _encode_pictures(self, pictures: Sequence[Image.Image], sizes: Sequence[Resolution]) -> Tensor:
-        """Tokens of RGB pictures, each resized to its size, one after the other."""
-        autoencoder = self.networks.autoencoder
-        tensors = [image_to_tensor(picture, size) for picture, size in zip(pictures, sizes, strict=True)]
-        with self.memory.on_device(autoencoder):
-            latents = [autoencoder.encode(tensor.to(self.memory.device)) for tensor in tensors]
-        return torch.cat([sampling.pack_latents(self._across_seam(latent)) for latent in latents], dim=1)
+    def _reference(self, picture: Image.Image, size: Resolution) -> Tensor:
+        """Tokens of an RGB picture brought to a size."""
+        key = picture_key(picture, size)
+        (tokens,) = self.cache.recall(key, self.memory.device, lambda: (self._encode_picture(picture, size),))
+        return tokens
+
+    def _encode_picture(self, picture: Image.Image, size: Resolution) -> Tensor:
+        tensor = image_to_tensor(picture, size).to(self.memory.device)
+        with self.memory.on_device(self.networks.autoencoder):
+            latent = self.networks.autoencoder.encode(tensor)
+        return sampling.pack_latents(self._across_seam(latent))
 
     def _across_seam(self, values: Tensor) -> Tensor:
         """Round what one network hands to the next as the reference does, then give it the transformer's dtype."""

@@ -78,7 +78,7 @@ def load_engine(settings: Settings) -> Engine:
     if settings.flux_kontext_engine == "native":
         import kontext
 
-        return kontext.load(settings.flux_kontext_model, **options)
+        return kontext.load(settings.flux_kontext_model, **options, cache_bytes=settings.flux_kontext_cache_bytes)
     if settings.flux_kontext_engine == "official":
         from kontext import official
 
