@@ -216,6 +216,17 @@ def test_a_repeated_publish_replaces_the_file(root: Path, storage: Storage) -> N
     assert target.read_bytes() == b"second"
 
 
+def test_a_file_system_without_nameless_files_gets_its_picture_all_the_same(
+    root: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+
+    storage.publish((root / "cat.png").as_uri(), b"picture", "image/png")
+
+    assert os.listdir(root) == ["cat.png"]
+    assert (root / "cat.png").read_bytes() == b"picture"
+
+
 def test_the_mode_of_a_file_follows_the_umask(root: Path, storage: Storage) -> None:
     before = os.umask(0o027)
     try:

@@ -117,6 +117,23 @@ def test_an_expired_lease_and_a_back_off_that_is_over_are_sent_again(
     assert in_queue(redis_client) == ["later", "silent"]
 
 
+def test_after_redis_was_out_of_reach_the_holders_of_leases_may_renew_them_first(
+    ledger: Ledger, reconciler: Reconciler, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(ledger, "a")
+    claim = ledger.claim("a", "w1", lease_seconds=30)
+    assert isinstance(claim, Claim)
+    clock.advance(40)
+    with monkeypatch.context() as patch:
+        patch.setattr("worker.reconciler.SILENCE_SECONDS", -1)
+        reconciler.tick()
+
+    assert ledger.renew("a", claim.token, lease_seconds=30) == "held"
+    reconciler.tick()
+    assert ledger.get("a").attempts == 1
+    assert ledger.get("a").history == ()
+
+
 def test_one_worker_reconciles_at_a_time_and_lets_go_after(
     ledger: Ledger, reconciler: Reconciler, clock: ManualClock, redis_client: redis.Redis
 ) -> None:
