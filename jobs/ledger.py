@@ -39,7 +39,7 @@ PIPELINE_LENGTH = 500
 MICROSECONDS = 1_000_000
 
 Lease = Literal["held", "cancel", "lost"]
-Requeued = Literal["queued", "delayed", "lost"]
+Requeued = Literal["queued", "delayed", "cancelled", "lost"]
 Verdict = Literal["delivered", "pending", "dropped"]
 
 
@@ -182,14 +182,14 @@ class Ledger:
         return bool(self._run("finish", job_id, token, state, outcome.model_dump_json(), reason) == "finished")
 
     def requeue(self, job_id: str, token: str, reason: str, delay_seconds: float = 0, counts: bool = True) -> Requeued:
-        """Give a running job back; after `queued` the caller sends its message.
+        """Give a running job back, or end it if it was to be cancelled; after `queued` the caller sends its message.
 
         Args:
             delay_seconds: back-off before the job may run again.
             counts: whether the run counts as an attempt; a draining worker's does not.
         """
         delay_us = int(delay_seconds * MICROSECONDS)
-        return cast(Requeued, self._run("requeue", job_id, token, delay_us, int(counts), reason))
+        return cast(Requeued, self._run("requeue", job_id, token, delay_us, int(counts), reason, CANCELLED))
 
     def cancel(self, job_id: str) -> JobState:
         """Cancel a job and return its state before: queued ends at once, running within a step, ended stays as it is.

@@ -239,6 +239,18 @@ def test_a_drained_workers_run_does_not_count_as_an_attempt(ledger: Ledger) -> N
     assert claimed(ledger, "a").attempt == 1
 
 
+@pytest.mark.parametrize("delay_seconds", [0, 60])
+def test_a_job_that_is_to_be_cancelled_ends_when_it_is_given_back(ledger: Ledger, delay_seconds: float) -> None:
+    submit(ledger, edit_job("a", callback={"url": "https://example.org/hook"}))
+    claim = claimed(ledger, "a")
+    ledger.cancel("a")
+
+    assert ledger.requeue("a", claim.token, "input_unreachable", delay_seconds) == "cancelled"
+
+    assert ledger.get("a").state is JobState.CANCELLED
+    assert [due.event for due in ledger.take_callbacks(10, hide_seconds=60)] == ["cancelled"]
+
+
 def test_a_batch_counts_its_jobs_by_state_and_lists_them_in_order(ledger: Ledger) -> None:
     names = [f"job-{number}" for number in (3, 1, 2)]
     submit(ledger, *(edit_job(name, batch="spring") for name in names))
