@@ -13,5 +13,10 @@ class ManualClock:
         self._now_us += 1  # two events are never at the same moment
         return self._now_us
 
+    @property
+    def last_us(self) -> int:
+        """The moment that was told last."""
+        return self._now_us
+
     def advance(self, seconds: float) -> None:
         self._now_us += int(seconds * 1_000_000)

@@ -1,0 +1,422 @@
+"""The ledger against a model of itself: random lives of a few jobs, each step compared, on a real Redis.
+
+The model is what `jobs/ledger.py` promises, in plain Python. Steps are what workers, users and accidents do in any
+order: messages get lost and doubled, workers go silent and come back with old tokens, answers get lost and are asked
+for again.
+`LEDGER_EXAMPLES=2000` looks deeper than the default.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from jobs.ledger import Claim, Ledger, Refusal, Verdict
+from jobs.queue import QUEUE, EditQueue, make_app, next_messages
+from jobs.record import Progress
+from jobs.schema import EditJob, ErrorInfo, JobState, Outcome
+from tests.clock import ManualClock
+from tests.servers.redis import RedisServer
+from worker.reconciler import GRACE_US, Reconciler
+
+EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "150"))
+STEPS = 50
+
+SECOND = 1_000_000
+LEASE_SECONDS = 30
+HIDE_SECONDS = 60
+MAX_ATTEMPTS = 3
+A_FEW_US = 100
+"""The clock moves by one at each question, and one tick of the reconciler asks a few times."""
+
+JOBS: dict[str, dict[str, Any]] = {
+    "alone": {},
+    "told": {"callback": {"url": "https://example.org/hook"}},
+    "first": {"batch": "spring", "callback": {"url": "https://example.org/hook", "events": ["failed"]}},
+    "second": {"batch": "spring"},
+}
+ids = st.sampled_from(sorted(JOBS))
+terminal_states = st.sampled_from([state for state in JobState if state.is_terminal])
+
+
+def edit_job(job_id: str, prompt: str) -> EditJob:
+    return EditJob.model_validate({"id": job_id, "image": "s3://in/cat.png", "prompt": prompt, **JOBS[job_id]})
+
+
+@dataclass
+class ModelJob:
+    """What the ledger should know about one job."""
+
+    job: EditJob
+    sent_us: int
+    state: JobState = JobState.QUEUED
+    attempts: int = 0
+    token: str = ""
+    lease_ends_us: int = 0
+    due_us: int | None = None
+    is_to_be_cancelled: bool = False
+    progress: Progress | None = None
+    reasons: list[str] = field(default_factory=list)
+
+    def is_held_by(self, token: str) -> bool:
+        return self.state is JobState.RUNNING and self.token == token
+
+    @property
+    def is_in_queue(self) -> bool:
+        return self.state is JobState.QUEUED and self.due_us is None
+
+    def enqueue(self, now_us: int) -> None:
+        self.state, self.sent_us, self.due_us, self.progress = JobState.QUEUED, now_us, None, None
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Does each step to the ledger and to the model, and compares."""
+
+    claims = Bundle("claims")
+    callbacks = Bundle("callbacks")
+
+    def __init__(self, server: RedisServer, queue: EditQueue) -> None:
+        super().__init__()
+        self.clock = ManualClock()
+        self.redis = server.client()
+        self.queue = queue
+        self.ledger = Ledger(self.redis, clock=self.clock)
+        self.jobs: dict[str, ModelJob] = {}
+        self.messages: Counter[str] = Counter()
+        self.outbox: dict[str, tuple[int, int]] = {}  # webhook id -> when it is due, attempts
+
+    # Users
+
+    @rule(
+        job_id=ids, prompt=st.sampled_from(["snow", "rain"]), max_queued=st.sampled_from([0, 2]), is_sent=st.booleans()
+    )
+    def submit(self, job_id: str, prompt: str, max_queued: int, is_sent: bool) -> None:
+        """A producer that may die between the record and the message."""
+        known = self.jobs.get(job_id)
+        waiting = sum(job.state is JobState.QUEUED for job in self.jobs.values())
+        if known is not None:
+            expected = "exists" if known.job.prompt == prompt else "conflict"
+        else:
+            expected = "full" if max_queued and waiting >= max_queued else "created"
+
+        job = edit_job(job_id, prompt)
+        (submission,) = self.ledger.submit([job], "s3://out", max_queued)
+
+        assert submission.verdict == expected
+        if expected == "created":
+            self.jobs[job_id] = ModelJob(job, self.clock.last_us)
+            if is_sent:
+                self.send(job_id)
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        job_id = data.draw(st.sampled_from(sorted(self.jobs)))
+        job = self.jobs[job_id]
+
+        assert self.ledger.cancel(job_id) is job.state
+
+        if job.state is JobState.QUEUED:
+            self.end(job_id, JobState.CANCELLED)
+        elif job.state is JobState.RUNNING:
+            job.is_to_be_cancelled = True
+
+    # Workers
+
+    @precondition(lambda self: self.messages)
+    @rule(target=claims)
+    def deliver(self) -> Any:
+        """A worker takes the next message and claims its job."""
+        job_id = self.pop()
+        token = f"token-{self.clock.last_us}"
+        return multiple((job_id, token)) if self.claim(job_id, token) else multiple()
+
+    @rule(claim=claims)
+    def claim_again(self, claim: tuple[str, str]) -> None:
+        """The answer got lost on its way, so the same worker asks again, soon or much later."""
+        self.claim(*claim)
+
+    @rule(claim=claims, step=st.integers(0, 3))
+    def renew(self, claim: tuple[str, str], step: int) -> None:
+        job_id, token = claim
+        job = self.jobs[job_id]
+        progress = Progress("sampling", step, 30) if step else None
+
+        answer = self.ledger.renew(job_id, token, LEASE_SECONDS, progress)
+
+        if not job.is_held_by(token):
+            assert answer == "lost"
+            return
+        assert answer == ("cancel" if job.is_to_be_cancelled else "held")
+        job.lease_ends_us = self.clock.last_us + LEASE_SECONDS * SECOND
+        job.progress = progress or job.progress
+
+    @rule(claim=claims, state=terminal_states)
+    def finish(self, claim: tuple[str, str], state: JobState) -> None:
+        job_id, token = claim
+        job = self.jobs[job_id]
+        is_repeat = job.state is state and job.token == token
+
+        outcome = outcome_of(state)
+        is_finished = self.ledger.finish(job_id, token, state, outcome)
+
+        assert is_finished == (job.is_held_by(token) or is_repeat)
+        if job.is_held_by(token):
+            job.reasons.append(outcome.error.code if outcome.error else state)
+            self.end(job_id, state)
+
+    @rule(claim=claims, delay_seconds=st.sampled_from([0, 20]), counts=st.booleans())
+    def requeue(self, claim: tuple[str, str], delay_seconds: int, counts: bool) -> None:
+        """Back-off after a failure that counts, or a draining worker's hand-back."""
+        job_id, token = claim
+        job = self.jobs[job_id]
+        counts = counts and job.attempts < MAX_ATTEMPTS  # with its last attempt used up a worker fails the job
+
+        answer = self.ledger.requeue(job_id, token, "given_back", delay_seconds, counts)
+
+        if not job.is_held_by(token):
+            assert answer == "lost"
+            return
+        job.reasons.append("given_back")
+        job.attempts -= not counts
+        if job.is_to_be_cancelled:
+            assert answer == "cancelled"
+            self.end(job_id, JobState.CANCELLED)
+            return
+        assert answer == ("delayed" if delay_seconds else "queued")
+        job.enqueue(self.clock.last_us)
+        if delay_seconds:
+            job.due_us = self.clock.last_us + delay_seconds * SECOND
+        else:
+            self.send(job_id)
+
+    # Accidents and time
+
+    @precondition(lambda self: self.messages)
+    @rule()
+    def lose_message(self) -> None:
+        """A worker takes a message and dies."""
+        self.pop()
+
+    @rule(job_id=ids)
+    def double_message(self, job_id: str) -> None:
+        self.send(job_id)
+
+    @rule(seconds=st.sampled_from([1, 6, 20, 31, 61]))
+    def pass_time(self, seconds: int) -> None:
+        self.clock.advance(seconds)
+
+    # The reconciler
+
+    @rule()
+    def reconcile(self) -> None:
+        silent = [(job_id, job) for job_id, job in self.jobs.items() if self.is_silent(job)]
+        due = [job for job in self.jobs.values() if job.due_us is not None and job.due_us <= self.clock.last_us]
+        latest_us = self.clock.last_us - GRACE_US
+        lost = [
+            job_id
+            for job_id, job in self.jobs.items()
+            if job.is_in_queue and job.sent_us <= latest_us and not self.messages[job_id]
+        ]
+
+        Reconciler(self.ledger, self.queue, MAX_ATTEMPTS).tick()
+
+        for job_id, job in silent:
+            self.expire(job_id, job)
+        for job in due:
+            self.resend(job)
+        for job_id in lost:
+            self.resend(self.jobs[job_id])
+
+    # Callbacks
+
+    @rule(target=callbacks)
+    def take_callbacks(self) -> Any:
+        due = {webhook: attempts for webhook, (due_us, attempts) in self.outbox.items() if due_us <= self.clock.last_us}
+
+        taken = self.ledger.take_callbacks(10, HIDE_SECONDS)
+
+        assert {callback.webhook_id: callback.attempts for callback in taken} == due
+        for callback in taken:
+            assert callback.webhook_id == f"msg_{callback.job_id}_{self.jobs[callback.job_id].state}"
+            self.outbox[callback.webhook_id] = (self.clock.last_us + HIDE_SECONDS * SECOND, callback.attempts)
+        return multiple(*due)
+
+    @rule(webhook=consumes(callbacks), is_delivered=st.booleans())
+    def settle_callback(self, webhook: str, is_delivered: bool) -> None:
+        if webhook not in self.outbox:  # taken twice, and the other sender delivered it
+            return
+        verdict: Verdict = "delivered" if is_delivered else "pending"
+        self.ledger.settle_callback(webhook, verdict, "HTTP", delay_seconds=20)
+
+        _, attempts = self.outbox.pop(webhook)
+        if not is_delivered:
+            self.outbox[webhook] = (self.clock.last_us + 20 * SECOND, attempts + 1)
+
+    # What holds after every step
+
+    @invariant()
+    def records_are_as_the_model_has_them(self) -> None:
+        records = self.ledger.get_many(list(JOBS))
+        for job_id, record in zip(JOBS, records, strict=True):
+            job = self.jobs.get(job_id)
+            if job is None or record is None:
+                assert job is None
+                assert record is None
+                continue
+            assert (record.state, record.attempts, record.progress) == (job.state, job.attempts, job.progress), job_id
+            assert [attempt.reason for attempt in record.history] == job.reasons
+            assert record.cancel_requested == job.is_to_be_cancelled
+            assert job.attempts <= MAX_ATTEMPTS
+
+    @invariant()
+    def indexes_agree_with_the_states(self) -> None:
+        queued = {job_id: job.sent_us for job_id, job in self.jobs.items() if job.is_in_queue}
+        running = {job_id: job.lease_ends_us for job_id, job in self.jobs.items() if job.state is JobState.RUNNING}
+        delayed = {job_id: job.due_us for job_id, job in self.jobs.items() if job.due_us is not None}
+        for name, expected in (("queued", queued), ("running", running), ("delayed", delayed)):
+            found = {
+                str(job_id): int(score) for job_id, score in self.redis.zrange(f"dg:{name}", 0, -1, withscores=True)
+            }
+            assert found.keys() == expected.keys(), name
+            assert all(abs(found[job_id] - expected[job_id]) < A_FEW_US for job_id in found), (name, found, expected)
+
+    @invariant()
+    def batches_count_their_jobs_and_age_once_all_have_ended(self) -> None:
+        states = Counter(job.state for job in self.jobs.values() if job.job.batch)
+        counted = self.redis.hgetall("dg:batch:spring")
+        assert {state: int(number) for state, number in counted.items() if number != "0"} == dict(states)
+        is_open = bool(states[JobState.QUEUED] + states[JobState.RUNNING])
+        assert self.is_kept("dg:batch:spring") == is_open
+        assert self.is_kept("dg:batch:spring:jobs") == is_open
+        for job_id, job in self.jobs.items():
+            assert self.is_kept(f"dg:job:{job_id}") == (not job.state.is_terminal)
+
+    @invariant()
+    def the_outbox_holds_what_is_to_be_told(self) -> None:
+        found = {str(webhook): int(due) for webhook, due in self.redis.zrange("dg:outbox", 0, -1, withscores=True)}
+        assert found.keys() == self.outbox.keys()
+        assert all(abs(found[webhook] - self.outbox[webhook][0]) < A_FEW_US for webhook in found)
+
+    @invariant()
+    def the_queue_holds_the_messages(self) -> None:
+        assert Counter(next_messages(self.redis, 10_000)[0]) == +self.messages
+
+    # At the end of every life
+
+    def teardown(self) -> None:
+        """No accepted job is lost: with workers that work, every one ends soon."""
+        try:
+            for _ in range(2 * MAX_ATTEMPTS):
+                self.clock.advance(LEASE_SECONDS + 1)
+                self.reconcile()
+                while +self.messages:
+                    job_id, token = self.pop(), f"token-{self.clock.last_us}"
+                    if self.claim(job_id, token):
+                        self.finish((job_id, token), JobState.SUCCEEDED)
+            assert [job_id for job_id, job in self.jobs.items() if not job.state.is_terminal] == []
+            self.records_are_as_the_model_has_them()
+            self.batches_count_their_jobs_and_age_once_all_have_ended()
+            self.the_outbox_holds_what_is_to_be_told()
+        finally:
+            self.redis.delete(
+                QUEUE, *self.redis.keys("dg:*")
+            )  # what kombu has declared stays, for it is not declared again
+            self.redis.close()
+
+    # The model's own steps
+
+    def claim(self, job_id: str, token: str) -> bool:
+        """Claim and compare; whether the job is now this token's."""
+        job = self.jobs.get(job_id)
+        answer = self.ledger.claim(job_id, "w1", LEASE_SECONDS, token)
+        if job is None or not (job.is_in_queue or job.is_held_by(token)):
+            reason = "unknown" if job is None else "delayed" if job.due_us is not None else job.state
+            assert answer == Refusal(reason)
+            return False
+        if job.is_in_queue:
+            job.state, job.token, job.attempts = JobState.RUNNING, token, job.attempts + 1
+        job.lease_ends_us = self.clock.last_us + LEASE_SECONDS * SECOND
+        assert isinstance(answer, Claim)
+        assert (answer.attempt, answer.job.prompt) == (job.attempts, job.job.prompt)
+        return True
+
+    def is_silent(self, job: ModelJob) -> bool:
+        return job.state is JobState.RUNNING and job.lease_ends_us <= self.clock.last_us
+
+    def expire(self, job_id: str, job: ModelJob) -> None:
+        job.reasons.append("worker_lost")
+        if job.is_to_be_cancelled:
+            self.end(job_id, JobState.CANCELLED)
+        elif job.attempts == MAX_ATTEMPTS:
+            self.end(job_id, JobState.FAILED)
+        else:
+            self.resend(job)
+
+    def resend(self, job: ModelJob) -> None:
+        job.enqueue(self.clock.last_us)
+        self.messages[job.job.id] += 1
+
+    def end(self, job_id: str, state: JobState) -> None:
+        job = self.jobs[job_id]
+        job.state, job.due_us, job.progress = state, None, None
+        if job.job.callback and state in job.job.callback.events:
+            self.outbox[f"msg_{job_id}_{state}"] = (self.clock.last_us, 0)
+
+    def send(self, job_id: str) -> None:
+        self.queue.send([job_id])
+        self.messages[job_id] += 1
+
+    def pop(self) -> str:
+        (job_id,), _ = next_messages(self.redis, 1)
+        self.redis.rpop(QUEUE)
+        self.messages[job_id] -= 1
+        assert self.messages[job_id] >= 0
+        self.messages = +self.messages
+        return job_id
+
+    def is_kept(self, key: str) -> bool:
+        forever = -1
+        return bool(self.redis.ttl(key) == forever)
+
+
+def outcome_of(state: JobState) -> Outcome:
+    if state is JobState.SUCCEEDED:
+        return Outcome(output="s3://out/cat.png")
+    code = "cancelled" if state is JobState.CANCELLED else "input_not_an_image"
+    return Outcome(error=ErrorInfo.model_validate({"code": code, "message": "it ended", "retryable": False}))
+
+
+def test_the_ledger_does_what_its_model_does_whatever_happens_in_whatever_order(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)  # thousands of lost messages are not worth telling
+    queue = EditQueue(make_app(redis_server.url))
+    run_state_machine_as_test(
+        partial(LedgerMachine, redis_server, queue),
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=STEPS,
+            deadline=None,
+            derandomize="CI" in os.environ,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
