@@ -14,7 +14,7 @@ from PIL import Image
 
 from jobs.queue import QUEUE
 from jobs.record import JobRecord
-from jobs.schema import JobState
+from jobs.schema import EditJob, JobState
 from tests.chaos.bench import HOOK, MAX_ATTEMPTS, Bench
 from tests.integration.conftest import SECRET
 from tests.waiting import eventually
@@ -59,7 +59,7 @@ def submit(bench: Bench, job_id: str, seed: int = 7, **fields: Any) -> dict[str,
     """Submit a job with a callback, known by the colour of its picture."""
     fields = {"callback": {"url": bench.hook}, "image": bench.input, **fields}
     params = {"num_inference_steps": 2, "seed": seed, **fields.pop("params", {})}
-    bench.submit(job_id, params=params, **fields)
+    bench.client.submit(EditJob.model_validate({"id": job_id, "prompt": "make it snow", "params": params, **fields}))
     return {job_id: Expected(seed)}
 
 
