@@ -6,6 +6,7 @@ once it is inside the process, puts itself around the product's own functions.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import time
@@ -25,8 +26,18 @@ from worker import callbacks
 BAD_CLOCK_SECONDS = 5 * 3600.0
 
 
-class NoisyEngine(PromptedEngine):
-    """Paints "noise" that no format can make small, with the colour of the seed in the last corner only."""
+class ChaosEngine(PromptedEngine):
+    """Knows more prompts: to leave, to crash, and to paint "noise" that no format can make small.
+
+    Of noise only the last corner has the colour of the seed.
+    """
+
+    def step(self, prompt: str) -> None:
+        super().step(prompt)
+        if prompt == "leave":
+            os._exit(1)
+        if prompt == "crash":
+            ctypes.string_at(0)
 
     def run(self, images: Sequence[Image.Image], prompt: str, **options: Any) -> Painted:
         painted = super().run(images, prompt, **options)
@@ -41,7 +52,7 @@ class NoisyEngine(PromptedEngine):
 def steady(settings: Settings) -> TimedEngine:
     """An engine that does what the prompt says, in a worker that repeats failed callbacks at once."""
     callbacks.DELAYS_SECONDS = tuple(min(seconds, 1.0) for seconds in callbacks.DELAYS_SECONDS)
-    return NoisyEngine(float(os.environ["STANDIN_STEP_SECONDS"]))
+    return ChaosEngine(float(os.environ["STANDIN_STEP_SECONDS"]))
 
 
 def doomed(settings: Settings) -> TimedEngine:

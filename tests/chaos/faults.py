@@ -20,25 +20,34 @@ Fault = Callable[[Bench], AbstractContextManager[None]]
 DELAY_SECONDS = 0.3
 FULL_BYTES = 1  # less than Redis needs to live: it refuses every write that could make it larger
 
+FAULTS: dict[str, Fault] = {}
+"""Every fault by its name."""
+
+
+def fault(act: Callable[[Bench], Iterator[None]]) -> Fault:
+    """Make a context manager of what happens before and after `yield`, and enter it in `FAULTS`."""
+    FAULTS[act.__name__] = contextmanager(act)
+    return FAULTS[act.__name__]
+
 
 # Workers
 
 
-@contextmanager
+@fault
 def worker_killed(bench: Bench) -> Iterator[None]:
     """SIGKILL."""
     _any_worker(bench).kill()
     yield
 
 
-@contextmanager
+@fault
 def worker_terminated(bench: Bench) -> Iterator[None]:
     """SIGTERM, as at a deploy."""
     _any_worker(bench).signal(signal.SIGTERM)
     yield
 
 
-@contextmanager
+@fault
 def worker_frozen(bench: Bench) -> Iterator[None]:
     """SIGSTOP; the zombie comes back with SIGCONT."""
     worker = _any_worker(bench)
@@ -53,7 +62,7 @@ def worker_frozen(bench: Bench) -> Iterator[None]:
 # The network between one worker and Redis
 
 
-@contextmanager
+@fault
 def worker_cut_off(bench: Bench) -> Iterator[None]:
     """Connections are reset and new ones refused."""
     line = _any_line(bench)
@@ -62,7 +71,7 @@ def worker_cut_off(bench: Bench) -> Iterator[None]:
     line.mend()
 
 
-@contextmanager
+@fault
 def line_frozen(bench: Bench) -> Iterator[None]:
     """Nothing passes, nothing closes."""
     line = _any_line(bench)
@@ -71,7 +80,7 @@ def line_frozen(bench: Bench) -> Iterator[None]:
     line.mend()
 
 
-@contextmanager
+@fault
 def line_slow(bench: Bench) -> Iterator[None]:
     """Every piece is held up."""
     line = _any_line(bench)
@@ -80,7 +89,7 @@ def line_slow(bench: Bench) -> Iterator[None]:
     line.mend()
 
 
-@contextmanager
+@fault
 def line_half_closed(bench: Bench) -> Iterator[None]:
     """Redis seems to have hung up; what the worker still sends arrives."""
     _any_line(bench).half_close()
@@ -90,7 +99,7 @@ def line_half_closed(bench: Bench) -> Iterator[None]:
 # Redis
 
 
-@contextmanager
+@fault
 def redis_restarted(bench: Bench) -> Iterator[None]:
     """SIGKILL, and a new start on the append-only file."""
     bench.redis.kill()
@@ -98,7 +107,7 @@ def redis_restarted(bench: Bench) -> Iterator[None]:
     bench.redis.start()
 
 
-@contextmanager
+@fault
 def redis_frozen(bench: Bench) -> Iterator[None]:
     """SIGSTOP: connections stay open and nothing answers."""
     bench.redis.pause()
@@ -106,7 +115,7 @@ def redis_frozen(bench: Bench) -> Iterator[None]:
     bench.redis.resume()
 
 
-@contextmanager
+@fault
 def connections_killed(bench: Bench) -> Iterator[None]:
     """CLIENT KILL of everybody, while Redis stays up."""
     with bench.redis.client() as redis:
@@ -114,7 +123,7 @@ def connections_killed(bench: Bench) -> Iterator[None]:
     yield
 
 
-@contextmanager
+@fault
 def redis_full(bench: Bench) -> Iterator[None]:
     """`maxmemory` is reached, with the policy that a queue needs: writes are refused."""
     with bench.redis.client() as redis:
@@ -124,7 +133,7 @@ def redis_full(bench: Bench) -> Iterator[None]:
         redis.config_set("maxmemory", 0)
 
 
-@contextmanager
+@fault
 def message_lost(bench: Bench) -> Iterator[None]:
     """A message disappears, as when a worker dies between taking and reading it."""
     with bench.redis.client() as redis:
@@ -132,7 +141,7 @@ def message_lost(bench: Bench) -> Iterator[None]:
     yield
 
 
-@contextmanager
+@fault
 def messages_doubled(bench: Bench) -> Iterator[None]:
     """Every message that waits is there twice."""
     with bench.redis.client() as redis:
@@ -144,7 +153,7 @@ def messages_doubled(bench: Bench) -> Iterator[None]:
 # The store
 
 
-@contextmanager
+@fault
 def store_failing(bench: Bench) -> Iterator[None]:
     """HTTP 503."""
     bench.store.status = bench.random.choice((500, 503))
@@ -152,7 +161,7 @@ def store_failing(bench: Bench) -> Iterator[None]:
     bench.store.status = None
 
 
-@contextmanager
+@fault
 def store_slow(bench: Bench) -> Iterator[None]:
     """Each request takes a second more."""
     bench.store.delay_seconds = 1
@@ -160,7 +169,7 @@ def store_slow(bench: Bench) -> Iterator[None]:
     bench.store.delay_seconds = 0
 
 
-@contextmanager
+@fault
 def store_hanging_up(bench: Bench) -> Iterator[None]:
     """Answers break off in their middle."""
     bench.store.status = 0
@@ -168,7 +177,7 @@ def store_hanging_up(bench: Bench) -> Iterator[None]:
     bench.store.status = None
 
 
-@contextmanager
+@fault
 def store_cut_off(bench: Bench) -> Iterator[None]:
     """Connections are reset and new ones refused."""
     bench.store_line.cut()
@@ -179,7 +188,7 @@ def store_cut_off(bench: Bench) -> Iterator[None]:
 # The receiver of callbacks
 
 
-@contextmanager
+@fault
 def receiver_down(bench: Bench) -> Iterator[None]:
     """Connections are refused."""
     bench.receiver_line.cut()
@@ -187,28 +196,20 @@ def receiver_down(bench: Bench) -> Iterator[None]:
     bench.receiver_line.mend()
 
 
-def _receiver_answering(answer: Answer) -> Fault:
-    @contextmanager
-    def fault(bench: Bench) -> Iterator[None]:
+def _receiver_answering(name: str, answer: Answer) -> Fault:
+    def receiver_answers(bench: Bench) -> Iterator[None]:
         bench.receiver.answer(HOOK, answer)
         yield
         bench.receiver.answer(HOOK, Answer(204))
 
-    return fault
+    receiver_answers.__name__ = name
+    return fault(receiver_answers)
 
 
-receiver_failing = _receiver_answering(Answer(500))
-receiver_redirecting = _receiver_answering(Answer.redirect("/elsewhere"))
-receiver_silent = _receiver_answering(Answer(delay_seconds=30))
-receiver_hanging_up = _receiver_answering(Answer(dropped=True))
-
-
-FAULTS: dict[str, Fault] = {
-    name: fault
-    for name, fault in list(globals().items())
-    if callable(fault) and getattr(fault, "__module__", "") == __name__ and not name.startswith("_")
-}
-"""All of the above by name."""
+receiver_failing = _receiver_answering("receiver_failing", Answer(500))
+receiver_redirecting = _receiver_answering("receiver_redirecting", Answer.redirect("/elsewhere"))
+receiver_silent = _receiver_answering("receiver_silent", Answer(delay_seconds=30))
+receiver_hanging_up = _receiver_answering("receiver_hanging_up", Answer(dropped=True))
 
 
 def _any_worker(bench: Bench) -> WorkerProcess:
