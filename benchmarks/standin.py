@@ -33,8 +33,9 @@ class StandinEngine:
     approximations: tuple[str, ...] = ()
     device = "none"
 
-    def __init__(self, turns: Path) -> None:
+    def __init__(self, turns: Path, seconds_per_step: float) -> None:
         self._turns = turns
+        self._seconds_per_step = seconds_per_step
 
     def warm_up(self) -> None: ...
 
@@ -52,7 +53,7 @@ class StandinEngine:
     ) -> Painted:
         began_at = time.time()
         for step in range(1, num_inference_steps + 1):
-            time.sleep(max(0.0, began_at + step / STEPS_PER_SECOND - time.time()))
+            time.sleep(max(0.0, began_at + step * self._seconds_per_step - time.time()))
             on_step(step, num_inference_steps)
         with self._turns.open("a") as file:
             file.write(f"{began_at:.6f} {time.time():.6f}\n")
@@ -60,4 +61,9 @@ class StandinEngine:
 
 
 def load(settings: Settings) -> StandinEngine:
-    return StandinEngine(Path(os.environ["STANDIN_TURNS"]))
+    return StandinEngine(Path(os.environ["STANDIN_TURNS"]), 1 / STEPS_PER_SECOND)
+
+
+def load_instant(settings: Settings) -> StandinEngine:
+    """An engine that takes no time."""
+    return StandinEngine(Path(os.environ["STANDIN_TURNS"]), 0.0)
