@@ -19,7 +19,7 @@ from PIL import Image
 
 from jobs.ledger import Ledger
 from jobs.settings import Settings
-from jobs.storage import Storage, files
+from jobs.storage import Storage
 from tests.worker.engines import Painted, PromptedEngine, TimedEngine
 from worker import callbacks
 
@@ -51,7 +51,8 @@ class ChaosEngine(PromptedEngine):
 
 def steady(settings: Settings) -> TimedEngine:
     """An engine that does what the prompt says, in a worker that repeats failed callbacks at once."""
-    callbacks.DELAYS_SECONDS = tuple(min(seconds, 1.0) for seconds in callbacks.DELAYS_SECONDS)
+    at_once = tuple(min(seconds, 1.0) for seconds in callbacks.DELAYS_SECONDS)
+    setattr(callbacks, "DELAYS_SECONDS", at_once)  # noqa: B010 - a constant, as long as nobody does this
     return ChaosEngine(float(os.environ["STANDIN_STEP_SECONDS"]))
 
 
@@ -95,7 +96,7 @@ PLACES: dict[str, Callable[[TimedEngine], None]] = {
     "after the claim": lambda _: die_after(Ledger, "claim"),
     "while fetching": lambda _: die_before(Storage, "read"),
     "while sampling": lambda engine: die_after(engine, "step"),
-    "while uploading": lambda _: die_before(files.os, "fsync"),  # the bytes are written, the name is not there yet
+    "while uploading": lambda _: die_before(os, "fsync"),  # the bytes are written, the name is not there yet
     "between upload and finish": lambda _: die_before(Ledger, "finish"),
     "between finish and callback": lambda _: die_after(Ledger, "finish"),
     "between callback and its note": lambda _: die_before(Ledger, "settle_callback"),

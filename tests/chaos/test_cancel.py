@@ -38,4 +38,4 @@ def test_a_job_cancelled_at_any_stage_ends_once_and_the_next_one_runs(
 
 def stage_of(bench: Bench, job_id: str) -> str | None:
     progress = bench.ledger.get(job_id).progress
-    return progress and progress.stage
+    return progress.stage if progress else None
