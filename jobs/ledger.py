@@ -5,6 +5,8 @@
                  |<--- requeue -----|  (back-off, or a draining worker)
                  '<--- expire ------'  (the worker went silent; after the last attempt: failed)
 
+    failed | cancelled --retry--> queued   (by hand only: another round of attempts under the same id)
+
 Every arrow is one script of `jobs/lua/`, hence atomic. A message in the queue is only a hint that a job waits; whoever
 gets it must `claim` the job, and of two claims one is refused. A claim is a lease: whoever does not `renew` it in time
 loses the job, and what it writes later is refused by its token.
@@ -14,11 +16,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import resources
-from typing import Any, Literal, cast
+from itertools import islice
+from typing import Any, Literal, TypeVar, cast
 from uuid import uuid4
 
 from redis import Redis
@@ -30,13 +33,15 @@ from jobs.schema import EditJob, ErrorInfo, JobState, Outcome, parse_job, salvag
 from jobs.settings import Settings
 
 SCRIPTS = (
-    *("submit", "claim", "renew", "finish", "requeue", "cancel"),
-    *("expire", "promote", "resend", "take_callbacks", "settle_callback"),
+    *("submit", "claim", "renew", "finish", "requeue", "cancel", "retry"),
+    *("expire", "promote", "resend", "take_callbacks", "settle_callback", "revise_callback"),
 )
 PIPELINE_LENGTH = 500
 """Jobs sent to Redis in one go: long enough to hide the round trip, short enough to stay under a megabyte."""
 
 MICROSECONDS = 1_000_000
+
+T = TypeVar("T")
 
 Lease = Literal["held", "cancel", "lost"]
 Requeued = Literal["queued", "delayed", "cancelled", "lost"]
@@ -202,6 +207,33 @@ class Ledger:
             raise JobNotFound(f"no job {job_id!r} in the ledger")
         return JobState(state)
 
+    def retry(self, job_id: str) -> JobState:
+        """Open a failed or cancelled job again and return its state before; any other job stays as it is.
+
+        Its attempts start at 0 and its history goes on. If it was failed or cancelled the caller sends its message.
+
+        Raises:
+            JobNotFound: no such job.
+        """
+        answer = self._run("retry", job_id)
+        if not answer:
+            raise JobNotFound(f"no job {job_id!r} in the ledger")
+        return JobState(answer[0])
+
+    def retry_batch(self, batch: str, codes: Collection[ErrorCode] = ()) -> Iterator[list[str]]:
+        """Open a batch's failed jobs again, page by page; the caller sends the messages of each page.
+
+        Args:
+            codes: only jobs with one of these errors; none means every failed one, but no cancelled one.
+        Raises:
+            JobNotFound: no such batch.
+        """
+        self.batch_counts(batch)
+        wanted = codes or set(ErrorCode) - {ErrorCode.CANCELLED}
+        for page in _chunks(self.batch_job_ids(batch), PIPELINE_LENGTH):
+            answers = self._pipelined("retry", ([job_id, *wanted] for job_id in page))
+            yield [job_id for job_id, answer in zip(page, answers, strict=True) if answer and answer[1]]
+
     # Reading
 
     def get(self, job_id: str) -> JobRecord:
@@ -262,7 +294,7 @@ class Ledger:
 
     # For the reconciler
 
-    def expire(self, max_attempts: int, limit: int = 100) -> tuple[list[str], list[str]]:
+    def expire(self, max_attempts: int, limit: int = 1000) -> tuple[list[str], list[str]]:
         """Take jobs from workers that went silent; returns the ids to send again and the ids that ended."""
         exhausted = _failure(
             ErrorCode.WORKER_LOST, f"the worker died or went silent in each of {max_attempts} attempts", retryable=True
@@ -304,9 +336,36 @@ class Ledger:
         rows = self._run("take_callbacks", limit, int(hide_seconds * MICROSECONDS))
         return [DueCallback(webhook_id, job_id, event, int(attempts)) for webhook_id, job_id, event, attempts in rows]
 
+    def ending(self, due: DueCallback) -> JobRecord:
+        """Read the job as it was at the end that the callback tells of, even when it was opened again since.
+
+        Raises:
+            JobNotFound: the job is no longer in the ledger.
+        """
+        with redis_errors(self.redis), self.redis.pipeline(transaction=False) as pipeline:
+            # In this order: a retry between the two leaves either the ended record or its ending, never neither.
+            pipeline.hgetall(self._key("job", due.job_id))
+            pipeline.hget(self._key("callback", due.webhook_id), "ending")
+            fields, ending = pipeline.execute()
+        if "job" not in fields:
+            raise JobNotFound(f"no job {due.job_id!r} in the ledger")
+        return parse_record(due.job_id, {**fields, **(json.loads(ending) if ending else {})})
+
     def settle_callback(self, webhook_id: str, verdict: Verdict, said: str, delay_seconds: float = 0) -> None:
         """Note how an attempt went: `delivered`, `dropped`, or `pending` and tried again after the delay."""
         self._run("settle_callback", webhook_id, verdict, int(delay_seconds * MICROSECONDS), said[:200])
+
+    def replay_callbacks(self, webhook_ids: Iterable[str]) -> int:
+        """Send callbacks again, from their first attempt, whatever became of them; returns how many there were."""
+        return self._revise(webhook_ids, "pending")
+
+    def drop_callbacks(self, webhook_ids: Iterable[str]) -> int:
+        """Give up callbacks that are pending; returns how many were."""
+        return self._revise(webhook_ids, "dropped")
+
+    def _revise(self, webhook_ids: Iterable[str], verdict: Verdict) -> int:
+        before = self._pipelined("revise_callback", ([webhook_id, verdict] for webhook_id in webhook_ids))
+        return sum(state == "pending" if verdict == "dropped" else bool(state) for state in before)
 
     # Inside
 
@@ -338,12 +397,7 @@ def _source(name: str) -> str:
     return (folder / "common.lua").read_text() + (folder / f"{name}.lua").read_text()
 
 
-def _chunks(jobs: Iterable[EditJob], size: int) -> Iterator[list[EditJob]]:
-    chunk: list[EditJob] = []
-    for job in jobs:
-        chunk.append(job)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    remaining = iter(items)
+    while chunk := list(islice(remaining, size)):
         yield chunk

@@ -67,7 +67,8 @@ class Reconciler:
         again, ended = ([], []) if was_silent else self._ledger.expire(self._max_attempts)
         due = self._ledger.promote()
         lost = self._ledger.resend(self.lost_jobs())
-        self._queue.send([*again, *due, *lost])
+        if again or due or lost:  # or every worker would hold a connection for sending that it hardly ever needs
+            self._queue.send([*again, *due, *lost])
         for event, job_ids in (("lease_expired", again), ("attempts_used_up", ended), ("message_lost", lost)):
             for job_id in job_ids:
                 log.warning("%s job=%s", event, job_id)

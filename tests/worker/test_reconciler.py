@@ -134,6 +134,20 @@ def test_after_redis_was_out_of_reach_the_holders_of_leases_may_renew_them_first
     assert ledger.get("a").history == ()
 
 
+def test_one_tick_takes_back_every_job_of_a_fleet_that_went_silent_together(
+    ledger: Ledger, reconciler: Reconciler, clock: ManualClock, redis_client: redis.Redis
+) -> None:
+    names = [f"job-{number}" for number in range(300)]
+    submit(ledger, *names)
+    for name in names:
+        ledger.claim(name, "w1", lease_seconds=30)
+    clock.advance(31)
+
+    reconciler.tick()
+
+    assert redis_client.llen(QUEUE) == 300
+
+
 def test_one_worker_reconciles_at_a_time_and_lets_go_after(
     ledger: Ledger, reconciler: Reconciler, clock: ManualClock, redis_client: redis.Redis
 ) -> None:
