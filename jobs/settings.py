@@ -11,7 +11,7 @@ import socket
 import tempfile
 from base64 import b64decode
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -30,6 +30,16 @@ def parse_boolean(value: Any) -> bool:
     if word in TRUE_WORDS | FALSE_WORDS:
         return word in TRUE_WORDS
     raise ValueError("expected true/1/yes/on or false/0/no/off")
+
+
+def parse_switch(value: Any) -> bool | None:
+    """A boolean, or None for `auto`."""
+    if value is None or str(value).strip().lower() == "auto":
+        return None
+    try:
+        return parse_boolean(value)
+    except ValueError as error:
+        raise ValueError("expected auto, true or false") from error
 
 
 def parse_bytes(value: Any) -> int:
@@ -52,6 +62,7 @@ def parse_paths(value: Any) -> Any:
 
 
 Boolean = Annotated[bool, BeforeValidator(parse_boolean)]
+Switch = Annotated[bool | None, BeforeValidator(parse_switch)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
 BytesOrZero = Annotated[int, BeforeValidator(parse_bytes), Field(ge=0)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_list)]
@@ -67,9 +78,14 @@ class Settings(BaseSettings):
     flux_kontext_model: str | None = Field(None, description="model folder or hub id; default: the bundled tiny model")
     flux_kontext_engine: str = Field("native", description="native, official, or module:callable")
     flux_kontext_device: str = Field("auto", description="auto, cuda, cuda:N, mps or cpu")
-    flux_kontext_offload: Boolean = Field(False, description="keep on the device only the network at work")
+    flux_kontext_offload: Boolean = Field(False, description="stream weights to the device within a budget")
+    flux_kontext_vram_budget: Bytes = Field(16 * 2**30, description="with offload: most of the device's memory to use")
     flux_kontext_cache_bytes: BytesOrZero = Field(
         256 * 2**20, description="host memory for prompts and pictures encoded before; 0: none"
+    )
+    flux_kontext_compile: Switch = Field(None, description="compile the transformer's blocks; default auto: on CUDA")
+    flux_kontext_attention: Literal["auto", "cudnn", "flash", "efficient", "math"] = Field(
+        "auto", description="attention kernel; auto measures them once on CUDA"
     )
     flux_kontext_max_sequence_length: int | None = Field(
         None, ge=64, le=1024, description="T5 tokens (64 to 1024); default: the model's, else 512"

@@ -47,9 +47,18 @@ def apply_rope(x: Tensor, pe: Tensor) -> Tensor:
         x: shape (batch, heads, length, head_dim).
         pe: table of `rotary_table`.
     """
+    if torch.compiler.is_compiling():
+        return _apply_rope_in_reals(x, pe)
     # One complex product instead of four real ones and a shuffle: the same bits, 4 to 8 times faster on a CPU.
     pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * torch.view_as_complex(pe)).flatten(-2).type_as(x)
+
+
+def _apply_rope_in_reals(x: Tensor, pe: Tensor) -> Tensor:
+    """The compiler knows no complex numbers; of these products it makes one pass over x."""
+    real, imaginary = x.float().reshape(*x.shape[:-1], -1, 2).unbind(-1)
+    cos, sin = pe.unbind(-1)
+    return torch.stack((real * cos - imaginary * sin, real * sin + imaginary * cos), dim=-1).flatten(-2).type_as(x)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, pe: Tensor, query_pe: Tensor | None = None) -> Tensor:

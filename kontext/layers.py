@@ -114,8 +114,11 @@ class Adjustment(NamedTuple):
     gate: Tensor
 
     def at(self, step: int) -> Adjustment:
-        """That of one step, where the first dimension is the steps."""
-        return Adjustment(self.shift[step], self.scale[step], self.gate[step])
+        """That of one step, where the first dimension is the steps.
+
+        Copied, because compiled blocks are made for how their inputs lie in memory: it is the same for every step.
+        """
+        return Adjustment(*(part[step].clone(memory_format=torch.contiguous_format) for part in self))
 
     def enter(self, x: Tensor) -> Tensor:
         """The branch's input: normed, scaled, shifted."""

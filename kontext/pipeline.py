@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from kontext import sampling
 from kontext.autoencoder import Autoencoder
+from kontext.backends import choose_backend, using_backend
 from kontext.cache import DEFAULT_CACHE_BYTES, TensorCache, picture_key, prompt_key
 from kontext.checkpoint import build_on_meta, fingerprint, load_weights
+from kontext.compile import compile_blocks
 from kontext.config import LONGEST_TEXT, SHORTEST_TEXT, ModelConfig, Resolution
 from kontext.device import choose_device, release_cached_memory, synchronize
 from kontext.errors import RequestError
@@ -77,6 +79,8 @@ def load(
     max_sequence_length: int | None = None,
     image_options: ImageOptions = DEFAULT_OPTIONS,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
+    compile: bool | None = None,
+    attention: str = "auto",
 ) -> Kontext:
     """Load a Kontext model.
 
@@ -90,10 +94,12 @@ def load(
         max_sequence_length: T5 tokens of a prompt, 64 to 1024; None for the model's own, 512 unless it says otherwise.
         image_options: how pictures come in and go out.
         cache_bytes: of host memory for encoded prompts and pictures that may come again; 0 keeps none.
+        compile: the transformer's blocks, when they are first called; None for on CUDA only.
+        attention: "auto" (the fastest kernel, measured now), or "cudnn", "flash", "efficient", "math".
     Raises:
         CheckpointError: files are missing, cut short, or do not fit.
         DeviceError: the device is not there.
-        RequestError: max_sequence_length or cache_bytes is out of range.
+        RequestError: max_sequence_length, cache_bytes or attention is none of these.
     """
     chosen = choose_device(device)
     if cache_bytes < 0:
@@ -101,8 +107,12 @@ def load(
     if max_sequence_length is not None and not SHORTEST_TEXT <= max_sequence_length <= LONGEST_TEXT:
         raise RequestError(f"max_sequence_length is {max_sequence_length}, expected {SHORTEST_TEXT} to {LONGEST_TEXT}")
     files = find_model(model)
+    backend = choose_backend(files.config.transformer, chosen, dtype or torch.bfloat16, attention)
+    networks = load_networks(files, dtype or torch.bfloat16)
+    if chosen.type == "cuda" if compile is None else compile:
+        compile_blocks(networks.transformer)
     return Kontext(
-        load_networks(files, dtype or torch.bfloat16),
+        networks,
         files.config,
         fingerprint=fingerprint(files),
         memory=Offloaded(chosen) if offload else Resident(chosen),
@@ -110,6 +120,7 @@ def load(
         max_sequence_length=max_sequence_length or files.config.max_sequence_length,
         image_options=image_options,
         cache_bytes=cache_bytes,
+        attention=backend,
     )
 
 
@@ -139,6 +150,7 @@ class Kontext:
         max_sequence_length: int,
         image_options: ImageOptions,
         cache_bytes: int = 0,
+        attention: str = "default",
     ) -> None:
         self.networks = networks
         self.config = config
@@ -149,6 +161,7 @@ class Kontext:
         self.max_sequence_length = max_sequence_length
         self.image_options = image_options
         self.cache = TensorCache(cache_bytes)
+        self.attention = attention
         self.memory = memory
         for network in networks:
             memory.hold(network)
@@ -266,7 +279,7 @@ class Kontext:
         def velocity(latents: Tensor, step: int) -> Tensor:
             return transformer(latents, step, conditioning)
 
-        with self.memory.on_device(transformer):
+        with self.memory.on_device(transformer), using_backend(self.attention):
             conditioning = transformer.condition(
                 encoded.txt,
                 encoded.pooled,

@@ -114,6 +114,27 @@ def check(as_json: Annotated[bool, typer.Option("--json", help="One JSON object 
 
 
 @app.command()
+def warm() -> None:
+    """Load the model, do one edit, and exit: fills the compiler's cache on disk.
+
+    Example: TORCHINDUCTOR_CACHE_DIR=/cache/torch worker warm
+
+    Needs the device that workers will have. Without TORCHINDUCTOR_CACHE_DIR the cache lies in the folder for temporary
+    files.
+    """
+    settings = load_settings()
+    from worker.engines import load_engine
+    from worker.logs import set_up_logs
+
+    set_up_logs(settings.log_level)
+    started = time.monotonic()
+    engine = load_engine(settings)
+    loaded = time.monotonic()
+    engine.warm_up()
+    words.print(f"loaded in {loaded - started:.1f} s, warm after {time.monotonic() - loaded:.1f} s on {engine.device}")
+
+
+@app.command()
 def health(
     live: Annotated[bool, typer.Option("--live", help="Exit 1 when a process should be restarted.")] = False,
     ready: Annotated[bool, typer.Option("--ready", help="Exit 1 when a worker takes no jobs now.")] = False,

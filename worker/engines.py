@@ -73,12 +73,19 @@ def load_engine(settings: Settings) -> Engine:
     options: dict[str, Any] = {
         "device": settings.flux_kontext_device,
         "offload": settings.flux_kontext_offload,
+        "vram_budget_bytes": settings.flux_kontext_vram_budget,
         "max_sequence_length": settings.flux_kontext_max_sequence_length,
     }
     if settings.flux_kontext_engine == "native":
         import kontext
 
-        return kontext.load(settings.flux_kontext_model, **options, cache_bytes=settings.flux_kontext_cache_bytes)
+        return kontext.load(
+            settings.flux_kontext_model,
+            **options,
+            cache_bytes=settings.flux_kontext_cache_bytes,
+            compile=settings.flux_kontext_compile,
+            attention=settings.flux_kontext_attention,
+        )
     if settings.flux_kontext_engine == "official":
         from kontext import official
 

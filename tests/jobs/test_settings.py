@@ -105,3 +105,12 @@ def test_a_dot_env_file_is_honoured_and_the_environment_wins(tmp_path: Path, mon
 )
 def test_the_ledger_finds_the_brokers_redis(broker_url: str, redis_url: str) -> None:
     assert load_settings(broker_url=broker_url).redis_url == redis_url
+
+
+@pytest.mark.parametrize(("word", "value"), [("auto", None), ("true", True), ("0", False)])
+def test_compiling_is_on_off_or_left_to_the_device(
+    word: str, value: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DG_FLUX_KONTEXT_COMPILE", word)
+
+    assert load_settings().flux_kontext_compile is value
