@@ -9,13 +9,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from kontext.errors import CheckpointError, DeviceError, ImageError, KontextError, RequestError
+from kontext.errors import BudgetError, CheckpointError, DeviceError, ImageError, KontextError, RequestError
 from kontext.images import ImageOptions, decode_image, encode_image
 
 if TYPE_CHECKING:
     from kontext.pipeline import Edited, Kontext, load
 
 __all__ = [
+    "BudgetError",
     "CheckpointError",
     "DeviceError",
     "Edited",

@@ -2,6 +2,7 @@
 
 KontextError
 ├── CheckpointError     the weights cannot be used as they lie there: correct the files, then load again
+├── BudgetError         the device memory allowed is too little for this model: allow more
 ├── DeviceError         the device asked for is not there: choose another
 └── RequestError        one edit was asked for with a value that cannot work; also a ValueError
     └── ImageError      the bytes are not a picture, or not one that can be read
@@ -20,6 +21,10 @@ class CheckpointError(KontextError):
 
 class DeviceError(KontextError):
     """Raised when the device asked for does not exist on this machine."""
+
+
+class BudgetError(KontextError):
+    """Raised when a model does not fit the device memory it may use, however its weights are streamed."""
 
 
 class RequestError(KontextError, ValueError):

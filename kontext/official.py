@@ -14,12 +14,14 @@ from __future__ import annotations
 import importlib
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from PIL import Image
@@ -31,11 +33,13 @@ from kontext.device import choose_device
 from kontext.errors import CheckpointError, RequestError
 from kontext.images import DEFAULT_OPTIONS, ImageOptions, to_rgb
 from kontext.layout import ModelFiles, find_model
-from kontext.memory import Memory, Offloaded, Resident
+from kontext.memory import DEFAULT_BUDGET_BYTES, Memory, Resident, Streamed
+from kontext.pieces import Stage
 from kontext.pipeline import Encoded, Kontext, Networks
 from kontext.request import EditRequest
 from kontext.sampling import OnStep
 from kontext.text import TextEncoder, load_clip, load_t5
+from kontext.workload import autoencoder_stages, block_inputs, text_stages, whole_blocks_stage
 
 SUBMODULE = "third_party/flux1"
 CHECKOUT = Path(__file__).parent.parent
@@ -47,6 +51,7 @@ def load(
     device: str = "auto",
     dtype: torch.dtype | None = None,
     offload: bool = False,
+    vram_budget_bytes: int = DEFAULT_BUDGET_BYTES,
     max_sequence_length: int | None = None,
     image_options: ImageOptions = DEFAULT_OPTIONS,
 ) -> OfficialKontext:
@@ -65,7 +70,7 @@ def load(
         load_networks(code, files, dtype or torch.bfloat16),
         files.config,
         fingerprint=fingerprint(files),
-        memory=Offloaded(chosen) if offload else Resident(chosen),
+        memory=Streamed(chosen, vram_budget_bytes) if offload else Resident(chosen),
         max_sequence_length=max_sequence_length or files.config.max_sequence_length,
         image_options=image_options,
     )
@@ -175,6 +180,7 @@ class OfficialKontext(Kontext):
         max_sequence_length: int,
         image_options: ImageOptions,
     ) -> None:
+        self.code = code
         super().__init__(
             networks,
             config,
@@ -184,13 +190,29 @@ class OfficialKontext(Kontext):
             max_sequence_length=max_sequence_length,
             image_options=image_options,
         )
-        self.code = code
         self._t5 = _embedder(code, networks.t5, max_sequence_length)
         self._clip = _embedder(code, networks.clip, config.clip_max_length)
 
+    def _stages(self) -> list[Stage]:
+        networks = self.networks
+        return [
+            *text_stages(networks.t5, networks.clip),
+            *autoencoder_stages(networks.autoencoder),
+            whole_blocks_stage(networks.transformer),
+        ]
+
+    def _prepare_block(self) -> Callable[[], object]:
+        img, txt, (adjustment, *_), _ = block_inputs(
+            self.config, self.max_sequence_length, self.memory.device, self.dtype
+        )
+        transformer: Any = self.networks.transformer
+        ids = img.new_zeros(1, txt.shape[1] + img.shape[1], 3, dtype=torch.float32)
+        inputs = {"img": img, "txt": txt, "vec": adjustment.gate[:, 0], "pe": transformer.pe_embedder(ids)}
+        return torch.inference_mode()(partial(transformer.double_blocks[0], **inputs))
+
     def encode(self, request: EditRequest) -> Encoded:
         txt, pooled = self._encode_prompt(request.prompt)
-        with self.memory.on_device(self.networks.autoencoder):
+        with self.memory.on_device(self.networks.autoencoder.encoder):
             prepared = [self._prepare(picture, txt, pooled, request) for picture in request.pictures]
         for index, (inputs, _, _) in enumerate(prepared):
             inputs["img_cond_seq_ids"][..., 0] = 1 + index  # theirs takes one picture and writes 1

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,15 +23,17 @@ from kontext.cache import DEFAULT_CACHE_BYTES, TensorCache, picture_key, prompt_
 from kontext.checkpoint import build_on_meta, fingerprint, load_weights
 from kontext.compile import compile_blocks
 from kontext.config import LONGEST_TEXT, SHORTEST_TEXT, ModelConfig, Resolution
-from kontext.device import choose_device, release_cached_memory, synchronize
+from kontext.device import choose_device, synchronize
 from kontext.errors import RequestError
 from kontext.images import DEFAULT_OPTIONS, ImageOptions, crop_to_size, image_to_tensor, tensor_to_image, to_rgb
 from kontext.layout import ModelFiles, find_model
-from kontext.memory import Memory, Offloaded, Resident
+from kontext.memory import DEFAULT_BUDGET_BYTES, Memory, Resident, Streamed, Workload
+from kontext.pieces import Stage
 from kontext.request import EditRequest, edit_request
 from kontext.sampling import OnStep
 from kontext.text import TextEncoder, load_clip, load_t5
 from kontext.transformer import Transformer
+from kontext.workload import autoencoder_stages, block_inputs, text_stages, transformer_stage, working_bytes
 
 Images = Image.Image | Sequence[Image.Image]
 
@@ -76,6 +79,7 @@ def load(
     dtype: torch.dtype | None = None,
     seam_dtype: torch.dtype = torch.bfloat16,
     offload: bool = False,
+    vram_budget_bytes: int = DEFAULT_BUDGET_BYTES,
     max_sequence_length: int | None = None,
     image_options: ImageOptions = DEFAULT_OPTIONS,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
@@ -90,13 +94,15 @@ def load(
         dtype: of transformer and text encoders, bfloat16 when None. float32 also keeps the decoder in float32.
         seam_dtype: what one network hands to the next is rounded to it. The reference rounds to bfloat16 even
             between float32 networks.
-        offload: keep weights in host memory and each network on the device for its own stage only.
+        offload: keep on the device no more weights than the budget allows and stream the others through it.
+        vram_budget_bytes: with offload, the device's memory for weights and everything else of a usual edit.
         max_sequence_length: T5 tokens of a prompt, 64 to 1024; None for the model's own, 512 unless it says otherwise.
         image_options: how pictures come in and go out.
         cache_bytes: of host memory for encoded prompts and pictures that may come again; 0 keeps none.
         compile: the transformer's blocks, when they are first called; None for on CUDA only.
         attention: "auto" (the fastest kernel, measured now), or "cudnn", "flash", "efficient", "math".
     Raises:
+        BudgetError: the model does not fit the budget, however its weights are streamed.
         CheckpointError: files are missing, cut short, or do not fit.
         DeviceError: the device is not there.
         RequestError: max_sequence_length, cache_bytes or attention is none of these.
@@ -115,7 +121,7 @@ def load(
         networks,
         files.config,
         fingerprint=fingerprint(files),
-        memory=Offloaded(chosen) if offload else Resident(chosen),
+        memory=Streamed(chosen, vram_budget_bytes) if offload else Resident(chosen),
         seam_dtype=seam_dtype,
         max_sequence_length=max_sequence_length or files.config.max_sequence_length,
         image_options=image_options,
@@ -163,8 +169,7 @@ class Kontext:
         self.cache = TensorCache(cache_bytes)
         self.attention = attention
         self.memory = memory
-        for network in networks:
-            memory.hold(network)
+        memory.hold(self._workload())
 
     @property
     def device(self) -> str:
@@ -221,21 +226,41 @@ class Kontext:
 
     @contextmanager
     def spare_memory(self) -> Iterator[None]:
-        """Within the context each network is on the device for its own stage only, as with `offload=True`.
+        """Within the context as little as possible is on the device: all weights are streamed.
 
-        For an edit that did not fit: slower by one move of all weights to the host, and one back.
+        For an edit that did not fit. Slower by moving all weights to the host, and back at the end.
         """
         usual = self.memory
-        for network in self.networks:
-            network.to("cpu")
-        release_cached_memory(usual.device)
-        self.memory = Offloaded(usual.device)
+        usual.release()
         try:
+            self.memory = Streamed(usual.device, budget_bytes=None)
+            self.memory.hold(self._workload())
             yield
         finally:
+            self.memory.release()
             self.memory = usual
-            for network in self.networks:
-                usual.hold(network)
+            usual.hold(self._workload())
+
+    def _workload(self) -> Workload:
+        """What there is to be held on the device."""
+        return Workload(
+            networks=tuple(self.networks),
+            stages=self._stages(),
+            working_bytes=working_bytes(self.config, self.max_sequence_length, self.dtype.itemsize),
+            prepare_block=self._prepare_block,
+        )
+
+    def _stages(self) -> list[Stage]:
+        networks = self.networks
+        return [
+            *text_stages(networks.t5, networks.clip),
+            *autoencoder_stages(networks.autoencoder),
+            transformer_stage(networks.transformer),
+        ]
+
+    def _prepare_block(self) -> Callable[[], object]:
+        inputs = block_inputs(self.config, self.max_sequence_length, self.memory.device, self.dtype)
+        return torch.inference_mode()(partial(self.networks.transformer.double_blocks[0], *inputs))
 
     @torch.inference_mode()
     def _answer(self, request: EditRequest, on_step: OnStep | None) -> Edited:
@@ -297,7 +322,7 @@ class Kontext:
         As in the reference the decoder's weights are float32 and only this stage runs under autocast.
         """
         autocast = torch.autocast(self.memory.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
-        with self.memory.on_device(self.networks.autoencoder), autocast:
+        with self.memory.on_device(self.networks.autoencoder.decoder), autocast:
             return self.networks.autoencoder.decode(latents)
 
     def _encode_prompt(self, prompt: str) -> tuple[Tensor, Tensor]:
@@ -315,7 +340,7 @@ class Kontext:
 
     def _encode_picture(self, picture: Image.Image, size: Resolution) -> Tensor:
         tensor = image_to_tensor(picture, size).to(self.memory.device)
-        with self.memory.on_device(self.networks.autoencoder):
+        with self.memory.on_device(self.networks.autoencoder.encoder):
             latent = self.networks.autoencoder.encode(tensor)
         return sampling.pack_latents(self._across_seam(latent))
 

@@ -53,7 +53,7 @@ def classify(error: Exception) -> EditFailure:
     if is_out_of_memory(error):
         return RejectJob(
             ErrorCode.OUT_OF_MEMORY,
-            "the device's memory was not enough, with one network on it at a time either: ask for a smaller picture",
+            "the device's memory was not enough, with all weights streamed through it either: ask for a smaller picture",
         )
     if any(sign in str(error) for sign in BROKEN_DEVICE_SIGNS):
         return StopWorker(ErrorCode.WORKER_LOST, f"the device is broken: {_first_line(error)}")

@@ -13,7 +13,7 @@ from PIL import Image
 
 import kontext
 from kontext.layout import find_model
-from kontext.memory import Offloaded, Resident
+from kontext.memory import Memory, Resident, Streamed
 from kontext.pipeline import load_networks
 from kontext.request import edit_request
 from tests.kontext.golden import GOLDEN, MODEL
@@ -113,39 +113,23 @@ def test_offload_gives_the_identical_picture(model: kontext.Kontext) -> None:
     assert np.array_equal(edit(kontext.load(MODEL, device="cpu", offload=True)), edit(model))
 
 
-def test_offloaded_weights_are_on_the_device_for_their_stage_and_never_copied_back() -> None:
-    network = torch.nn.Linear(2, 2)
-    host = network.weight.data_ptr()
-    memory = Offloaded(torch.device("meta"))
-    memory.hold(network)
-
-    with torch.inference_mode(), memory.on_device(network):
-        assert network.weight.is_meta
-    assert network.weight.data_ptr() == host
+def test_a_budget_that_is_too_small_is_an_error_that_names_the_least() -> None:
+    with pytest.raises(kontext.BudgetError, match=r"the VRAM budget is 1 MiB; .* this model needs [0-9]+ MiB"):
+        kontext.load(MODEL, device="cpu", offload=True, vram_budget_bytes=2**20)
 
 
-def test_offloaded_weights_leave_the_device_when_the_stage_fails() -> None:
-    network = torch.nn.Linear(2, 2)
-    memory = Offloaded(torch.device("meta"))
-
-    def stage() -> None:
-        with memory.on_device(network):
-            raise Cancelled
-
-    with pytest.raises(Cancelled):
-        stage()
-    assert not network.weight.is_meta
+# The meta device computes nothing but refuses, as a GPU does, to mix its tensors with those of the CPU.
+META = torch.device("meta")
 
 
-@pytest.mark.parametrize("memory", [Resident, Offloaded])
-def test_every_tensor_follows_the_model_to_its_device(memory: type[Resident | Offloaded]) -> None:
-    # The meta device computes nothing but refuses, as a GPU does, to mix its tensors with those of the CPU.
+@pytest.mark.parametrize("memory", [Resident(META), Streamed(META, None)], ids=["resident", "streamed"])
+def test_every_tensor_follows_the_model_to_its_device(memory: Memory) -> None:
     files = find_model(MODEL)
     model = kontext.Kontext(
         load_networks(files, torch.bfloat16),
         files.config,
         fingerprint="",
-        memory=memory(torch.device("meta")),
+        memory=memory,
         seam_dtype=torch.bfloat16,
         max_sequence_length=64,
         image_options=kontext.ImageOptions(),
