@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 
@@ -27,12 +27,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One run of a job that has ended, and why; `reason` is `succeeded` or an error code."""
+    """One run of a job that has ended, and why; `reason` is `succeeded` or an error code.
+
+    `retries` says how often the job had been retried by hand before.
+    """
 
     worker: str
     started_at: datetime | None
     ended_at: datetime | None
     reason: str
+    retries: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class JobRecord:
     job: EditJob
     state: JobState
     attempts: int
+    retries: int
     created_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
@@ -49,6 +54,7 @@ class JobRecord:
     progress: Progress | None
     cancel_requested: bool
     callback: CallbackState | None
+    webhook_id: str | None
     history: tuple[Attempt, ...]
     outcome: Outcome
 
@@ -94,6 +100,7 @@ def parse_record(job_id: str, fields: Mapping[str, str]) -> JobRecord:
         job=_job(job_id, fields["job"]),
         state=JobState(fields["state"]),
         attempts=int(fields["attempts"]),
+        retries=int(fields.get("retries", 0)),
         created_at=_moment(fields.get("created_at")),
         started_at=_moment(fields.get("started_at")),
         finished_at=_moment(fields.get("finished_at")),
@@ -101,6 +108,7 @@ def parse_record(job_id: str, fields: Mapping[str, str]) -> JobRecord:
         progress=Progress(**json.loads(progress)) if progress else None,
         cancel_requested="cancel" in fields,
         callback=cast("CallbackState | None", fields.get("callback")),
+        webhook_id=fields.get("webhook"),
         history=tuple(_attempt(item) for item in json.loads(fields.get("history", "[]"))),
         outcome=Outcome.model_validate_json(outcome) if outcome else Outcome(),
     )
@@ -113,8 +121,10 @@ def _job(job_id: str, text: str) -> EditJob:
         return salvage_job(json.loads(text), job_id)
 
 
-def _attempt(item: Mapping[str, str]) -> Attempt:
-    return Attempt(item["worker"], _moment(item["started_at"]), _moment(item["ended_at"]), item["reason"])
+def _attempt(item: Mapping[str, Any]) -> Attempt:
+    return Attempt(
+        item["worker"], _moment(item["started_at"]), _moment(item["ended_at"]), item["reason"], item["retries"]
+    )
 
 
 def _moment(microseconds: str | None) -> datetime | None:

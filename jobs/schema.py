@@ -33,7 +33,7 @@ CONTENT_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 
 class JobState(StrEnum):
-    """Where a job is in its life; the last three never change again."""
+    """Where a job is in its life; the last three change only when somebody retries the job by hand."""
 
     QUEUED = "queued"
     RUNNING = "running"

@@ -8,7 +8,7 @@ import typer
 
 from jobs.errors import Error
 from producer.commands.edit import edit
-from producer.commands.look import cancel, status, watch
+from producer.commands.look import cancel, retry, status, watch
 from producer.commands.results import gallery, results
 from producer.commands.run import run
 from producer.commands.submit import submit
@@ -30,7 +30,7 @@ app = typer.Typer(
         "max_content_width": 110,
     },
 )
-for command in (submit, run, edit, status, watch, results, gallery, cancel):
+for command in (submit, run, edit, status, watch, results, gallery, cancel, retry):
     app.command()(command)
 
 

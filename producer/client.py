@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 
+from jobs.errors import ErrorCode
 from jobs.ledger import PIPELINE_LENGTH, Ledger, Submission
 from jobs.queue import EditQueue, make_app
 from jobs.record import JobRecord
@@ -116,6 +117,29 @@ class Client:
         self.ledger.batch_counts(batch)
         before = Counter(self.ledger.cancel(job_id) for job_id in self.ledger.batch_job_ids(batch))
         return {state: before[state] for state in JobState}
+
+    def retry(self, job_id: str) -> JobState:
+        """Queue a failed or cancelled job again and return its state before; any other job stays as it is.
+
+        It keeps its id, its seed and its history, and has all its attempts again. A full queue does not refuse it.
+
+        Raises:
+            JobNotFound: no such job.
+        """
+        before = self.ledger.retry(job_id)
+        if before in (JobState.FAILED, JobState.CANCELLED):
+            self._queue.send([job_id])
+        return before
+
+    def retry_batch(self, batch: str, codes: Collection[ErrorCode] = ()) -> int:
+        """Queue the failed jobs of a batch again; returns how many.
+
+        Args:
+            codes: only those with one of these errors; `cancelled` is meant only when it is named.
+        Raises:
+            JobNotFound: no such batch.
+        """
+        return sum(self._queue.send(page) for page in self.ledger.retry_batch(batch, codes))
 
     def status(self, batch: str) -> dict[JobState, int]:
         """How many jobs of a batch are in which state.

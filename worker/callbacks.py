@@ -83,7 +83,7 @@ class CallbackSender:
 
     def _deliver(self, due: DueCallback) -> None:
         try:
-            record = self._ledger.get(due.job_id)
+            record = self._ledger.ending(due)
         except JobNotFound:
             self._ledger.settle_callback(due.webhook_id, "dropped", "the job is no longer in the ledger")
             return

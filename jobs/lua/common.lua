@@ -8,7 +8,8 @@
 --   running         zset   id -> when its lease ends
 --   delayed         zset   id -> when it may be sent again (state queued)
 --   batch:{name}    hash   jobs per state            batch:{name}:jobs   zset   id -> place in the batch
---   outbox          zset   webhook id -> when to try  callback:{id}      hash   job, event, attempts, last error
+--   outbox          zset   webhook id -> when to try  callback:{id}      hash   job, event, state, attempts, last error
+--   dropped         zset   webhook id -> when it was given up
 
 local prefix = KEYS[1]
 local now = tonumber(ARGV[1])
@@ -51,10 +52,10 @@ end
 
 -- Add the run that just ended to the job's history.
 local function close_attempt(id, reason)
-  local record = redis.call('HMGET', key('job', id), 'history', 'worker', 'started_at')
+  local record = redis.call('HMGET', key('job', id), 'history', 'worker', 'started_at', 'retries')
   local history = record[1] and cjson.decode(record[1]) or {}
   table.insert(history, {worker = record[2] or '', started_at = record[3] or '', ended_at = string.format('%.0f', now),
-                         reason = reason})
+                         reason = reason, retries = tonumber(record[4]) or 0})
   redis.call('HSET', key('job', id), 'history', cjson.encode(history))
 end
 
@@ -66,6 +67,23 @@ local function enqueue(id)
   redis.call('HDEL', key('job', id), 'progress')
 end
 
+-- Only the job's latest end is its record's business; that of an earlier round is told apart by its webhook id.
+local function set_callback(webhook, id, state, due)
+  local entry = key('callback', webhook)
+  redis.call('HSET', entry, 'state', state)
+  if field(id, 'webhook') == webhook then redis.call('HSET', key('job', id), 'callback', state) end
+  redis.call('ZREMRANGEBYSCORE', key('dropped'), '-inf', now - retention_us)
+  if state == 'pending' then
+    redis.call('ZREM', key('dropped'), webhook)
+    redis.call('ZADD', key('outbox'), due, webhook)
+    redis.call('PERSIST', entry)
+    return
+  end
+  redis.call('ZREM', key('outbox'), webhook)
+  redis.call('PEXPIRE', entry, math.floor(retention_us / 1000))
+  if state == 'dropped' then redis.call('ZADD', key('dropped'), now, webhook) end
+end
+
 -- The terminal state and the callback's outbox entry are one change: neither can exist without the other.
 local function finish(id, state, outcome)
   for _, index in ipairs({'queued', 'running', 'delayed'}) do redis.call('ZREM', key(index), id) end
@@ -74,10 +92,13 @@ local function finish(id, state, outcome)
   redis.call('HSET', record, 'finished_at', now, 'outcome', outcome)
   redis.call('HDEL', record, 'progress')
   if string.find(redis.call('HGET', record, 'events') or '', state, 1, true) then
-    local webhook = 'msg_' .. id .. '_' .. state
-    redis.call('HSET', key('callback', webhook), 'job', id, 'event', state, 'attempts', 0, 'created_at', now)
+    -- Each end has an id of its own: a job that was retried by hand may fail twice, and both are news.
+    local retries = tonumber(redis.call('HGET', record, 'retries')) or 0
+    local webhook = 'msg_' .. id .. '_' .. state .. (retries > 0 and '_' .. retries + 1 or '')
+    redis.call('HSET', key('callback', webhook), 'job', id, 'event', state, 'state', 'pending', 'attempts', 0,
+               'created_at', now)
     redis.call('ZADD', key('outbox'), now, webhook)
-    redis.call('HSET', record, 'callback', 'pending')
+    redis.call('HSET', record, 'callback', 'pending', 'webhook', webhook)
   end
   redis.call('PEXPIRE', record, math.floor(retention_us / 1000))
   age_batch(redis.call('HGET', record, 'batch'))

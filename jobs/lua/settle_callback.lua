@@ -9,12 +9,4 @@ if not id then
 end
 redis.call('HINCRBY', entry, 'attempts', 1)
 redis.call('HSET', entry, 'said', said, 'tried_at', now)
-if redis.call('EXISTS', key('job', id)) == 1 then
-  redis.call('HSET', key('job', id), 'callback', verdict)
-end
-if verdict == 'pending' then
-  redis.call('ZADD', key('outbox'), now + delay_us, webhook)
-else
-  redis.call('ZREM', key('outbox'), webhook)
-  redis.call('PEXPIRE', entry, math.floor(retention_us / 1000))
-end
+set_callback(webhook, id, verdict, now + delay_us)

@@ -1,4 +1,4 @@
-"""`producer status`, `watch` and `cancel`: what waits, what runs, and stopping it."""
+"""`producer status`, `watch`, `cancel` and `retry`: what waits, what runs, stopping it and doing it again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.errors import JobNotFound
+from jobs.errors import ErrorCode, JobNotFound
 from jobs.record import JobRecord
 from jobs.schema import JobState
 from producer.client import Client
@@ -79,6 +79,33 @@ def cancel(
     say(f"{words}, {ended:,} had ended before")
     if as_json:
         put_json(name=name, cancelled=before[JobState.QUEUED], stopping=before[JobState.RUNNING], ended_before=ended)
+
+
+def retry(
+    name: Annotated[str, BATCH_OR_JOB],
+    code: Annotated[
+        list[ErrorCode] | None,
+        options.option("--code", help="Of a batch, jobs with this error; may be repeated. [default: all failed ones]"),
+    ] = None,
+    broker_url: options.BrokerUrl = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Queue a failed or cancelled job again, or the failed jobs of a batch, under their ids.
+
+    \b
+    Example: producer retry spring-2026 --code input_unreachable --code worker_lost
+    """
+    client = Client(settings=options.settings_with(broker_url))
+    if client.ledger.get_many([name])[0] is None:
+        _counts(client, name)
+        retried = client.retry_batch(name, code or ())
+    elif code:
+        raise typer.BadParameter(f"--code chooses among the jobs of a batch, and {name} is one job")
+    else:
+        retried = int(client.retry(name) in (JobState.FAILED, JobState.CANCELLED))
+    say(f"{plural(retried, 'job')} back in the queue")
+    if as_json:
+        put_json(name=name, retried=retried)
 
 
 def _put_queue(client: Client, as_json: bool) -> None:

@@ -107,7 +107,7 @@ def test_a_finished_job_has_its_result_its_history_and_its_callback(ledger: Ledg
     assert record.event().type == "edit.succeeded"
 
 
-def test_a_terminal_state_never_changes(ledger: Ledger) -> None:
+def test_a_terminal_state_never_changes_by_itself(ledger: Ledger) -> None:
     submit(ledger, edit_job("a"))
     claim = claimed(ledger, "a")
     ledger.finish("a", claim.token, JobState.SUCCEEDED, DONE)
@@ -249,6 +249,120 @@ def test_a_job_that_is_to_be_cancelled_ends_when_it_is_given_back(ledger: Ledger
 
     assert ledger.get("a").state is JobState.CANCELLED
     assert [due.event for due in ledger.take_callbacks(10, hide_seconds=60)] == ["cancelled"]
+
+
+HOOK = {"url": "https://example.org/hook"}
+
+
+def fail(ledger: Ledger, job_id: str, code: ErrorCode = ErrorCode.INPUT_NOT_FOUND) -> Claim:
+    claim = claimed(ledger, job_id)
+    outcome = Outcome(error=ErrorInfo(code=code, message="it ended"))
+    assert ledger.finish(job_id, claim.token, JobState.FAILED, outcome)
+    return claim
+
+
+def test_a_retried_job_waits_again_under_its_id_with_all_its_attempts_and_its_history(
+    ledger: Ledger, redis_client: redis.Redis
+) -> None:
+    submit(ledger, edit_job("a", batch="spring"))
+    seed = ledger.get("a").job.params.seed
+    zombie = fail(ledger, "a")
+
+    assert ledger.retry("a") is JobState.FAILED
+
+    record = ledger.get("a")
+    assert (record.state, record.attempts, record.retries, record.job.params.seed) == (JobState.QUEUED, 0, 1, seed)
+    assert record.outcome.error is None
+    assert ledger.batch_counts("spring")[JobState.QUEUED] == 1
+    assert ledger.batch_counts("spring")[JobState.FAILED] == 0
+    forever = -1
+    assert [redis_client.ttl(key) for key in ("dg:job:a", "dg:batch:spring", "dg:batch:spring:jobs")] == [forever] * 3
+    assert not ledger.finish("a", zombie.token, JobState.FAILED, FAILED)
+    assert ledger.finish("a", claimed(ledger, "a", "w2").token, JobState.SUCCEEDED, DONE)
+    runs = [(run.worker, run.reason, run.retries) for run in ledger.get("a").history]
+    assert runs == [("w1", "input_not_found", 0), ("w2", "succeeded", 1)]
+    assert ledger.get("a").result.attempts == 1
+
+
+def test_only_what_failed_or_was_cancelled_is_retried(ledger: Ledger) -> None:
+    submit(ledger, *(edit_job(name) for name in ("queued", "running", "succeeded", "cancelled")))
+    claimed(ledger, "running")
+    ledger.finish("succeeded", claimed(ledger, "succeeded").token, JobState.SUCCEEDED, DONE)
+    ledger.cancel("cancelled")
+
+    for name in ("queued", "running", "succeeded", "cancelled"):
+        assert ledger.retry(name) == name
+
+    after = {name: ledger.get(name).state for name in ("queued", "running", "succeeded", "cancelled")}
+    assert after == {"queued": "queued", "running": "running", "succeeded": "succeeded", "cancelled": "queued"}
+    assert not ledger.get("cancelled").cancel_requested
+    with pytest.raises(JobNotFound, match="'nowhere'"):
+        ledger.retry("nowhere")
+
+
+def test_of_a_batch_the_failed_jobs_are_retried_or_those_with_the_codes_that_are_named(ledger: Ledger) -> None:
+    submit(ledger, *(edit_job(f"{number:04}", batch="spring") for number in range(600)))
+    for number in range(560):
+        fail(ledger, f"{number:04}", ErrorCode.WORKER_LOST if number % 2 else ErrorCode.INPUT_NOT_FOUND)
+    ledger.cancel("0599")
+
+    lost = [name for page in ledger.retry_batch("spring", [ErrorCode.WORKER_LOST]) for name in page]
+    others = [name for page in ledger.retry_batch("spring") for name in page]
+    cancelled = [name for page in ledger.retry_batch("spring", [ErrorCode.CANCELLED]) for name in page]
+
+    assert (len(lost), len(others), cancelled) == (280, 280, ["0599"])
+    assert ledger.batch_counts("spring")[JobState.QUEUED] == 600
+    with pytest.raises(JobNotFound, match="'autumn'"):
+        next(ledger.retry_batch("autumn"))
+
+
+def test_each_end_of_a_retried_job_is_told_under_an_id_of_its_own(ledger: Ledger) -> None:
+    submit(ledger, edit_job("a", callback=HOOK))
+    fail(ledger, "a")
+    (first,) = ledger.take_callbacks(10, hide_seconds=60)
+    ledger.settle_callback(first.webhook_id, "delivered", "HTTP 200")
+
+    ledger.retry("a")
+    assert ledger.get("a").callback is None
+    fail(ledger, "a")
+
+    (second,) = ledger.take_callbacks(10, hide_seconds=60)
+    assert (first.webhook_id, second.webhook_id) == ("msg_a_failed", "msg_a_failed_2")
+
+
+def test_a_callback_under_way_tells_the_end_it_was_made_for_though_the_job_is_open_again(
+    ledger: Ledger, clock: ManualClock
+) -> None:
+    submit(ledger, edit_job("a", callback=HOOK))
+    fail(ledger, "a", ErrorCode.OUT_OF_MEMORY)
+    told_before = ledger.get("a").event()
+    ledger.retry("a")
+
+    (former,) = ledger.take_callbacks(10, hide_seconds=60)
+    assert ledger.ending(former).event() == told_before
+    ledger.finish("a", claimed(ledger, "a").token, JobState.SUCCEEDED, DONE)
+    ledger.settle_callback(former.webhook_id, "delivered", "HTTP 200")
+
+    assert ledger.get("a").callback == "pending", "the callback of the latest end"
+    (latest,) = ledger.take_callbacks(10, hide_seconds=60)
+    assert ledger.ending(latest).event().type == "edit.succeeded"
+    assert ledger.ending(former).event() == told_before
+
+
+def test_a_callback_is_replayed_or_dropped_by_hand(ledger: Ledger, redis_client: redis.Redis) -> None:
+    submit(ledger, edit_job("a", callback=HOOK))
+    fail(ledger, "a")
+
+    assert ledger.drop_callbacks(["msg_a_failed", "msg_unheard_of"]) == 1
+    assert (ledger.get("a").callback, ledger.queue_counts()["callbacks"]) == ("dropped", 0)
+    assert ledger.drop_callbacks(["msg_a_failed"]) == 0
+
+    assert ledger.replay_callbacks(["msg_a_failed", "msg_unheard_of"]) == 1
+    assert ledger.get("a").callback == "pending"
+    assert redis_client.zcard("dg:dropped") == 0
+    (due,) = ledger.take_callbacks(10, hide_seconds=60)
+    ledger.settle_callback(due.webhook_id, "delivered", "HTTP 200")
+    assert ledger.replay_callbacks(["msg_a_failed"]) == 1, "a receiver may have lost what it had taken"
 
 
 def test_a_batch_counts_its_jobs_by_state_and_lists_them_in_order(ledger: Ledger) -> None:

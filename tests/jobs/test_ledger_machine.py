@@ -74,6 +74,7 @@ class ModelJob:
     due_us: int | None = None
     is_to_be_cancelled: bool = False
     progress: Progress | None = None
+    retries: int = 0
     reasons: list[str] = field(default_factory=list)
 
     def is_held_by(self, token: str) -> bool:
@@ -138,6 +139,21 @@ class LedgerMachine(RuleBasedStateMachine):
             self.end(job_id, JobState.CANCELLED)
         elif job.state is JobState.RUNNING:
             job.is_to_be_cancelled = True
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data(), is_sent=st.booleans())
+    def retry(self, data: st.DataObject, is_sent: bool) -> None:
+        job_id = data.draw(st.sampled_from(sorted(self.jobs)))
+        job = self.jobs[job_id]
+
+        assert self.ledger.retry(job_id) is job.state
+
+        if job.state in (JobState.FAILED, JobState.CANCELLED):
+            job.attempts, job.token, job.is_to_be_cancelled = 0, "", False
+            job.retries += 1
+            job.enqueue(self.clock.last_us)
+            if is_sent:
+                self.send(job_id)
 
     # Workers
 
@@ -256,7 +272,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
         assert {callback.webhook_id: callback.attempts for callback in taken} == due
         for callback in taken:
-            assert callback.webhook_id == f"msg_{callback.job_id}_{self.jobs[callback.job_id].state}"
+            assert callback.webhook_id.startswith(f"msg_{callback.job_id}_{callback.event}")
+            assert self.ledger.ending(callback).event().type == f"edit.{callback.event}"
             self.outbox[callback.webhook_id] = (self.clock.last_us + HIDE_SECONDS * SECOND, callback.attempts)
         return multiple(*due)
 
@@ -283,6 +300,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert record is None
                 continue
             assert (record.state, record.attempts, record.progress) == (job.state, job.attempts, job.progress), job_id
+            assert record.retries == job.retries
             assert [attempt.reason for attempt in record.history] == job.reasons
             assert record.cancel_requested == job.is_to_be_cancelled
             assert job.attempts <= MAX_ATTEMPTS
@@ -379,7 +397,8 @@ class LedgerMachine(RuleBasedStateMachine):
         job = self.jobs[job_id]
         job.state, job.due_us, job.progress = state, None, None
         if job.job.callback and state in job.job.callback.events:
-            self.outbox[f"msg_{job_id}_{state}"] = (self.clock.last_us, 0)
+            suffix = f"_{job.retries + 1}" if job.retries else ""
+            self.outbox[f"msg_{job_id}_{state}{suffix}"] = (self.clock.last_us, 0)
 
     def send(self, job_id: str) -> None:
         self.queue.send([job_id])

@@ -229,6 +229,28 @@ def test_cancel_ends_a_job_or_a_batch(folder: Path, producer: Command, client: C
     assert producer("watch", "spring").returncode == 1
 
 
+def test_what_failed_is_queued_again_by_job_by_batch_and_by_its_error(
+    folder: Path, producer: Command, client: Client, redis_client: Redis
+) -> None:
+    producer("submit", "data.csv", "--batch", "spring")
+    one, other = waiting(redis_client, 2)
+    redis_client.delete(QUEUE)
+    for job_id, code in ((one, "worker_lost"), (other, "input_not_found")):
+        finish(client, job_id, JobState.FAILED, error={"code": code, "message": "it ended"})
+
+    by_code = producer("retry", "spring", "--code", "worker_lost", "--json")
+    by_job = producer("retry", other)
+    again = producer("retry", "spring", "--json")
+
+    assert json.loads(by_code.stdout) == {"name": "spring", "retried": 1}
+    assert (by_job.returncode, by_job.stderr) == (0, "1 job back in the queue\n")
+    assert json.loads(again.stdout)["retried"] == 0
+    assert client.status("spring")[JobState.QUEUED] == 2
+    assert redis_client.llen(QUEUE) == 2, "their messages are sent"
+    assert "is one job" in producer("retry", other, "--code", "worker_lost").stderr
+    assert producer("retry", "nowhere").returncode == 2
+
+
 def test_results_come_from_the_ledger_or_with_the_table_in_its_order(
     folder: Path, producer: Command, client: Client, redis_client: Redis
 ) -> None:

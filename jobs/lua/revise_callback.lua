@@ -1,0 +1,10 @@
+-- Change a callback's fate by hand. ARGV: webhook id, 'pending' (try now, with all attempts ahead) or 'dropped'.
+-- Returns its state before; false when it is unknown.
+local webhook, state = ARGV[3], ARGV[4]
+local entry = key('callback', webhook)
+local id, before = unpack(redis.call('HMGET', entry, 'job', 'state'))
+if not id then return false end
+if state == 'dropped' and before ~= 'pending' then return before end
+if state == 'pending' then redis.call('HSET', entry, 'attempts', 0) end
+set_callback(webhook, id, state, now)
+return before
