@@ -284,6 +284,11 @@ class Ledger:
                 return
             start += PIPELINE_LENGTH
 
+    def waiting(self) -> int:
+        """How many jobs wait, in back-off or not: what a bound of the queue is compared with."""
+        counts = self.queue_counts()
+        return counts["queued"] + counts["delayed"]
+
     def queue_counts(self) -> dict[str, int]:
         """How many jobs are `queued`, `delayed` (in back-off) and `running`, and how many `callbacks` are due."""
         with redis_errors(self.redis), self.redis.pipeline(transaction=False) as pipeline:

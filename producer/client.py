@@ -59,21 +59,40 @@ class Client:
         if submission.verdict == "conflict":
             raise JobConflict(f"job {job.id!r} exists and asks for something else; use another id")
         if submission.verdict == "full":
-            raise QueueFull(f"the queue is full ({submission.detail} waiting); submit again later")
+            raise QueueFull(f"queue full ({submission.detail} of {self.settings.max_queued}); submit again later")
         return submission.job_id
 
-    def submit_many(self, jobs: Iterable[EditJob]) -> Iterator[Submission]:
+    def submit_many(self, jobs: Iterable[EditJob], wait_for_room: bool = False) -> Iterator[Submission]:
         """Queue jobs as they come and tell what became of each, in order.
 
         Jobs go in by the chunk, each chunk's messages right after it was accepted. Nothing happens until the result is
         iterated; whoever stops, or is killed, can submit the same jobs again.
+
+        Args:
+            wait_for_room: instead of the verdict `full`, wait until the queue has room and go on, however long it
+                takes; of one chunk, jobs that are there already are then told before those that waited.
         """
         remaining = iter(jobs)
         while chunk := list(islice(remaining, PIPELINE_LENGTH)):
-            accepted = list(self.ledger.submit(chunk, self.settings.output_uri, self.settings.max_queued))
-            # Of a job that exists a message was sent before; should it be lost, a worker's reconciler sends it again.
-            self._queue.send(submission.job_id for submission in accepted if submission.verdict == "created")
-            yield from accepted
+            submissions = self._submit_chunk(chunk)
+            while wait_for_room and (full := {item.job_id for item in submissions if item.verdict == "full"}):
+                yield from (item for item in submissions if item.verdict != "full")
+                self._wait_for_room()
+                chunk = [job for job in chunk if job.id in full]
+                submissions = self._submit_chunk(chunk)
+            yield from submissions
+
+    def _submit_chunk(self, jobs: list[EditJob]) -> list[Submission]:
+        submissions = list(self.ledger.submit(jobs, self.settings.output_uri, self.settings.max_queued))
+        # Of a job that exists a message was sent before; should it be lost, a worker's reconciler sends it again.
+        self._queue.send(item.job_id for item in submissions if item.verdict == "created")
+        return submissions
+
+    def _wait_for_room(self) -> None:
+        pause = FIRST_POLL_SECONDS
+        while self.ledger.waiting() >= self.settings.max_queued:
+            time.sleep(pause)
+            pause = min(pause * POLL_GROWTH, LONGEST_POLL_SECONDS)
 
     def get(self, job_id: str) -> JobRecord:
         """Everything that is known about a job.

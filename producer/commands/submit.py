@@ -49,6 +49,10 @@ def submit(
     dry_run: Annotated[
         bool, options.option("--dry-run", help="Check everything, queue nothing. [default: off]")
     ] = False,
+    wait_for_room: Annotated[
+        bool,
+        options.option("--wait-for-room", help="When DG_MAX_QUEUED jobs wait, wait until fewer do. [default: off]"),
+    ] = False,
     wait: Annotated[
         bool, options.option("--wait", help="Show progress until the batch has ended. [default: off]")
     ] = False,
@@ -91,18 +95,20 @@ def submit(
         if dry_run:
             say(f"{plural(check.good, 'row')} of {check.rows:,} would be queued as batch {plan.batch}")
             raise typer.Exit(ExitCode.INCOMPLETE if check.refused else ExitCode.OK)
-        tally = _queue(client, table, plan, check, as_json)
+        tally = _queue(client, table, plan, check, wait_for_room, as_json)
         is_complete = not check.refused and not tally["conflict"]
         if wait:
             is_complete &= _wait(client, table, plan, results, as_json)
     raise typer.Exit(ExitCode.OK if is_complete else ExitCode.INCOMPLETE)
 
 
-def _queue(client: Client, table: Table, plan: Plan, check: TableCheck, as_json: bool) -> Counter[str]:
+def _queue(
+    client: Client, table: Table, plan: Plan, check: TableCheck, wait_for_room: bool, as_json: bool
+) -> Counter[str]:
     """Submit the good rows, then say what was queued, what was there before, and what was refused."""
     tally: Counter[str] = Counter()
     try:
-        for submission in _submit_rows(client, table, plan, check.good):
+        for submission in _submit_rows(client, table, plan, check.good, wait_for_room):
             tally[submission.verdict] += 1
             if submission.verdict == "conflict":
                 _tell_conflict(submission.job_id, tally["conflict"], as_json)
@@ -113,16 +119,17 @@ def _queue(client: Client, table: Table, plan: Plan, check: TableCheck, as_json:
         raise
     _tell_tally(plan, check, tally, as_json)
     if tally["full"]:
-        raise QueueFull(f"the queue is full after {plural(tally['created'], 'row')}; submit the same table again later")
+        said = f"queue full ({client.ledger.waiting():,} of {client.settings.max_queued:,})"
+        raise QueueFull(f"{said} after {plural(tally['created'], 'row')}; go on later, or with --wait-for-room")
     return tally
 
 
-def _submit_rows(client: Client, table: Table, plan: Plan, total: int) -> Iterator[Submission]:
+def _submit_rows(client: Client, table: Table, plan: Plan, total: int, wait_for_room: bool) -> Iterator[Submission]:
     jobs = (row.job for row in table.rows(plan) if row.job is not None)
     console = people_console()
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task("queueing", total=total)
-        for count, submission in enumerate(client.submit_many(jobs), start=1):
+        for count, submission in enumerate(client.submit_many(jobs, wait_for_room), start=1):
             if count % PIPELINE_LENGTH == 0:  # an update per row would take longer than the row
                 progress.update(task, completed=count)
             yield submission

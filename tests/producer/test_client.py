@@ -16,6 +16,7 @@ from jobs.settings import load_settings
 from producer import BrokerUnavailable, Client, EditJob, JobConflict, JobNotFound, QueueFull
 from tests.producer.conftest import finish, make_job
 from tests.servers.redis import RedisServer
+from tests.waiting import eventually
 
 
 def test_a_submitted_job_is_in_the_ledger_and_its_message_in_the_queue(client: Client, redis_client: Redis) -> None:
@@ -89,8 +90,32 @@ def test_a_full_queue_refuses_and_says_so(redis_server: RedisServer) -> None:
     client = Client(settings=load_settings(broker_url=redis_server.url, max_queued=1))
     client.submit(make_job("one"))
 
-    with pytest.raises(QueueFull, match=r"full \(1 waiting\)"):
+    with pytest.raises(QueueFull, match=r"queue full \(1 of 1\)"):
         client.submit(make_job("two"))
+
+
+def test_a_submit_that_waits_for_room_goes_on_as_jobs_are_taken(redis_server: RedisServer) -> None:
+    client = Client(settings=load_settings(broker_url=redis_server.url, max_queued=2))
+    names = [f"job-{number}" for number in range(7)]
+    client.submit(make_job("job-3"))
+    submissions = client.submit_many((make_job(name) for name in names), wait_for_room=True)
+    told = [next(submissions) for _ in range(2)]
+    most_waiting = client.ledger.waiting()
+
+    def work() -> None:
+        for _ in names:
+            eventually(client.ledger.waiting)
+            finish(client, client.ledger.oldest_queued(1)[0])
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    told += submissions
+    worker.join()
+
+    assert most_waiting == 2
+    assert {item.job_id: item.verdict for item in told} == dict.fromkeys(names, "created") | {"job-3": "exists"}
+    assert len(told) == len(names)
+    assert all(client.get(name).state is JobState.SUCCEEDED for name in names)
 
 
 def test_waiting_returns_the_result_when_the_job_ends(client: Client) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -129,9 +130,23 @@ def test_a_full_queue_is_exit_code_4_and_the_rest_goes_later(
     later = producer("submit", "data.csv", DG_MAX_QUEUED="1")
 
     assert full.returncode == 4
-    assert "the queue is full after 1 row" in full.stderr
+    assert "queue full (1 of 1) after 1 row; go on later, or with --wait-for-room" in full.stderr
     assert later.returncode == 0
     assert "1 queued, 1 already there" in later.stderr
+
+
+def test_a_submit_can_wait_for_room(folder: Path, producer: Command, client: Client, redis_client: Redis) -> None:
+    def work() -> None:
+        for _ in range(2):
+            finish(client, eventually(lambda: client.ledger.oldest_queued(1))[0])
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    ended = producer("submit", "data.csv", "--wait-for-room", DG_MAX_QUEUED="1")
+    worker.join()
+
+    assert ended.returncode == 0
+    assert "2 queued" in ended.stderr
 
 
 def test_a_conflict_is_told_and_exit_code_1(folder: Path, producer: Command) -> None:
