@@ -1,4 +1,4 @@
-"""Puts right what a death left behind; every worker runs it, one at a time.
+"""Puts right what a death left behind; every worker can, and once a second or so one of them does.
 
 Three repairs, each harmless when it was not needed, since a claim drops a doubled message:
 expired leases (the worker died), back-off that is over, and jobs that wait without a message in the queue (the
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from uuid import uuid4
 
 from jobs.connection import redis_errors
 from jobs.ledger import MICROSECONDS, Ledger
@@ -18,8 +17,11 @@ from jobs.queue import EditQueue, next_messages
 log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 2.0
-LOCK_SECONDS = 3
-"""The lock only saves work, for what it guards is atomic by itself: after a holder's death it must not be missed."""
+LOCK_SECONDS = 1
+"""Once in so long somebody reconciles, however many workers there are; nobody lets go of the lock before.
+
+It only saves work, for what it guards is atomic by itself: so it may run out early, and with a dead holder soon.
+"""
 
 GRACE_US = 5 * MICROSECONDS
 """A message may take this long from being sent to being claimed before it counts as lost."""
@@ -39,30 +41,22 @@ class Reconciler:
         self._queue = queue
         self._max_attempts = max_attempts
         self._lock_key = f"{ledger.prefix}lock:reconciler"
-        self._lock_value = uuid4().hex
         self._reached_at = time.monotonic()
 
     def tick(self) -> None:
-        """Repair once, unless another worker is at it.
+        """Repair once, unless another worker has just done so.
 
         Raises:
             BrokerUnavailable: Redis does not answer; the next tick does the work.
         """
         with redis_errors(self._ledger.redis):
-            is_mine = self._ledger.redis.set(self._lock_key, self._lock_value, nx=True, ex=LOCK_SECONDS)
+            is_mine = self._ledger.redis.set(self._lock_key, "held", nx=True, ex=LOCK_SECONDS)
         if is_mine:
-            self._reconcile_and_unlock()
+            self.reconcile()
         self._reached_at = time.monotonic()
 
-    def _reconcile_and_unlock(self) -> None:
-        try:
-            self.reconcile()
-        finally:
-            with redis_errors(self._ledger.redis):
-                if self._ledger.redis.get(self._lock_key) == self._lock_value:
-                    self._ledger.redis.delete(self._lock_key)
-
     def reconcile(self) -> None:
+        """Repair once."""
         was_silent = time.monotonic() - self._reached_at > SILENCE_SECONDS
         again, ended = ([], []) if was_silent else self._ledger.expire(self._max_attempts)
         due = self._ledger.promote()

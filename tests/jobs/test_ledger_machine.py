@@ -253,7 +253,7 @@ class LedgerMachine(RuleBasedStateMachine):
             if job.is_in_queue and job.sent_us <= latest_us and not self.messages[job_id]
         ]
 
-        Reconciler(self.ledger, self.queue, MAX_ATTEMPTS).tick()
+        Reconciler(self.ledger, self.queue, MAX_ATTEMPTS).reconcile()
 
         for job_id, job in silent:
             self.expire(job_id, job)

@@ -47,14 +47,14 @@ def test_a_message_that_was_popped_and_never_claimed_is_sent_again(
     queue.send(["a"])
     pop(redis_client)
 
-    reconciler.tick()
+    reconciler.reconcile()
     assert in_queue(redis_client) == [], "it may have been popped just now by a worker that is about to claim it"
     clock.advance(6)
-    reconciler.tick()
+    reconciler.reconcile()
 
     assert in_queue(redis_client) == ["a"]
     clock.advance(1)
-    reconciler.tick()
+    reconciler.reconcile()
     assert in_queue(redis_client) == ["a"], "sent once, not at every tick"
 
 
@@ -64,7 +64,7 @@ def test_a_job_whose_message_was_never_sent_is_sent(
     submit(ledger, "a", "b")
     clock.advance(6)
 
-    reconciler.tick()
+    reconciler.reconcile()
 
     assert in_queue(redis_client) == ["a", "b"]
 
@@ -79,8 +79,8 @@ def test_a_long_queue_is_left_alone_and_only_its_lost_head_is_sent_again(
     queue.send(waiting)
     clock.advance(3600)
 
-    reconciler.tick()
-    reconciler.tick()
+    reconciler.reconcile()
+    reconciler.reconcile()
 
     assert redis_client.llen(QUEUE) == 301
     assert ledger.position("lost") == 300, "it has lost its place, not its turn"
@@ -95,7 +95,7 @@ def test_a_doubled_message_does_not_hide_a_lost_one(
     queue.send(["done", "done", "waiting"])
     clock.advance(6)
 
-    reconciler.tick()
+    reconciler.reconcile()
 
     assert in_queue(redis_client) == ["done", "done", "lost", "waiting"]
 
@@ -109,10 +109,10 @@ def test_an_expired_lease_and_a_back_off_that_is_over_are_sent_again(
     assert isinstance(claim, Claim)
     ledger.requeue("later", claim.token, "input_unreachable", delay_seconds=20)
 
-    reconciler.tick()
+    reconciler.reconcile()
     assert in_queue(redis_client) == []
     clock.advance(31)
-    reconciler.tick()
+    reconciler.reconcile()
 
     assert in_queue(redis_client) == ["later", "silent"]
 
@@ -126,10 +126,10 @@ def test_after_redis_was_out_of_reach_the_holders_of_leases_may_renew_them_first
     clock.advance(40)
     with monkeypatch.context() as patch:
         patch.setattr("worker.reconciler.SILENCE_SECONDS", -1)
-        reconciler.tick()
+        reconciler.reconcile()
 
     assert ledger.renew("a", claim.token, lease_seconds=30) == "held"
-    reconciler.tick()
+    reconciler.reconcile()
     assert ledger.get("a").attempts == 1
     assert ledger.get("a").history == ()
 
@@ -143,22 +143,23 @@ def test_one_tick_takes_back_every_job_of_a_fleet_that_went_silent_together(
         ledger.claim(name, "w1", lease_seconds=30)
     clock.advance(31)
 
-    reconciler.tick()
+    reconciler.reconcile()
 
     assert redis_client.llen(QUEUE) == 300
 
 
-def test_one_worker_reconciles_at_a_time_and_lets_go_after(
-    ledger: Ledger, reconciler: Reconciler, clock: ManualClock, redis_client: redis.Redis
+def test_a_fleet_reconciles_once_in_a_while_not_once_per_worker(
+    ledger: Ledger, queue: EditQueue, reconciler: Reconciler, clock: ManualClock, redis_client: redis.Redis
 ) -> None:
+    another = Reconciler(ledger, queue, max_attempts=3)
+    another.tick()
     submit(ledger, "a")
     clock.advance(6)
-    redis_client.set("dg:lock:reconciler", "another worker", ex=20)
 
     reconciler.tick()
-    assert in_queue(redis_client) == []
+    assert in_queue(redis_client) == [], "another worker has just done it"
+    assert redis_client.pttl("dg:lock:reconciler") <= 1000, "and its death would not be missed"
     redis_client.delete("dg:lock:reconciler")
     reconciler.tick()
 
     assert in_queue(redis_client) == ["a"]
-    assert not redis_client.exists("dg:lock:reconciler")
