@@ -15,8 +15,8 @@ RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("celery", "kombu", "redis", "pydantic", "torch", "transformers")
 
 
-def write_result(name: str, figures: dict[str, Any]) -> Path:
-    """Write `results/<name>.json` and return its path; figures carry their unit in their name."""
+def write_result(name: str, figures: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """Write `<name>.json` into the folder and return its path; figures carry their unit in their name."""
     result = {
         "benchmark": name,
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -26,8 +26,8 @@ def write_result(name: str, figures: dict[str, Any]) -> Path:
         "versions": {"python": platform.python_version(), **_versions()},
         "figures": figures,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
     return path
 

@@ -1,0 +1,85 @@
+"""The table of GPU figures in docs/performance-gpu.md, made from the results.
+
+    python -m benchmarks.gpu.table
+
+Rewrites what stands between the two marks of the document.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.scale import FULL
+from benchmarks.report import RESULTS
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "performance-gpu.md"
+BEGIN, END = "<!-- GPU figures: made by python -m benchmarks.gpu.table -->", "<!-- end of GPU figures -->"
+COLUMNS = {
+    "first job, s": "first_job_seconds",
+    "last job, s": "last_job_seconds",
+    "median, s": "median_job_seconds",
+    "encode, s": "encode_seconds",
+    "sample, s": "sample_seconds",
+    "decode, s": "decode_seconds",
+    "load, s": "load_seconds",
+    "peak, allocator, GiB": "peak_allocated_gib",
+    "peak, driver, GiB": "peak_driver_gib",
+    "TFLOP/s in sampling": "sample_tflops_per_second",
+    "slow-down planned": "planned_slow_down",
+    "slow-down measured": "slow_down",
+    "largest difference of a pixel": "largest_pixel_difference",
+}
+NOT_MEASURED = "No GPU has been at hand: not measured yet."
+
+
+def main() -> None:
+    DOCUMENT.write_text(replace_table(DOCUMENT.read_text(), render(load_results(RESULTS))))
+
+
+def load_results(folder: Path) -> list[dict[str, Any]]:
+    """Results of the full size, in the order of their file names."""
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return [result for result in results if result["figures"].get("gpu_benchmark") == FULL.name]
+
+
+def render(results: list[dict[str, Any]]) -> str:
+    """A section for every result, or the words that there is none."""
+    return "\n\n".join(map(_section, results)) or NOT_MEASURED
+
+
+def replace_table(document: str, table: str) -> str:
+    before, _, rest = document.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+def _section(result: dict[str, Any]) -> str:
+    figures = result["figures"]
+    edit, versions = figures["edit"], result["versions"]
+    heading = (
+        f"{result['machine'].get('gpu', 'no GPU')}, {edit['pixels']}x{edit['pixels']}, {edit['steps']} steps, "
+        f"torch {versions['torch']}, commit {result['commit']}, {result['measured_at'][:10]}; "
+        f"large products: {figures['ceiling'].get('matmul_tflops_per_second', '?')} TFLOP/s"
+    )
+    modes = figures.get("modes", {})
+    resident_seconds = modes.get("resident", {}).get("median_job_seconds")
+    rows = [_row(name, mode, resident_seconds) for name, mode in modes.items()]
+    return "\n".join([heading, "", _line(["", *COLUMNS]), _line(["---"] * (1 + len(COLUMNS))), *rows])
+
+
+def _row(name: str, mode: dict[str, Any], resident_seconds: float | None) -> str:
+    if "error" in mode:
+        return _line([name, f"failed: {mode['error']}".replace("|", " "), *[""] * (len(COLUMNS) - 1)])
+    if resident_seconds:
+        mode = {**mode, "slow_down": round(mode["median_job_seconds"] / resident_seconds, 2)}
+    return _line([name, *(str(mode.get(key, "")) for key in COLUMNS.values())])
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()
