@@ -356,6 +356,12 @@ class Ledger:
             raise JobNotFound(f"no job {due.job_id!r} in the ledger")
         return parse_record(due.job_id, {**fields, **(json.loads(ending) if ending else {})})
 
+    def postpone_callback(self, webhook_id: str, delay_seconds: float) -> None:
+        """Let a callback that was taken come again after the delay; no attempt was made."""
+        due_us = self.now_us() + int(delay_seconds * MICROSECONDS)
+        with redis_errors(self.redis):
+            self.redis.zadd(self._key("outbox"), {webhook_id: due_us}, xx=True)
+
     def settle_callback(self, webhook_id: str, verdict: Verdict, said: str, delay_seconds: float = 0) -> None:
         """Note how an attempt went: `delivered`, `dropped`, or `pending` and tried again after the delay."""
         self._run("settle_callback", webhook_id, verdict, int(delay_seconds * MICROSECONDS), said[:200])

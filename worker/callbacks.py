@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from random import uniform
+from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from jobs.errors import EditFailure, JobNotFound
+from jobs.errors import BrokerUnavailable, EditFailure, JobNotFound
 from jobs.ledger import MICROSECONDS, DueCallback, Ledger, Verdict
 from jobs.settings import Settings
 from jobs.signing import callback_headers
@@ -26,8 +29,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 0.5
-PARALLEL = 8
-"""Callbacks under way at once: a receiver that hangs holds up seven others at most."""
+PARALLEL = 16
+"""Callbacks under way at once."""
+
+BURST = 500
+"""Callbacks begun in one tick: a tick must end, or a worker that stops would wait for the whole outbox."""
+
+POSTPONED_SECONDS = 10.0
+"""When a callback to a silent receiver is looked at again while another one is waiting for its answer."""
 
 MINUTE, HOUR = 60.0, 3600.0
 DELAYS_SECONDS = (
@@ -56,30 +65,59 @@ class CallbackSender:
     """Takes due callbacks and delivers them.
 
     Args:
-        client: an HTTP client that follows no redirects and refuses private addresses.
+        client: an HTTP client that follows no redirects, refuses private addresses, and ends every exchange in time.
+        jitter: draws the factor by which a pause is stretched, between two bounds.
     """
 
-    def __init__(self, settings: Settings, ledger: Ledger, client: httpx2.Client) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        client: httpx2.Client,
+        jitter: Callable[[float, float], float] = uniform,
+    ) -> None:
         self._secrets = settings.callback_secrets
         self._hide_seconds = settings.callback_timeout_seconds * 3
         self._ledger = ledger
         self._client = client
+        self._jitter = jitter
+        self._receivers = Receivers()
+        self._slots = BoundedSemaphore(PARALLEL)
         self._executor = ThreadPoolExecutor(PARALLEL, thread_name_prefix="callback")
 
     def tick(self) -> int:
-        """Deliver what is due and return how many were tried.
+        """Begin to deliver what is due, as slots come free, and return how many were begun.
 
         Raises:
             BrokerUnavailable: Redis does not answer; what was not settled comes again.
         """
-        due = self._ledger.take_callbacks(PARALLEL, self._hide_seconds)
-        for _ in self._executor.map(self._deliver, due):
-            pass
-        return len(due)
+        for begun in range(BURST):
+            if not self._slots.acquire(timeout=INTERVAL_SECONDS):
+                return begun
+            try:
+                due = self._ledger.take_callbacks(1, self._hide_seconds)
+            except BrokerUnavailable:
+                self._slots.release()
+                raise
+            if not due:
+                self._slots.release()
+                return begun
+            self._executor.submit(self._deliver_and_free, due[0])
+        return BURST
 
     def close(self) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._client.close()
+
+    def _deliver_and_free(self, due: DueCallback) -> None:
+        try:
+            self._deliver(due)
+        except BrokerUnavailable as error:  # not settled, so it comes again
+            log.warning("callback_not_settled job=%s reason=%s", due.job_id, error)
+        except Exception:
+            log.exception("callback_not_settled job=%s", due.job_id)
+        finally:
+            self._slots.release()
 
     def _deliver(self, due: DueCallback) -> None:
         try:
@@ -91,8 +129,14 @@ class CallbackSender:
         if callback is None:
             self._ledger.settle_callback(due.webhook_id, "dropped", "the job names no callback")
             return
-        reply = self._post(callback.url, due.webhook_id, record.event().model_dump_json().encode())
-        verdict, delay = judge(reply, due.attempts + 1)
+        receiver = urlsplit(callback.url).netloc
+        with self._receivers.turn(receiver) as is_given:
+            if not is_given:
+                self._ledger.postpone_callback(due.webhook_id, POSTPONED_SECONDS * self._jitter(0.8, 1.2))
+                return
+            reply = self._post(callback.url, due.webhook_id, record.event().model_dump_json().encode())
+        self._receivers.note(receiver, is_silent=reply.status == 0)
+        verdict, delay = judge(reply, due.attempts + 1, self._jitter)
         self._ledger.settle_callback(due.webhook_id, verdict, reply.said, delay)
         level = logging.INFO if verdict == "delivered" else logging.WARNING
         log.log(
@@ -106,13 +150,46 @@ class CallbackSender:
         timestamp = self._ledger.now_us() // MICROSECONDS
         headers = callback_headers(self._secrets, webhook_id, timestamp, body)
         try:
-            response = self._client.post(url, content=body, headers=headers)
+            # The answer's body is not read: a receiver could send without end.
+            with self._client.stream("POST", url, content=body, headers=headers) as response:
+                retry_after = _retry_after(response.headers.get("retry-after"))
+                return Reply(response.status_code, f"HTTP {response.status_code}", retry_after)
         except EditFailure as failure:
             return Reply(0, failure.message, is_refused=not failure.retryable)
         except Exception as error:  # whatever a transport raises, the attempt has failed and is tried again
             return Reply(0, f"{type(error).__name__}: {error}")
-        status, retry_after = response.status_code, _retry_after(response.headers.get("retry-after"))
-        return Reply(status, f"HTTP {status}", retry_after)
+
+
+class Receivers:
+    """Gives a receiver that did not answer lately one request at a time, so that the others keep their slots."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._silent: set[str] = set()
+        self._called: dict[str, int] = {}
+
+    @contextmanager
+    def turn(self, receiver: str) -> Iterator[bool]:
+        """Whether the receiver may be called now; the call is made inside the `with` block."""
+        with self._lock:
+            is_given = receiver not in self._silent or receiver not in self._called
+            if is_given:
+                self._called[receiver] = self._called.get(receiver, 0) + 1
+        try:
+            yield is_given
+        finally:
+            if is_given:
+                self._leave(receiver)
+
+    def note(self, receiver: str, is_silent: bool) -> None:
+        with self._lock:
+            (self._silent.add if is_silent else self._silent.discard)(receiver)
+
+    def _leave(self, receiver: str) -> None:
+        with self._lock:
+            self._called[receiver] -= 1
+            if not self._called[receiver]:
+                del self._called[receiver]
 
 
 def judge(reply: Reply, attempt: int, jitter: Callable[[float, float], float] = uniform) -> tuple[Verdict, float]:
@@ -133,5 +210,5 @@ def _retry_after(value: str | None) -> float | None:
         return None
     try:
         return float(value) if value.strip().isdigit() else parsedate_to_datetime(value).timestamp() - time.time()
-    except ValueError:
+    except (ValueError, OverflowError):  # no date, or none that this machine can count
         return None

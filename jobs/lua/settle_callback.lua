@@ -7,6 +7,8 @@ if not id then
   redis.call('ZREM', key('outbox'), webhook)
   return
 end
+-- Somebody gave it up, or another sender delivered it, while this attempt was under way.
+if verdict == 'pending' and redis.call('HGET', entry, 'state') ~= 'pending' then return end
 redis.call('HINCRBY', entry, 'attempts', 1)
 redis.call('HSET', entry, 'said', said, 'tried_at', now)
 set_callback(webhook, id, verdict, now + delay_us)

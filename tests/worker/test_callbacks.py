@@ -1,0 +1,212 @@
+"""Callbacks over hours and days, by a clock that the tests move, to a real receiver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+import redis
+from standardwebhooks import WebhookVerificationError
+
+from jobs.addresses import guarded_client
+from jobs.ledger import Ledger
+from jobs.schema import EditJob
+from jobs.settings import load_settings
+from tests.clock import ManualClock
+from tests.servers.http import Answer, HttpServer, Request
+from tests.waiting import eventually
+from worker.callbacks import DELAYS_SECONDS, HOUR, PARALLEL, CallbackSender, Reply, judge
+
+OLD = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+NEW = "whsec_c2VjcmV0IG9mIHRoZSBuZXh0IHF1YXJ0ZXI="
+HOOK = "/hook"
+
+
+def middle(low: float, high: float) -> float:
+    """No jitter."""
+    return (low + high) / 2
+
+
+def end_job(ledger: Ledger, job_id: str, url: str) -> str:
+    """A job that has ended and asks for a callback; the callback's id."""
+    job = EditJob.model_validate({"id": job_id, "image": "s3://in/a.png", "prompt": "snow", "callback": {"url": url}})
+    list(ledger.submit([job], "s3://out"))
+    ledger.cancel(job_id)
+    return f"msg_{job_id}_cancelled"
+
+
+@contextmanager
+def sending(
+    ledger: Ledger, secrets: str = OLD, timeout_seconds: float = 5, hosts: tuple[str, ...] = ("127.0.0.1",)
+) -> Iterator[CallbackSender]:
+    settings = load_settings(callback_secret=secrets, private_hosts=hosts, callback_timeout_seconds=timeout_seconds)
+    sender = CallbackSender(settings, ledger, guarded_client(settings, timeout_seconds), middle)
+    try:
+        yield sender
+    finally:
+        sender.close()
+
+
+Attempts = Callable[[str], int]
+
+
+@pytest.fixture
+def attempts(redis_client: redis.Redis) -> Attempts:
+    """How often a callback was tried."""
+    return lambda webhook: int(redis_client.hget(f"dg:callback:{webhook}", "attempts") or 0)
+
+
+def test_a_receiver_that_never_recovers_is_tried_for_three_days_under_one_id_and_then_dropped(
+    ledger: Ledger, clock: ManualClock, http_server: HttpServer, attempts: Attempts
+) -> None:
+    webhook = end_job(ledger, "a", http_server.answer(HOOK, Answer(500)))
+    began_us = clock.last_us
+
+    with sending(ledger) as sender:
+        assert sender.tick() == 1
+        eventually(lambda: attempts(webhook) == 1)
+        for number, delay in enumerate(DELAYS_SECONDS, start=2):
+            clock.advance(delay - 1)
+            assert sender.tick() == 0, f"attempt {number} is not due yet"
+            clock.advance(2)
+            assert sender.tick() == 1, f"attempt {number} is due"
+            eventually(lambda expected=number: attempts(webhook) == expected)  # type: ignore[misc]
+        clock.advance(24 * HOUR)
+        assert sender.tick() == 0
+
+    requests = http_server.requests(HOOK)
+    days = (clock.last_us - began_us) / 1e6 / (24 * HOUR) - 1
+    assert 3 <= days <= 3.5
+    assert len(requests) == len(DELAYS_SECONDS) + 1
+    assert {request.headers["webhook-id"] for request in requests} == {webhook}
+    assert len({request.body for request in requests}) == 1
+    assert len({request.headers["webhook-timestamp"] for request in requests}) == len(requests)
+    assert ledger.get("a").callback == "dropped"
+    assert ledger.queue_counts()["callbacks"] == 0
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict", "delay_seconds"),
+    [
+        (Reply(204, "HTTP 204"), "delivered", 0),
+        (Reply(410, "HTTP 410"), "dropped", 0),
+        (Reply(0, "a private address", is_refused=True), "dropped", 0),
+        (Reply(0, "ConnectError"), "pending", 5),
+        (Reply(302, "HTTP 302"), "pending", 5),
+        (Reply(404, "HTTP 404"), "pending", 5),
+        (Reply(503, "HTTP 503", retry_after_seconds=120), "pending", 120),
+        (Reply(429, "HTTP 429", retry_after_seconds=1), "pending", 5),
+        (Reply(503, "HTTP 503", retry_after_seconds=-60), "pending", 5),
+        (Reply(503, "HTTP 503", retry_after_seconds=1e12), "pending", 24 * HOUR),
+    ],
+)
+def test_what_follows_from_a_first_answer(reply: Reply, verdict: str, delay_seconds: float) -> None:
+    assert judge(reply, 1, middle) == (verdict, delay_seconds)
+
+
+def test_pauses_are_spread_by_a_fifth() -> None:
+    delays = [judge(Reply(500, "HTTP 500"), 4)[1] for _ in range(200)]
+
+    assert 480 <= min(delays) < max(delays) <= 720
+    assert max(delays) - min(delays) > 60
+
+
+@pytest.mark.parametrize("as_date", [False, True])
+def test_retry_after_is_honoured_as_seconds_and_as_a_date(
+    ledger: Ledger, clock: ManualClock, http_server: HttpServer, attempts: Attempts, as_date: bool
+) -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=600), usegmt=True)
+    busy = Answer(503, headers={"Retry-After": date if as_date else "600"})
+    webhook = end_job(ledger, "a", http_server.answer(HOOK, busy, Answer(200)))
+
+    with sending(ledger) as sender:
+        sender.tick()
+        eventually(lambda: attempts(webhook) == 1)
+        clock.advance(590)
+        assert sender.tick() == 0
+        clock.advance(20)
+        assert sender.tick() == 1
+        eventually(lambda: ledger.get("a").callback == "delivered")
+
+
+def test_while_secrets_rotate_receivers_with_the_old_and_with_the_new_one_both_accept(
+    redis_client: redis.Redis, http_server: HttpServer
+) -> None:
+    ledger = Ledger(redis_client)  # by the real time, which receivers compare theirs with
+
+    def delivered(job_id: str, secrets: str) -> Request:
+        end_job(ledger, job_id, http_server.answer(f"/{job_id}", Answer(200)))
+        with sending(ledger, secrets) as sender:
+            sender.tick()
+        (request,) = http_server.requests(f"/{job_id}")
+        return request
+
+    before, during, after = delivered("a", OLD), delivered("b", f"{NEW} {OLD}"), delivered("c", NEW)
+
+    for request, secret in ((before, OLD), (during, OLD), (during, NEW), (after, NEW)):
+        assert request.verified(secret)["type"] == "edit.cancelled"
+    for request, secret in ((before, NEW), (after, OLD)):
+        with pytest.raises(WebhookVerificationError):
+            request.verified(secret)
+
+
+def test_a_redirect_is_not_followed_and_an_endless_answer_not_read(
+    ledger: Ledger, http_server: HttpServer, attempts: Attempts
+) -> None:
+    elsewhere = http_server.answer("/elsewhere", Answer(200))
+    redirected = end_job(ledger, "redirected", http_server.answer("/moved", Answer.redirect(elsewhere, 307)))
+    end_job(ledger, "endless", http_server.answer("/endless", Answer(200, missing_bytes=10**12)))
+
+    with sending(ledger) as sender:
+        sender.tick()
+        eventually(lambda: attempts(redirected) == 1)
+        eventually(lambda: ledger.get("endless").callback == "delivered")
+
+    assert ledger.get("redirected").callback == "pending"
+    assert http_server.requests("/elsewhere") == []
+
+
+def test_a_private_address_is_never_called(ledger: Ledger, http_server: HttpServer) -> None:
+    end_job(ledger, "a", http_server.answer(HOOK, Answer(200)))
+
+    with sending(ledger, hosts=()) as sender:
+        sender.tick()
+
+    assert ledger.get("a").callback == "dropped"
+    assert http_server.requests(HOOK) == []
+
+
+def test_a_receiver_that_never_answers_takes_one_slot_and_the_others_go_on(
+    ledger: Ledger, clock: ManualClock, http_server: HttpServer, redis_client: redis.Redis
+) -> None:
+    silent = http_server.answer("/silent", Answer(delay_seconds=60)).replace("127.0.0.1", "localhost")
+    for number in range(2 * PARALLEL):
+        end_job(ledger, f"silent-{number}", silent)
+
+    with sending(ledger, timeout_seconds=0.5, hosts=("127.0.0.1", "localhost")) as sender:
+        sender.tick()
+        eventually(lambda: len(http_server.requests("/silent")) >= PARALLEL)
+        for number in range(30):
+            end_job(ledger, f"other-{number}", http_server.answer(HOOK, Answer(200)))
+        clock.advance(20)
+        eventually(lambda: sender.tick() + 1 and len(http_server.requests(HOOK)) == 30)
+
+    # The first attempts could not know; of the other half that were due before, one at a time was tried.
+    assert len(http_server.requests("/silent")) < PARALLEL + 8
+
+
+def test_a_callback_given_up_by_hand_during_its_attempt_stays_given_up(
+    ledger: Ledger, http_server: HttpServer, redis_client: redis.Redis
+) -> None:
+    webhook = end_job(ledger, "a", http_server.answer(HOOK, Answer(500, delay_seconds=0.3)))
+
+    with sending(ledger) as sender:
+        sender.tick()
+        eventually(lambda: http_server.requests(HOOK))
+        assert ledger.drop_callbacks([webhook]) == 1
+
+    assert ledger.get("a").callback == "dropped"
+    assert redis_client.zcard("dg:outbox") == 0
