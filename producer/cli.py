@@ -7,6 +7,7 @@ import sys
 import typer
 
 from jobs.errors import Error
+from producer.commands.callbacks import callbacks
 from producer.commands.edit import edit
 from producer.commands.look import cancel, retry, status, watch
 from producer.commands.results import gallery, results
@@ -30,7 +31,7 @@ app = typer.Typer(
         "max_content_width": 110,
     },
 )
-for command in (submit, run, edit, status, watch, results, gallery, cancel, retry):
+for command in (submit, run, edit, status, watch, results, gallery, cancel, retry, callbacks):
     app.command()(command)
 
 

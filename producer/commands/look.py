@@ -40,7 +40,7 @@ def status(
     elif (record := client.ledger.get_many([name])[0]) is not None:
         _put_job(client, record, as_json)
     else:
-        counts = _counts(client, name)
+        counts = counts_of(client, name)
         put_json(batch=name, **counts) if as_json else put(f"batch {name}: {_in_words(counts)}")
 
 
@@ -55,7 +55,7 @@ def watch(
     Example: producer watch spring-2026
     """
     client = Client(settings=options.settings_with(broker_url))
-    _counts(client, batch)
+    counts_of(client, batch)
     snapshot = watch_batch(client, batch, as_json)
     raise typer.Exit(ExitCode.INCOMPLETE if snapshot.failed else ExitCode.OK)
 
@@ -72,7 +72,7 @@ def cancel(
     if client.ledger.get_many([name])[0] is not None:
         before = dict.fromkeys(JobState, 0) | {client.cancel(name): 1}
     else:
-        _counts(client, name)
+        counts_of(client, name)
         before = client.cancel_batch(name)
     ended = sum(count for state, count in before.items() if state.is_terminal)
     words = f"cancelled {before[JobState.QUEUED]:,} queued, stopping {before[JobState.RUNNING]:,} running"
@@ -97,7 +97,7 @@ def retry(
     """
     client = Client(settings=options.settings_with(broker_url))
     if client.ledger.get_many([name])[0] is None:
-        _counts(client, name)
+        counts_of(client, name)
         retried = client.retry_batch(name, code or ())
     elif code:
         raise typer.BadParameter(f"--code chooses among the jobs of a batch, and {name} is one job")
@@ -143,7 +143,12 @@ def _put_job(client: Client, record: JobRecord, as_json: bool) -> None:
         put(f"  callback: {record.callback}")
 
 
-def _counts(client: Client, name: str) -> dict[JobState, int]:
+def counts_of(client: Client, name: str) -> dict[JobState, int]:
+    """Count a batch's jobs by state.
+
+    Raises:
+        JobNotFound: there is neither a batch nor a job of that name.
+    """
     try:
         return client.status(name)
     except JobNotFound as error:

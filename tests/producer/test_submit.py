@@ -266,6 +266,35 @@ def test_what_failed_is_queued_again_by_job_by_batch_and_by_its_error(
     assert producer("retry", "nowhere").returncode == 2
 
 
+def test_callbacks_are_listed_given_up_and_sent_again(
+    folder: Path, producer: Command, client: Client, redis_client: Redis
+) -> None:
+    producer("submit", "data.csv", "--batch", "spring", "--callback-url", "https://example.org/hook")
+    for job_id in waiting(redis_client, 2):
+        finish(client, job_id)
+    one, other = client.ledger.take_callbacks(2, hide_seconds=60)
+    client.ledger.settle_callback(one.webhook_id, "dropped", "HTTP 410")
+    client.ledger.settle_callback(other.webhook_id, "pending", "HTTP 500", delay_seconds=60)
+
+    def listed(*arguments: str) -> list[str]:
+        lines = producer("callbacks", *arguments, "--json").stdout.splitlines()
+        return [json.loads(line)["webhook_id"] for line in lines]
+
+    assert listed() == listed("--state", "pending") == listed("spring") == [other.webhook_id]
+    assert listed("--state", "dropped") == listed(one.job_id, "--state", "dropped") == [one.webhook_id]
+    assert listed("spring", "--state", "delivered") == []
+    words = producer("callbacks", "spring").stdout
+    assert words.startswith(f"{other.webhook_id}: pending, 1 attempt, HTTP 500, due 20")
+
+    assert producer("callbacks", "--replay").stderr == "1 callback sent again\n"
+    assert sorted(listed()) == sorted([one.webhook_id, other.webhook_id])
+    assert producer("callbacks", one.job_id, "--drop").stderr == "1 callback given up\n"
+    assert listed() == [other.webhook_id]
+    assert listed("--state", "dropped") == [one.webhook_id]
+    for wrong in (["--replay", "--drop"], ["--state", "delivered"], ["--drop", "--state", "dropped"], ["nowhere"]):
+        assert producer("callbacks", *wrong).returncode == 2
+
+
 def test_results_come_from_the_ledger_or_with_the_table_in_its_order(
     folder: Path, producer: Command, client: Client, redis_client: Redis
 ) -> None:
