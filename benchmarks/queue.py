@@ -1,0 +1,308 @@
+"""What the queue itself costs: rates, operations and bytes in Redis, and how they grow.
+
+    python -m benchmarks.queue [--jobs 2000] [--queued 100000] [--running 1000]
+
+Everything runs against a private Redis with an append-only file.
+
+- submit: jobs per second into the ledger and the queue by one client.
+- one worker: a real worker process with an engine that takes no time; what each job costs Redis.
+- simulated: 8 and 200 workers that only take, claim, renew and finish, as threads of a few processes.
+- busy: 200 simulated workers in the middle of long jobs; what a second of work costs Redis.
+- depth: the same steps, the reconciler and `producer status` with many queued and running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+from benchmarks.report import write_result
+from benchmarks.simulation import DONE, PROCESSES, lives_per_second, next_job, run_busy, run_lives
+from benchmarks.workers import picture, running_workers
+from jobs.ledger import Claim, Ledger
+from jobs.queue import EditQueue, make_app
+from jobs.registry import WorkerInfo, WorkerState
+from jobs.schema import JobState
+from jobs.settings import load_settings
+from producer import Client, EditJob
+from producer.private_redis import private_folder, private_redis
+from worker.reconciler import Reconciler
+
+STEPS = 200
+"""Single calls whose median is taken."""
+
+BUSY_SECONDS = 15
+LONG_LEASE_SECONDS = 3600.0
+PROMPT = "make the background of the picture blue and leave everything else as it is"
+
+T = TypeVar("T")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=2000)
+    parser.add_argument("--queued", type=int, default=100_000)
+    parser.add_argument("--running", type=int, default=1000)
+    options = parser.parse_args()
+    with bench() as first:
+        worker = {"jobs": options.jobs, **measure_worker(first, options.jobs)}
+    simulated = {}
+    for workers in (8, 200):
+        with bench() as other:
+            simulated[f"{workers}_workers"] = measure_simulated(other, workers, 5 * options.jobs)
+    with bench() as quiet:
+        busy = measure_busy(quiet, 200)
+    with bench() as last:
+        figures = {
+            "redis_version": last.info("redis_version"),
+            "one_worker": worker,
+            "simulated": simulated,
+            "busy": busy,
+            "depth": measure_depth(last, options.queued, options.running),
+        }
+    path = write_result("queue", figures)
+    sys.stdout.write(f"{path.read_text()}{path}\n")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A private Redis, a client, and names for jobs."""
+
+    folder: Path
+    broker_url: str
+    client: Client
+    numbers: Iterator[int]
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.client.ledger
+
+    def job(self, job_id: str, steps: int = 1) -> EditJob:
+        """A job with a picture on disk."""
+        image, params = (self.folder / "in.png").as_uri(), {"num_inference_steps": steps}
+        return EditJob.model_validate({"id": job_id, "image": image, "prompt": PROMPT, "batch": "b", "params": params})
+
+    def submit(self, jobs: int) -> None:
+        """Submit as many jobs at once."""
+        for submission in self.client.submit_many(self.job(f"job-{next(self.numbers):07d}") for _ in range(jobs)):
+            assert submission.verdict == "created", submission
+
+    def info(self, field: str) -> Any:
+        return self.ledger.redis.info("everything")[field]
+
+
+@contextmanager
+def bench() -> Iterator[Bench]:
+    with private_folder() as folder, private_redis(folder) as broker_url:
+        (folder / "in.png").write_bytes(picture())
+        settings = load_settings(broker_url=broker_url, output_uri=(folder / "out").as_uri())
+        yield Bench(folder, broker_url, Client(settings=settings), count())
+
+
+@dataclass(frozen=True)
+class RedisCost:
+    """What Redis did between two moments."""
+
+    cpu_seconds: float
+    commands: int
+    scripts: int
+    bytes_in_and_out: int
+    memory_bytes: int
+
+
+def watch_cost(redis: Any) -> Callable[[], RedisCost]:
+    """Count from here on; call what is returned to read."""
+    redis.config_resetstat()
+    before = redis.info("everything")
+
+    def read() -> RedisCost:
+        now, calls = redis.info("everything"), redis.info("commandstats")
+        return RedisCost(
+            cpu_seconds=sum(now[key] - before[key] for key in ("used_cpu_user", "used_cpu_sys")),
+            commands=sum(entry["calls"] for entry in calls.values()),
+            scripts=calls.get("cmdstat_evalsha", {"calls": 0})["calls"],
+            bytes_in_and_out=now["total_net_input_bytes"] + now["total_net_output_bytes"],
+            memory_bytes=now["used_memory"] - before["used_memory"],
+        )
+
+    return read
+
+
+def measure_worker(bench: Bench, jobs: int) -> dict[str, float]:
+    """One real worker: jobs per second and what each costs."""
+    redis = bench.ledger.redis
+    read = watch_cost(redis)
+    seconds = timed(lambda: bench.submit(jobs))
+    submitted = read()
+    idle_cpu = idle_cpu_per_second(redis)
+    engine = {"DG_FLUX_KONTEXT_ENGINE": "benchmarks.standin:load_instant"}
+    read = watch_cost(redis)
+    with running_workers(bench.folder, bench.broker_url, variables=engine):
+        worked = wait_for_batch(bench, jobs)
+        ended, connections = read(), bench.info("connected_clients") - 1
+    cpu_seconds = submitted.cpu_seconds + ended.cpu_seconds - idle_cpu * (seconds + worked)
+    return {
+        "submit_jobs_per_second": round(jobs / seconds),
+        "jobs_per_second": round(jobs / worked, 1),
+        "redis_scripts_per_job": round((submitted.scripts + ended.scripts) / jobs, 1),
+        "redis_commands_per_job_with_those_inside_scripts": round((submitted.commands + ended.commands) / jobs, 1),
+        "redis_network_bytes_per_job": round((submitted.bytes_in_and_out + ended.bytes_in_and_out) / jobs),
+        "redis_cpu_microseconds_per_job": round(1e6 * cpu_seconds / jobs),
+        "redis_memory_bytes_per_queued_job": round(submitted.memory_bytes / jobs),
+        "redis_memory_bytes_per_ended_job": round((submitted.memory_bytes + ended.memory_bytes) / jobs),
+        "redis_connections": connections,
+    }
+
+
+def wait_for_batch(bench: Bench, jobs: int) -> float:
+    """Wait until all jobs have succeeded; seconds from the first claim to the last end."""
+    while bench.client.status("b")[JobState.SUCCEEDED] < jobs:
+        time.sleep(0.2)
+    records = [record for record in bench.ledger.get_many(list(bench.ledger.batch_job_ids("b"))) if record]
+    began = min(record.started_at.timestamp() for record in records if record.started_at)
+    return max(record.finished_at.timestamp() for record in records if record.finished_at) - began
+
+
+def measure_busy(bench: Bench, workers: int) -> dict[str, float]:
+    """Workers in the middle of long jobs, with all that their background threads ask of Redis."""
+    redis = bench.ledger.redis
+    idle_cpu = idle_cpu_per_second(redis)
+    bench.submit(workers)
+    with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as processes:
+        runs = [
+            processes.submit(run_busy, bench.broker_url, workers // PROCESSES, 2.5 * BUSY_SECONDS)
+            for _ in range(PROCESSES)
+        ]
+        while bench.ledger.queue_counts()["running"] < workers:
+            time.sleep(0.1)
+        cpu = idle_cpu_per_second(redis)
+        for run in runs:
+            run.result()
+    return {
+        "workers": workers,
+        "redis_cpu_microseconds_per_second_per_worker": round(1e6 * (cpu - idle_cpu) / workers),
+        "redis_cpu_percent_of_a_core": round(100 * cpu, 1),
+    }
+
+
+def idle_cpu_per_second(redis: Any) -> float:
+    """Seconds of Redis's processor per second while this program asks nothing of it."""
+    read = watch_cost(redis)
+    time.sleep(BUSY_SECONDS)
+    return read().cpu_seconds / BUSY_SECONDS
+
+
+def measure_simulated(bench: Bench, workers: int, jobs: int) -> dict[str, float]:
+    """Workers without pictures: how fast jobs go through, and what each costs Redis."""
+    bench.submit(jobs)
+    read = watch_cost(bench.ledger.redis)
+    with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as processes:
+        runs = [processes.submit(run_lives, bench.broker_url, workers // PROCESSES) for _ in range(PROCESSES)]
+        lives = [run.result() for run in runs]
+    cost = read()
+    assert bench.client.status("b")[JobState.SUCCEEDED] == jobs
+    return {
+        "jobs": jobs,
+        "client_processes": PROCESSES,
+        "jobs_per_second": round(lives_per_second(lives)),
+        "redis_cpu_microseconds_per_job": round(1e6 * cost.cpu_seconds / jobs),
+    }
+
+
+def measure_depth(bench: Bench, queued: int, running: int) -> dict[str, Any]:
+    """The same steps on an empty ledger and with many jobs in it; the reconciler and `producer status` with many."""
+    shallow = measure_steps(bench)
+    read = watch_cost(bench.ledger.redis)
+    seconds = timed(lambda: bench.submit(queued + running))
+    memory_bytes = read().memory_bytes
+    start_jobs(bench, running)
+    deep = measure_steps(bench)
+    reconciler = Reconciler(bench.ledger, EditQueue(make_app(bench.broker_url)), max_attempts=3)
+    counts = bench.ledger.queue_counts()
+    figures = {
+        "queued": counts["queued"],
+        "running": counts["running"],
+        "submit_jobs_per_second": round((queued + running) / seconds),
+        "redis_memory_bytes_per_queued_job": round(memory_bytes / (queued + running)),
+        "milliseconds_when_empty": shallow,
+        "milliseconds_with_these": deep,
+        "reconciler_ms": median_ms(reconciler.reconcile, 50),
+        "status_call_ms": median_ms(bench.ledger.queue_counts, STEPS),
+        "status_command_ms": median_ms(lambda: run_status(bench.broker_url), 5),
+    }
+    return {**figures, "reconciler_after_all_workers_died_ms": measure_mass_death(bench, reconciler, running)}
+
+
+def measure_mass_death(bench: Bench, reconciler: Reconciler, running: int) -> float:
+    """The one go that takes every running job from workers that went silent together."""
+    redis, key = bench.ledger.redis, f"{bench.ledger.prefix}running"
+    redis.zadd(key, {str(job_id): 1.0 for job_id in redis.zrange(key, 0, -1)})
+    reconciler.tick()  # the pause since the last tick looks like an outage of Redis, in which no lease is taken away
+    milliseconds = 1000 * timed(reconciler.reconcile)
+    left = bench.ledger.queue_counts()["running"]
+    assert left == 0, f"{left} of {running} jobs still wait for another go"
+    return round(milliseconds, 1)
+
+
+def measure_steps(bench: Bench) -> dict[str, float]:
+    """Median milliseconds of each step of a job's life, one call at a time, the jobs being those that wait longest."""
+    lasted: dict[str, list[float]] = {}
+
+    def note(step: str, work: Callable[[], T]) -> T:
+        start = time.perf_counter()
+        result = work()
+        lasted.setdefault(step, []).append(1000 * (time.perf_counter() - start))
+        return result
+
+    for new_id in [f"single-{next(bench.numbers)}" for _ in range(STEPS)]:
+        note("submit", partial(bench.client.submit, bench.job(new_id)))
+        note("position", partial(bench.ledger.position, new_id))
+        job_id = note("take", partial(next_job, bench.ledger))
+        assert job_id is not None
+        claim = note("claim", partial(bench.ledger.claim, job_id, "w", LONG_LEASE_SECONDS))
+        assert isinstance(claim, Claim)
+        note("renew", partial(bench.ledger.renew, job_id, claim.token, LONG_LEASE_SECONDS))
+        note("finish", partial(bench.ledger.finish, job_id, claim.token, JobState.SUCCEEDED, DONE))
+    return {step: round(statistics.median(times), 2) for step, times in lasted.items()}
+
+
+def start_jobs(bench: Bench, jobs: int) -> None:
+    """Take jobs from the queue as workers do that then work for an hour."""
+    for number in range(jobs):
+        job_id = next_job(bench.ledger)
+        assert job_id is not None
+        bench.ledger.claim(job_id, f"w{number}", LONG_LEASE_SECONDS)
+        bench.client.registry.beat(WorkerInfo(f"w{number}", WorkerState.BUSY, device="cuda:0", jobs=(job_id,)))
+
+
+def run_status(broker_url: str) -> None:
+    command = [sys.executable, "-m", "producer", "status", "--json"]
+    environment = {**os.environ, "DG_BROKER_URL": broker_url}
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+
+
+def median_ms(work: Callable[[], object], times: int) -> float:
+    return round(1000 * statistics.median(timed(work) for _ in range(times)), 2)
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

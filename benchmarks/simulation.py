@@ -1,0 +1,106 @@
+"""Workers without pictures: threads that ask of Redis what a worker asks, as fast as it goes or at a worker's pace."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from os import getpid
+from random import random
+from typing import cast
+
+from celery import Celery
+
+from jobs.ledger import Claim, Ledger
+from jobs.queue import QUEUE, EditQueue, make_app
+from jobs.record import Progress
+from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
+from jobs.schema import JobState, Outcome
+from jobs.settings import Settings, load_settings
+from worker.callbacks import INTERVAL_SECONDS as CALLBACK_SECONDS
+from worker.edit_worker import BEAT_SECONDS
+from worker.leases import RENEW_SECONDS
+from worker.reconciler import INTERVAL_SECONDS as RECONCILE_SECONDS
+from worker.reconciler import Reconciler
+
+PROCESSES = 2
+LEASE_SECONDS = 30
+IDLE_SECONDS = 1
+"""A worker leaves when no message has come for so long."""
+
+DONE = Outcome(output="file:///out/picture.png", width=1024, height=1024)
+
+
+def run_lives(broker_url: str, workers: int) -> list[float]:
+    """Work as that many workers until the queue is empty; the moments at which a job was taken or ended."""
+    ledger = Ledger.from_settings(load_settings(broker_url=broker_url))
+    with ThreadPoolExecutor(workers) as threads:
+        moments = threads.map(lambda number: _work(ledger, f"worker-{number}"), range(workers))
+        return [moment for of_one in moments for moment in of_one]
+
+
+def lives_per_second(runs: Sequence[list[float]]) -> float:
+    """Jobs per second over all processes; each job has two moments."""
+    moments = [moment for run in runs for moment in run]
+    return len(moments) / 2 / (max(moments) - min(moments))
+
+
+def live(ledger: Ledger, job_id: str, worker: str) -> None:
+    """One job's life as the ledger sees it."""
+    claim = ledger.claim(job_id, worker, LEASE_SECONDS)
+    assert isinstance(claim, Claim), f"{job_id}: {claim.reason}"
+    ledger.renew(job_id, claim.token, LEASE_SECONDS, Progress("sampling", 1, 30))
+    assert ledger.finish(job_id, claim.token, JobState.SUCCEEDED, DONE)
+
+
+def next_job(ledger: Ledger) -> str | None:
+    """Take the next message; None when none comes."""
+    taken = cast("tuple[str, str] | None", ledger.redis.brpop([QUEUE], timeout=IDLE_SECONDS))
+    return None if taken is None else str(json.loads(taken[1])["headers"]["id"])
+
+
+def run_busy(broker_url: str, workers: int, seconds: float) -> None:
+    """Be that many workers in the middle of a long job each: leases, beats, callbacks and the reconciler."""
+    settings = load_settings(broker_url=broker_url)
+    app = make_app(broker_url)
+    with ThreadPoolExecutor(workers) as threads:
+        list(
+            threads.map(
+                lambda number: _keep_busy(settings, app, f"worker-{getpid()}-{number}", seconds), range(workers)
+            )
+        )
+
+
+def _keep_busy(settings: Settings, app: Celery, name: str, seconds: float) -> None:
+    ledger = Ledger.from_settings(settings)
+    registry = WorkerRegistry(ledger.redis)
+    reconciler = Reconciler(ledger, EditQueue(app), max_attempts=3)
+    job_id = next_job(ledger)
+    assert job_id is not None
+    claim = ledger.claim(job_id, name, LEASE_SECONDS)
+    assert isinstance(claim, Claim)
+    ticks: list[tuple[float, Callable[[], object]]] = [
+        (RENEW_SECONDS, lambda: ledger.renew(job_id, claim.token, LEASE_SECONDS, Progress("sampling", 1, 30))),
+        (BEAT_SECONDS, lambda: registry.beat(WorkerInfo(name, WorkerState.BUSY, device="cuda:0", jobs=(job_id,)))),
+        (CALLBACK_SECONDS, lambda: ledger.take_callbacks(1, LEASE_SECONDS)),
+        (RECONCILE_SECONDS, reconciler.tick),
+    ]
+    ends_at = time.monotonic() + seconds
+    agenda = sorted((time.monotonic() + every * random(), number) for number, (every, _) in enumerate(ticks))
+    while (due := heapq.heappop(agenda))[0] < ends_at:
+        moment, number = due
+        time.sleep(max(0.0, moment - time.monotonic()))
+        every, tick = ticks[number]
+        tick()
+        heapq.heappush(agenda, (moment + every, number))
+
+
+def _work(ledger: Ledger, worker: str) -> list[float]:
+    moments = []
+    while (job_id := next_job(ledger)) is not None:
+        moments.append(time.time())
+        live(ledger, job_id, worker)
+        moments.append(time.time())
+    return moments
