@@ -103,7 +103,7 @@ class Streamed(Memory):
         """The plan for a model, from what is measured here."""
         loop = [piece for stage in workload.stages for piece in stage.loop]
         rate, block_seconds = measure(loop[0], workload.prepare_block(), copies)
-        need = _need(workload, block_seconds, CUDA_CONTEXT_BYTES if self.device.type == "cuda" else 0)
+        need = need_of(workload, block_seconds, CUDA_CONTEXT_BYTES if self.device.type == "cuda" else 0)
         plan = make_plan(need, least_budget(need) if self.budget_bytes is None else self.budget_bytes, rate)
         log.info("offload_plan copy=%.1fGB/s block=%.2fms %s", rate / 1e9, 1e3 * block_seconds, plan)
         return plan
@@ -164,7 +164,7 @@ def _fastest(work: Callable[[], object], device: torch.device) -> float:
     return min(seconds)
 
 
-def _need(workload: Workload, block_seconds: float, context_bytes: int) -> Need:
+def need_of(workload: Workload, block_seconds: float, context_bytes: int) -> Need:
     pieces = _pieces(workload)
     total = sum(place.tensor.nbytes for network in workload.networks for place in places_beside(network, pieces))
     return Need(

@@ -169,7 +169,7 @@ class Kontext:
         self.cache = TensorCache(cache_bytes)
         self.attention = attention
         self.memory = memory
-        memory.hold(self._workload())
+        memory.hold(self.workload())
 
     @property
     def device(self) -> str:
@@ -234,14 +234,14 @@ class Kontext:
         usual.release()
         try:
             self.memory = Streamed(usual.device, budget_bytes=None)
-            self.memory.hold(self._workload())
+            self.memory.hold(self.workload())
             yield
         finally:
             self.memory.release()
             self.memory = usual
-            usual.hold(self._workload())
+            usual.hold(self.workload())
 
-    def _workload(self) -> Workload:
+    def workload(self) -> Workload:
         """What there is to be held on the device."""
         return Workload(
             networks=tuple(self.networks),

@@ -93,7 +93,7 @@ def piece_names() -> tuple[str, ...]:
 
 
 def all_pieces(model: kontext.Kontext) -> list[Piece]:
-    return [piece for stage in model._workload().stages for piece in (*stage.once, *stage.loop)]
+    return [piece for stage in model.workload().stages for piece in (*stage.once, *stage.loop)]
 
 
 @pytest.mark.parametrize("rate", [FAST, SLOW])
@@ -155,7 +155,7 @@ def test_the_peak_of_a_plan_is_what_the_device_is_asked_for() -> None:
     copies = ThreadCopies(CPU)
     memory = Streamed(CPU, budget_bytes=None, copies=copies)
     model = load(memory)
-    workload = model._workload()
+    workload = model.workload()
     fixed = [place.tensor.nbytes for part in workload.networks for place in places_beside(part, all_pieces(model))]
 
     assert memory.plan is not None
