@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from jobs.connection import SentinelAddress
 from jobs.errors import SettingsError
 
 TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
@@ -87,6 +88,7 @@ class Settings(BaseSettings):
     flux_kontext_attention: Literal["auto", "cudnn", "flash", "efficient", "math"] = Field(
         "auto", description="attention kernel; auto measures them once on CUDA"
     )
+    flux_kontext_precision: Literal["bf16", "fp8"] = Field("bf16", description="fp8: faster linears, not exact")
     flux_kontext_max_sequence_length: int | None = Field(
         None, ge=64, le=1024, description="T5 tokens (64 to 1024); default: the model's, else 512"
     )
@@ -133,8 +135,10 @@ class Settings(BaseSettings):
     @field_validator("broker_url")
     @classmethod
     def _broker_is_redis(cls, value: str) -> str:
-        if not re.match(r"(redis|rediss|redis\+socket)://", value):
-            raise ValueError("expected redis://host:port/db, rediss://... or redis+socket:///path")
+        if value.startswith("sentinel://"):
+            SentinelAddress.parse(value)
+        elif not re.match(r"(redis|rediss|redis\+socket)://", value):
+            raise ValueError("expected redis://host:port/db, rediss://..., sentinel://... or redis+socket:///path")
         return value
 
     @field_validator("callback_secret")

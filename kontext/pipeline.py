@@ -29,6 +29,7 @@ from kontext.images import DEFAULT_OPTIONS, ImageOptions, crop_to_size, image_to
 from kontext.layout import ModelFiles, find_model
 from kontext.memory import DEFAULT_BUDGET_BYTES, Memory, Resident, Streamed, Workload
 from kontext.pieces import Stage
+from kontext.precision import set_precision
 from kontext.request import EditRequest, edit_request
 from kontext.sampling import OnStep
 from kontext.text import TextEncoder, load_clip, load_t5
@@ -85,6 +86,7 @@ def load(
     cache_bytes: int = DEFAULT_CACHE_BYTES,
     compile: bool | None = None,
     attention: str = "auto",
+    precision: str = "bf16",
 ) -> Kontext:
     """Load a Kontext model.
 
@@ -101,11 +103,12 @@ def load(
         cache_bytes: of host memory for encoded prompts and pictures that may come again; 0 keeps none.
         compile: the transformer's blocks, when they are first called; None for on CUDA only.
         attention: "auto" (the fastest kernel, measured now), or "cudnn", "flash", "efficient", "math".
+        precision: of the blocks' linear layers, "bf16" (the dtype) or "fp8", an approximation that results tell of.
     Raises:
         BudgetError: the model does not fit the budget, however its weights are streamed.
         CheckpointError: files are missing, cut short, or do not fit.
         DeviceError: the device is not there.
-        RequestError: max_sequence_length, cache_bytes or attention is none of these.
+        RequestError: max_sequence_length, cache_bytes, attention or precision is none of these.
     """
     chosen = choose_device(device)
     if cache_bytes < 0:
@@ -115,6 +118,7 @@ def load(
     files = find_model(model)
     backend = choose_backend(files.config.transformer, chosen, dtype or torch.bfloat16, attention)
     networks = load_networks(files, dtype or torch.bfloat16)
+    approximations = set_precision(networks.transformer, precision, chosen, dtype or torch.bfloat16)
     if chosen.type == "cuda" if compile is None else compile:
         compile_blocks(networks.transformer)
     return Kontext(
@@ -127,6 +131,7 @@ def load(
         image_options=image_options,
         cache_bytes=cache_bytes,
         attention=backend,
+        approximations=approximations,
     )
 
 
@@ -143,7 +148,6 @@ class Kontext:
     """A loaded model that edits pictures, one at a time."""
 
     name = "native"
-    approximations: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -157,6 +161,7 @@ class Kontext:
         image_options: ImageOptions,
         cache_bytes: int = 0,
         attention: str = "default",
+        approximations: tuple[str, ...] = (),
     ) -> None:
         self.networks = networks
         self.config = config
@@ -168,6 +173,7 @@ class Kontext:
         self.image_options = image_options
         self.cache = TensorCache(cache_bytes)
         self.attention = attention
+        self.approximations = approximations
         self.memory = memory
         memory.hold(self.workload())
 

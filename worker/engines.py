@@ -85,6 +85,7 @@ def load_engine(settings: Settings) -> Engine:
             cache_bytes=settings.flux_kontext_cache_bytes,
             compile=settings.flux_kontext_compile,
             attention=settings.flux_kontext_attention,
+            precision=settings.flux_kontext_precision,
         )
     if settings.flux_kontext_engine == "official":
         from kontext import official

@@ -1,0 +1,123 @@
+"""fp8 linear layers: how near they are to bfloat16, and what stays in bfloat16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import kontext
+from kontext.config import ModelConfig
+from kontext.layers import JoinedLinear
+from kontext.precision import Float8Linear, quantize_rows
+from kontext.request import edit_request
+from tests.kontext.golden import GOLDEN, MODEL
+from tests.parity.random_model import random_autoencoder_config, random_transformer_config, write_random_model
+
+PICTURE = Image.open(GOLDEN / "e2e" / "landscape_default" / "input_0.png")
+
+
+@pytest.fixture(scope="module")
+def exact() -> kontext.Kontext:
+    return kontext.load(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def approximate() -> kontext.Kontext:
+    return kontext.load(device="cpu", precision="fp8")
+
+
+@torch.inference_mode()
+def latents(model: kontext.Kontext) -> torch.Tensor:
+    request = edit_request(PICTURE, "Remove the logo", 2, 2.5, 5, None, None)
+    return model.sample(model.encode(request), request)
+
+
+def edit(model: kontext.Kontext) -> np.ndarray:
+    return np.asarray(model.edit(PICTURE, "Remove the logo", num_inference_steps=4, seed=5)).astype(int)
+
+
+def test_every_row_has_its_own_scale_and_a_row_of_zeros_stays_zero() -> None:
+    x = torch.tensor([[1.0, -2.0], [1000.0, 30.0], [0.0, 0.0]])
+
+    rows, scale = quantize_rows(x)
+
+    assert rows.float().abs().amax(dim=1).tolist() == [448, 448, 0]
+    assert torch.allclose(rows.float() * scale, x, rtol=2**-4)  # three bits of mantissa
+
+
+def test_a_layer_is_within_four_percent_of_the_exact_one() -> None:
+    draw = torch.Generator().manual_seed(1)
+    linear = JoinedLinear(256, 512).bfloat16().requires_grad_(False)
+    x = torch.randn(2, 40, 256, generator=draw).bfloat16()
+
+    ours, exact = Float8Linear(linear)(x), linear(x)
+
+    # Rounding to three bits costs 2.6 % in both factors together where they are normally distributed.
+    assert (ours - exact).float().norm() / exact.float().norm() < 0.04
+    assert torch.equal(Float8Linear(linear).part(x, 100, 300), ours[..., 100:300])
+
+
+def test_the_product_is_the_one_that_torch_has_for_gpus() -> None:
+    linear = nn.Linear(64, 32).bfloat16().requires_grad_(False)
+    layer = Float8Linear(linear)
+    x = torch.randn(48, 64, generator=torch.Generator().manual_seed(2)).bfloat16()
+    rows, scale = quantize_rows(x)
+
+    theirs = torch._scaled_mm(
+        rows, layer.weight.t(), scale_a=scale, scale_b=layer.weight_scale.t(), bias=linear.bias, out_dtype=x.dtype
+    )
+
+    assert torch.allclose(layer(x).float(), theirs.float(), rtol=2**-7, atol=2**-7)
+
+
+def test_only_the_wide_layers_of_the_blocks_are_in_float8(approximate: kontext.Kontext) -> None:
+    names = {name for name, weight in approximate.networks.transformer.named_parameters() if weight.itemsize == 1}
+
+    assert {name.split(".", 2)[2] for name in names} == {
+        *(f"{s}_{part}.weight" for s in ("img", "txt") for part in ("attn.qkv", "attn.proj", "mlp.0", "mlp.2")),
+        "linear1.weight",
+        "linear2.weight",
+    }
+
+
+def test_a_picture_of_the_tiny_model_differs_a_little_and_the_result_says_why(
+    exact: kontext.Kontext, approximate: kontext.Kontext
+) -> None:
+    difference = np.abs(edit(approximate) - edit(exact))
+
+    assert 0 < difference.mean() < 4  # of 255
+    assert (exact.approximations, approximate.approximations) == ((), ("fp8 linears",))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_latents_of_a_random_model_are_within_fifteen_percent(seed: int, tmp_path: Path) -> None:
+    config = ModelConfig(
+        transformer=random_transformer_config(seed),
+        autoencoder=random_autoencoder_config(seed),
+        max_sequence_length=64,
+        preferred_resolutions=((96, 64),),
+    )
+    folder = write_random_model(tmp_path / "model", config, seed)
+
+    ours, exact = (latents(kontext.load(folder, device="cpu", precision=precision)) for precision in ("fp8", "bf16"))
+
+    difference = (ours - exact).norm() / exact.norm()
+    assert 0 < difference < 0.15, difference
+
+
+def test_streamed_float8_weights_give_the_resident_picture(approximate: kontext.Kontext) -> None:
+    streamed = kontext.load(device="cpu", precision="fp8", offload=True)
+
+    assert np.array_equal(edit(streamed), edit(approximate))
+
+
+def test_other_precisions_are_refused() -> None:
+    with pytest.raises(kontext.RequestError, match="precision is 'int4', expected bf16 or fp8"):
+        kontext.load(MODEL, device="cpu", precision="int4")
+    with pytest.raises(kontext.RequestError, match="precision fp8 goes with bfloat16, not"):
+        kontext.load(MODEL, device="cpu", precision="fp8", dtype=torch.float32)
