@@ -22,6 +22,7 @@ from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
     consumes,
+    initialize,
     invariant,
     multiple,
     precondition,
@@ -38,7 +39,7 @@ from tests.servers.redis import RedisServer
 from worker.reconciler import GRACE_US, Reconciler
 
 EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "150"))
-STEPS = 50
+STEPS = 80
 
 SECOND = 1_000_000
 LEASE_SECONDS = 30
@@ -54,6 +55,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "second": {"batch": "spring"},
 }
 ids = st.sampled_from(sorted(JOBS))
+claims_ago = st.integers(0, 3)
 terminal_states = st.sampled_from([state for state in JobState if state.is_terminal])
 
 
@@ -91,7 +93,6 @@ class ModelJob:
 class LedgerMachine(RuleBasedStateMachine):
     """Does each step to the ledger and to the model, and compares."""
 
-    claims = Bundle("claims")
     callbacks = Bundle("callbacks")
 
     def __init__(self, server: RedisServer, queue: EditQueue) -> None:
@@ -102,9 +103,15 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger = Ledger(self.redis, clock=self.clock)
         self.jobs: dict[str, ModelJob] = {}
         self.messages: Counter[str] = Counter()
+        self.claims: list[tuple[str, str]] = []  # job and token, those that have lost their job too
         self.outbox: dict[str, tuple[int, int]] = {}  # webhook id -> when it is due, attempts
 
     # Users
+
+    @initialize(job_ids=st.sets(ids))
+    def submit_some(self, job_ids: set[str]) -> None:
+        for job_id in sorted(job_ids):
+            self.submit(job_id, "snow", max_queued=0, is_sent=True)
 
     @rule(
         job_id=ids, prompt=st.sampled_from(["snow", "rain"]), max_queued=st.sampled_from([0, 2]), is_sent=st.booleans()
@@ -158,21 +165,24 @@ class LedgerMachine(RuleBasedStateMachine):
     # Workers
 
     @precondition(lambda self: self.messages)
-    @rule(target=claims)
-    def deliver(self) -> Any:
+    @rule()
+    def deliver(self) -> None:
         """A worker takes the next message and claims its job."""
         job_id = self.pop()
         token = f"token-{self.clock.last_us}"
-        return multiple((job_id, token)) if self.claim(job_id, token) else multiple()
+        if self.claim(job_id, token):
+            self.claims.append((job_id, token))
 
-    @rule(claim=claims)
-    def claim_again(self, claim: tuple[str, str]) -> None:
+    @precondition(lambda self: self.claims)
+    @rule(back=claims_ago)
+    def claim_again(self, back: int) -> None:
         """The answer got lost on its way, so the same worker asks again, soon or much later."""
-        self.claim(*claim)
+        self.claim(*self.claimed(back))
 
-    @rule(claim=claims, step=st.integers(0, 3))
-    def renew(self, claim: tuple[str, str], step: int) -> None:
-        job_id, token = claim
+    @precondition(lambda self: self.claims)
+    @rule(back=claims_ago, step=st.integers(0, 3))
+    def renew(self, back: int, step: int) -> None:
+        job_id, token = self.claimed(back)
         job = self.jobs[job_id]
         progress = Progress("sampling", step, 30) if step else None
 
@@ -185,9 +195,10 @@ class LedgerMachine(RuleBasedStateMachine):
         job.lease_ends_us = self.clock.last_us + LEASE_SECONDS * SECOND
         job.progress = progress or job.progress
 
-    @rule(claim=claims, state=terminal_states)
-    def finish(self, claim: tuple[str, str], state: JobState) -> None:
-        job_id, token = claim
+    @precondition(lambda self: self.claims)
+    @rule(back=claims_ago, state=terminal_states)
+    def finish(self, back: int, state: JobState) -> None:
+        job_id, token = self.claimed(back)
         job = self.jobs[job_id]
         is_repeat = job.state is state and job.token == token
 
@@ -199,10 +210,11 @@ class LedgerMachine(RuleBasedStateMachine):
             job.reasons.append(outcome.error.code if outcome.error else state)
             self.end(job_id, state)
 
-    @rule(claim=claims, delay_seconds=st.sampled_from([0, 20]), counts=st.booleans())
-    def requeue(self, claim: tuple[str, str], delay_seconds: int, counts: bool) -> None:
+    @precondition(lambda self: self.claims)
+    @rule(back=claims_ago, delay_seconds=st.sampled_from([0, 20]), counts=st.booleans())
+    def requeue(self, back: int, delay_seconds: int, counts: bool) -> None:
         """Back-off after a failure that counts, or a draining worker's hand-back."""
-        job_id, token = claim
+        job_id, token = self.claimed(back)
         job = self.jobs[job_id]
         counts = counts and job.attempts < MAX_ATTEMPTS  # with its last attempt used up a worker fails the job
 
@@ -349,7 +361,8 @@ class LedgerMachine(RuleBasedStateMachine):
                 while +self.messages:
                     job_id, token = self.pop(), f"token-{self.clock.last_us}"
                     if self.claim(job_id, token):
-                        self.finish((job_id, token), JobState.SUCCEEDED)
+                        self.claims.append((job_id, token))
+                        self.finish(0, JobState.SUCCEEDED)
             assert [job_id for job_id, job in self.jobs.items() if not job.state.is_terminal] == []
             self.records_are_as_the_model_has_them()
             self.batches_count_their_jobs_and_age_once_all_have_ended()
@@ -376,6 +389,10 @@ class LedgerMachine(RuleBasedStateMachine):
         assert isinstance(answer, Claim)
         assert (answer.attempt, answer.job.prompt) == (job.attempts, job.job.prompt)
         return True
+
+    def claimed(self, back: int) -> tuple[str, str]:
+        """One of the latest claims: of old ones almost all have lost their jobs, which soon teaches nothing new."""
+        return self.claims[-1 - back % len(self.claims)]
 
     def is_silent(self, job: ModelJob) -> bool:
         return job.state is JobState.RUNNING and job.lease_ends_us <= self.clock.last_us
