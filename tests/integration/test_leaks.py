@@ -14,6 +14,7 @@ from jobs.schema import EditJob, JobState
 from tests.integration.conftest import Service, StartWorker
 from tests.servers.http import Answer, HttpServer
 from tests.waiting import eventually
+from worker.callbacks import PARALLEL
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,8 @@ def test_a_worker_holds_no_more_after_thousands_of_jobs_than_after_hundreds(
     service: Service, start_worker: StartWorker, http_server: HttpServer
 ) -> None:
     picture = http_server.serve_file("/cat.png", (Path(service.picture().removeprefix("file://"))).read_bytes())
-    hook = http_server.answer("/hook", Answer(204))
+    slow = Answer(204, delay_seconds=0.5)  # so that all threads for callbacks are at work once before we count them
+    hook = http_server.answer("/hook", *[slow] * PARALLEL, Answer(204))
     worker = start_worker(DG_FLUX_KONTEXT_ENGINE="tests.worker.engines:timed", STANDIN_STEP_SECONDS="0")
     run_jobs(service, "warm-up", WARM_UP_JOBS, picture, hook)
     before = footprint(worker.process.pid)
