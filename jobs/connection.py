@@ -1,12 +1,15 @@
-"""The connection to Redis, and one error for everything that can be wrong with it."""
+"""The connection to Redis, whatever its address, and one error for everything that can be wrong with it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import parse_qs, unquote, urlsplit
 
-from redis import Redis
+from redis import Redis, Sentinel
 from redis.exceptions import AuthenticationError, ConnectionError, RedisError, TimeoutError
 
 from jobs.errors import BrokerUnavailable
@@ -15,18 +18,66 @@ SOCKET_TIMEOUT_SECONDS = 10
 CONNECT_TIMEOUT_SECONDS = 5
 
 
+SENTINEL_PORT = 26379
+SENTINEL_FORM = "sentinel://[user:password@]host[:port];sentinel://host[:port]/db?master=NAME"
+
+
+@dataclass(frozen=True)
+class SentinelAddress:
+    """Sentinels that know which Redis is the master of that name; `login` is for the master and its replicas."""
+
+    hosts: tuple[tuple[str, int], ...]
+    master: str
+    db: int
+    login: str
+
+    @classmethod
+    def parse(cls, url: str) -> SentinelAddress:
+        """Read an address of the form `SENTINEL_FORM`.
+
+        Raises:
+            ValueError: it does not have that form.
+        """
+        parts = [urlsplit(part) for part in url.split(";")]
+        masters = parse_qs(parts[-1].query).get("master", [])
+        db = parts[-1].path.strip("/") or "0"
+        if (
+            len(masters) != 1
+            or not db.isdigit()
+            or not all(part.scheme == "sentinel" and part.hostname for part in parts)
+        ):
+            raise ValueError(f"expected {SENTINEL_FORM}")
+        hosts = tuple((str(part.hostname), part.port or SENTINEL_PORT) for part in parts)
+        return cls(hosts, masters[0], int(db), parts[0].netloc.rpartition("@")[0])
+
+    @property
+    def celery_url(self) -> str:
+        """The same as Celery writes it; it takes the master's name elsewhere."""
+        login = f"{self.login}@" if self.login else ""
+        return ";".join(f"sentinel://{login}{host}:{port}/{self.db}" for host, port in self.hosts)
+
+
 def connect(redis_url: str) -> Redis:
     """Make a client for the ledger; nothing is sent until it is used.
 
     A call waits at most `SOCKET_TIMEOUT_SECONDS` for an answer; redis-py repeats it a few times over about a second.
     """
-    return Redis.from_url(
-        redis_url,
-        decode_responses=True,
-        socket_timeout=SOCKET_TIMEOUT_SECONDS,
-        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        health_check_interval=25,
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        "socket_timeout": SOCKET_TIMEOUT_SECONDS,
+        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "health_check_interval": 25,
+    }
+    if not redis_url.startswith("sentinel://"):
+        return Redis.from_url(redis_url, **options)
+    address = SentinelAddress.parse(redis_url)
+    user, _, password = address.login.partition(":")
+    # A Sentinel that is down must cost less than the lease of a job that is running.
+    sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
+        address.hosts, sentinel_kwargs={"socket_timeout": 1, "socket_connect_timeout": 1}
     )
+    login = {"username": unquote(user) or None, "password": unquote(password) or None}
+    return cast(Redis, sentinel.master_for(address.master, Redis, db=address.db, **login, **options))
 
 
 @contextmanager
@@ -46,11 +97,12 @@ def redis_errors(redis: Redis) -> Iterator[None]:
 
 def hide_password(url: str) -> str:
     """Write a broker address so that it may be shown."""
-    password = urlsplit(url).password
-    return url.replace(f":{password}@", ":***@") if password else url
+    return re.sub(r"(://[^:@/]*):[^@/]*@", r"\1:***@", url)
 
 
 def _address(redis: Redis) -> str:
+    if (master := getattr(redis.connection_pool, "service_name", None)) is not None:
+        return f"master {master!r} of the Sentinels"
     options = redis.connection_pool.connection_kwargs
     return str(options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}")
 

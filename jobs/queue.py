@@ -15,7 +15,7 @@ from kombu.pools import producers
 from redis import Redis
 from redis.exceptions import RedisError
 
-from jobs.connection import hide_password, redis_errors
+from jobs.connection import SentinelAddress, hide_password, redis_errors
 from jobs.errors import BrokerUnavailable
 
 QUEUE = "edits"
@@ -25,7 +25,8 @@ MESSAGES_AT_ONCE = 500
 
 def make_app(broker_url: str) -> Celery:
     """Make the Celery application; nothing is connected until it is used."""
-    app = Celery("edits", broker=broker_url, set_as_current=False)
+    url, options = _celery_address(broker_url)
+    app = Celery("edits", broker=url, set_as_current=False)
     app.conf.update(
         task_default_queue=QUEUE,
         task_ignore_result=True,
@@ -50,9 +51,21 @@ def make_app(broker_url: str) -> Celery:
             "socket_keepalive": True,
             # A connection that died without a word is noticed after two of these; until then its worker hears nothing.
             "health_check_interval": 10,
+            **options,
         },
     )
     return app
+
+
+def _celery_address(broker_url: str) -> tuple[str, dict[str, str]]:
+    """The address as Celery spells it, and the transport options that go with it."""
+    if broker_url.startswith("sentinel://"):
+        address = SentinelAddress.parse(broker_url)
+        return address.celery_url, {"master_name": address.master}
+    if broker_url.startswith("rediss://") and "ssl_cert_reqs=" not in broker_url:
+        # Celery checks no certificate unless it is told to; the ledger's client always does.
+        return f"{broker_url}{'&' if '?' in broker_url else '?'}ssl_cert_reqs=required", {}
+    return broker_url, {}
 
 
 class EditQueue:

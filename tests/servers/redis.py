@@ -19,12 +19,18 @@ START_SECONDS = 10
 
 
 class RedisServer:
-    """One Redis with its data in `folder`; it keeps port and data over `kill` and `start`."""
+    """One Redis with its data in `folder`; it keeps port and data over `kill` and `start`.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        login: `name:password` with which the tests' own clients come in.
+        options: what its configuration has besides, or instead.
+    """
+
+    def __init__(self, folder: Path, login: str = "", **options: str | int | Path) -> None:
         self.folder = folder
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = self.url_of(login)
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -39,10 +45,15 @@ class RedisServer:
             "appendfsync": "everysec",
             "save": "",
             "logfile": self.folder / "redis.log",
+            **self._options,
         }
         words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
         self._process = subprocess.Popen([str(binary), *words], stdin=subprocess.DEVNULL)
         eventually(self._answers, START_SECONDS, what=f"Redis answers at {self.url}, see {self.folder}/redis.log")
+
+    def url_of(self, login: str) -> str:
+        """Its address for somebody who comes in as `name:password`."""
+        return f"redis://{login}{'@' if login else ''}127.0.0.1:{self.port}/0"
 
     def kill(self) -> None:
         """Kill it as the kernel would (SIGKILL): nothing is flushed, connections drop."""
@@ -85,9 +96,9 @@ class RedisServer:
 
 
 @contextmanager
-def running_redis(folder: Path) -> Iterator[RedisServer]:
+def running_redis(folder: Path, login: str = "", **options: str | int | Path) -> Iterator[RedisServer]:
     """A Redis that runs inside the `with` block, its data in `folder`."""
-    server = RedisServer(folder)
+    server = RedisServer(folder, login, **options)
     server.start()
     try:
         yield server
