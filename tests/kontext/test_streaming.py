@@ -50,12 +50,11 @@ class DestructiveCopies(ThreadCopies):
         return super().copy(target, source, after)
 
 
-class AsPlanned(Streamed):
+class Chosen(Streamed):
     """Streams the pieces it is told to."""
 
-    def __init__(self, streamed: Any, slots: int = 3, rate: float = FAST) -> None:
-        self.copies = DestructiveCopies(rate)
-        super().__init__(CPU, None, self.copies)
+    def __init__(self, device: torch.device, streamed: Any, slots: int, copies: Copies | None = None) -> None:
+        super().__init__(device, None, copies)
         self.wanted, self.slots = streamed, slots
 
     def plan_for(self, workload: Workload, copies: Copies) -> Plan:
@@ -63,6 +62,14 @@ class AsPlanned(Streamed):
         streamed = frozenset(name for name in pieces if self.wanted(name))
         slot_bytes = max((pieces[name].nbytes for name in streamed), default=0)
         return Plan(streamed, self.slots, slot_bytes, 0, 0, 1.0, 1.0, 0.0)
+
+
+class AsPlanned(Chosen):
+    """Streams them on the stand-in device."""
+
+    def __init__(self, streamed: Any, slots: int = 3, rate: float = FAST) -> None:
+        self.copies = DestructiveCopies(rate)
+        super().__init__(CPU, streamed, slots, self.copies)
 
 
 def load(memory: Memory) -> kontext.Kontext:
@@ -112,6 +119,16 @@ def test_any_plan_gives_the_resident_picture(data: st.DataObject, slots: int, st
     model = load(AsPlanned(lambda name: name in streamed, slots))
 
     assert np.array_equal(edit(model, steps), resident_picture(steps))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("slots", [1, 3, 4])
+def test_on_every_gpu_streaming_gives_the_resident_picture(slots: int) -> None:
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.device("cuda", index)
+        model = load(Chosen(gpu, lambda name: True, slots))
+
+        assert np.array_equal(edit(model), edit(load(Resident(gpu))))
 
 
 def test_the_destroyed_slots_would_be_seen() -> None:
