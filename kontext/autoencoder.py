@@ -33,12 +33,12 @@ class Autoencoder(nn.Module):
         Returns:
             Shape (batch, 16, height / 8, width / 8).
         """
-        mean, _log_variance = self.encoder(picture).chunk(2, dim=1)
+        mean, _log_variance = self.encoder(_laid_out(picture)).chunk(2, dim=1)
         return self.config.scale_factor * (mean - self.config.shift_factor)
 
     def decode(self, latents: Tensor) -> Tensor:
         """The picture of latents, about -1 to 1, shape (batch, 3, 8 * rows, 8 * columns)."""
-        return self.decoder(latents / self.config.scale_factor + self.config.shift_factor)
+        return self.decoder(_laid_out(latents / self.config.scale_factor + self.config.shift_factor))
 
 
 class Encoder(nn.Module):
@@ -192,6 +192,11 @@ class Upsample(nn.Module):
 def swish(x: Tensor) -> Tensor:
     """SiLU in two roundings as in the reference; the fused one moves a decode under autocast by 1 %."""
     return x * torch.sigmoid(x)
+
+
+def _laid_out(x: Tensor) -> Tensor:
+    """Channels last on CUDA, where convolutions are fastest so; elsewhere as in the reference, whose bits these are."""
+    return x.contiguous(memory_format=torch.channels_last) if x.is_cuda else x
 
 
 def _norm(channels: int) -> nn.GroupNorm:

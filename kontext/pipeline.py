@@ -30,6 +30,7 @@ from kontext.layout import ModelFiles, find_model
 from kontext.memory import DEFAULT_BUDGET_BYTES, Memory, Resident, Streamed, Workload
 from kontext.pieces import Stage
 from kontext.precision import set_precision
+from kontext.progress import report_steps
 from kontext.request import EditRequest, edit_request
 from kontext.sampling import OnStep
 from kontext.text import TextEncoder, load_clip, load_t5
@@ -355,12 +356,7 @@ class Kontext:
         return values.to(self.seam_dtype).to(self.dtype)
 
     def _after_step(self, on_step: OnStep | None) -> OnStep:
-        def after_step(done: int, total: int) -> None:
-            if on_step is not None:
-                synchronize(self.memory.device)  # a GPU lags behind what was launched; report what is done
-                on_step(done, total)
-
-        return after_step
+        return report_steps(on_step, self.memory.device) if on_step else lambda done, total: None
 
     def _warnings(self, prompt: str) -> tuple[str, ...]:
         length = self.networks.t5.token_count(prompt)

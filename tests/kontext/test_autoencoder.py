@@ -38,6 +38,20 @@ def test_decoding_in_float32_gives_the_references_picture(autoencoder: Autoencod
 
 
 @pytest.mark.parametrize("picture", PICTURES)
+def test_pictures_whose_channels_lie_last_give_the_same(autoencoder: Autoencoder, picture: str) -> None:
+    golden = {name: _channels_last(tensor) for name, tensor in tensors("ae/pictures").items()}
+
+    latents, decoded = (
+        autoencoder.encode(golden[f"{picture}.x"]),
+        autoencoder.decode(golden[f"{picture}.latent_random"]),
+    )
+
+    assert decoded.is_contiguous(memory_format=torch.channels_last)
+    assert relative_error(latents, golden[f"{picture}.latent"]) < FLOAT32_FROM_TENSORS
+    assert relative_error(decoded, golden[f"{picture}.decoded_random"]) < FLOAT32_FROM_TENSORS
+
+
+@pytest.mark.parametrize("picture", PICTURES)
 def test_decoding_under_autocast_gives_the_references_picture(autoencoder: Autoencoder, picture: str) -> None:
     golden = tensors("ae/pictures")
 
@@ -46,3 +60,7 @@ def test_decoding_under_autocast_gives_the_references_picture(autoencoder: Autoe
 
     assert decoded.dtype == torch.bfloat16
     assert relative_error(decoded, golden[f"{picture}.decoded_random_autocast_bf16"]) < BFLOAT16
+
+
+def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
