@@ -1,0 +1,50 @@
+"""The engine that the settings ask for."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs.errors import SettingsError
+from jobs.settings import load_settings
+from kontext import BudgetError, Kontext
+from kontext.memory import Resident, Streamed
+from worker.engines import load_engine
+
+
+def engine(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Kontext:
+    """The engine of the bundled model under DG_FLUX_KONTEXT_* variables."""
+    for name, value in {"DEVICE": "cpu", **variables}.items():
+        monkeypatch.setenv(f"DG_FLUX_KONTEXT_{name}", value)
+    loaded = load_engine(load_settings())
+    assert isinstance(loaded, Kontext)
+    return loaded
+
+
+def test_without_settings_all_weights_are_resident_and_encoded_inputs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = engine(monkeypatch)
+
+    assert isinstance(loaded.memory, Resident)
+    assert loaded.cache.limit_bytes == 256 * 2**20
+
+
+def test_offload_keeps_to_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = engine(monkeypatch, OFFLOAD="true", VRAM_BUDGET="300MiB")
+
+    assert isinstance(loaded.memory, Streamed)
+    assert loaded.memory.plan is not None
+    assert loaded.memory.plan.peak_bytes <= 300 * 2**20
+
+
+def test_a_budget_that_cannot_work_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BudgetError, match="the VRAM budget is 1 MiB"):
+        engine(monkeypatch, OFFLOAD="true", VRAM_BUDGET="1MiB")
+
+
+def test_the_cache_has_the_size_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert engine(monkeypatch, CACHE_BYTES="1MiB").cache.limit_bytes == 2**20
+    assert engine(monkeypatch, CACHE_BYTES="0").cache.limit_bytes == 0
+
+
+def test_an_engine_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match="ENGINE='unknown': expected native, official or module:callable"):
+        engine(monkeypatch, ENGINE="unknown")
