@@ -29,6 +29,9 @@ from tests.servers.s3 import S3Server
 from tests.servers.worker import WorkerProcess
 
 LEASE_SECONDS = 3.0
+SHORT_LEASE = {"DG_LEASE_SECONDS": "1"}
+"""For workers that die at once: what is waited for is its end."""
+
 AGAIN_SECONDS = LEASE_SECONDS + 5
 """Within this a dead worker's job runs again, as promised."""
 

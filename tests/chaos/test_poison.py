@@ -8,7 +8,7 @@ import pytest
 
 from jobs.errors import ErrorCode
 from jobs.schema import JobState
-from tests.chaos.bench import MAX_ATTEMPTS, Bench
+from tests.chaos.bench import MAX_ATTEMPTS, SHORT_LEASE, Bench
 from tests.chaos.invariants import Expected, broken_promises, submit, wait_until_settled
 
 FAILED = frozenset({JobState.FAILED})
@@ -22,7 +22,7 @@ def test_a_job_that_ends_its_workers_fails_with_its_history_and_its_neighbours_f
     submit(bench, "poison", prompt=prompt)
     jobs |= submit(bench, "after", seed=9)
     names = [f"w{number}" for number in range(MAX_ATTEMPTS)]
-    codes = [bench.begin_worker(name).exit_code() for name in names]
+    codes = [bench.begin_worker(name, **SHORT_LEASE).exit_code() for name in names]
     bench.start_worker("last")
 
     wait_until_settled(bench)

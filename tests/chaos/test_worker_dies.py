@@ -8,7 +8,7 @@ import time
 import pytest
 
 from jobs.schema import JobState
-from tests.chaos.bench import AGAIN_SECONDS, LEASE_SECONDS, Bench
+from tests.chaos.bench import AGAIN_SECONDS, LEASE_SECONDS, SHORT_LEASE, Bench
 from tests.chaos.engines import PLACES
 from tests.chaos.invariants import Expected, broken_promises, submit, wait_until_settled
 from tests.integration.test_promises import is_sampling
@@ -21,7 +21,8 @@ ENDED = ("between finish and callback", "between callback and its note")
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_job_whose_worker_dies_at_any_place_ends_once(bench: Bench, place: str) -> None:
-    worker = bench.start_worker("w1", DG_FLUX_KONTEXT_ENGINE="tests.chaos.engines:doomed", CHAOS_DIES=place)
+    doomed = {"DG_FLUX_KONTEXT_ENGINE": "tests.chaos.engines:doomed", "CHAOS_DIES": place, **SHORT_LEASE}
+    worker = bench.start_worker("w1", **doomed)
     jobs = submit(bench, "a")
     died = worker.exit_code()
     again = bench.begin_worker("w2")
