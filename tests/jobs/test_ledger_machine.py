@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import hypothesis.strategies as st
 import pytest
@@ -236,6 +236,16 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             self.send(job_id)
 
+    @precondition(lambda self: self.overtaken())
+    @rule(state=terminal_states, delay_seconds=st.sampled_from([0, 20]))
+    def come_back(self, state: JobState, delay_seconds: int) -> None:
+        """A worker that had gone silent wakes up while another one runs its job, and can change nothing."""
+        job_id, token = self.overtaken()[-1]
+
+        assert self.ledger.renew(job_id, token, LEASE_SECONDS) == "lost"
+        assert self.ledger.requeue(job_id, token, "given_back", delay_seconds) == "lost"
+        assert not self.ledger.finish(job_id, token, state, outcome_of(state))
+
     # Accidents and time
 
     @precondition(lambda self: self.messages)
@@ -323,9 +333,7 @@ class LedgerMachine(RuleBasedStateMachine):
         running = {job_id: job.lease_ends_us for job_id, job in self.jobs.items() if job.state is JobState.RUNNING}
         delayed = {job_id: job.due_us for job_id, job in self.jobs.items() if job.due_us is not None}
         for name, expected in (("queued", queued), ("running", running), ("delayed", delayed)):
-            found = {
-                str(job_id): int(score) for job_id, score in self.redis.zrange(f"dg:{name}", 0, -1, withscores=True)
-            }
+            found = self.scores(name)
             assert found.keys() == expected.keys(), name
             assert all(abs(found[job_id] - expected[job_id]) < A_FEW_US for job_id in found), (name, found, expected)
 
@@ -342,7 +350,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_outbox_holds_what_is_to_be_told(self) -> None:
-        found = {str(webhook): int(due) for webhook, due in self.redis.zrange("dg:outbox", 0, -1, withscores=True)}
+        found = self.scores("outbox")
         assert found.keys() == self.outbox.keys()
         assert all(abs(found[webhook] - self.outbox[webhook][0]) < A_FEW_US for webhook in found)
 
@@ -394,6 +402,11 @@ class LedgerMachine(RuleBasedStateMachine):
         """One of the latest claims: of old ones almost all have lost their jobs, which soon teaches nothing new."""
         return self.claims[-1 - back % len(self.claims)]
 
+    def overtaken(self) -> list[tuple[str, str]]:
+        """Claims whose jobs others run now."""
+        running = {job_id: job.token for job_id, job in self.jobs.items() if job.state is JobState.RUNNING}
+        return [(job_id, token) for job_id, token in self.claims if running.get(job_id, token) != token]
+
     def is_silent(self, job: ModelJob) -> bool:
         return job.state is JobState.RUNNING and job.lease_ends_us <= self.clock.last_us
 
@@ -429,6 +442,11 @@ class LedgerMachine(RuleBasedStateMachine):
         self.messages = +self.messages
         return job_id
 
+    def scores(self, index: str) -> dict[str, int]:
+        """A sorted set of the ledger."""
+        found = cast("list[tuple[str, float]]", self.redis.zrange(f"dg:{index}", 0, -1, withscores=True))
+        return {member: int(score) for member, score in found}
+
     def is_kept(self, key: str) -> bool:
         forever = -1
         return bool(self.redis.ttl(key) == forever)
@@ -447,7 +465,7 @@ def test_the_ledger_does_what_its_model_does_whatever_happens_in_whatever_order(
     caplog.set_level(logging.ERROR)  # thousands of lost messages are not worth telling
     queue = EditQueue(make_app(redis_server.url))
     run_state_machine_as_test(
-        partial(LedgerMachine, redis_server, queue),
+        partial(LedgerMachine, redis_server, queue),  # type: ignore[arg-type]  # it calls it, no more
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=STEPS,
