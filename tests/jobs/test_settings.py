@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.connection import SentinelAddress, hide_password
 from jobs.errors import SettingsError
 from jobs.settings import load_settings
 
@@ -114,3 +115,40 @@ def test_compiling_is_on_off_or_left_to_the_device(
     monkeypatch.setenv("DG_FLUX_KONTEXT_COMPILE", word)
 
     assert load_settings().flux_kontext_compile is value
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "db", "celery"),
+    [
+        (
+            "sentinel://u:p%40@h1:1;sentinel://h2/2?master=m",
+            (("h1", 1), ("h2", 26379)),
+            2,
+            "sentinel://u:p%40@h1:1/2;sentinel://u:p%40@h2:26379/2",
+        ),
+        ("sentinel://h1?master=m", (("h1", 26379),), 0, "sentinel://h1:26379/0"),
+    ],
+)
+def test_one_address_of_sentinels_says_all_that_ledger_and_celery_need(
+    url: str, hosts: tuple[tuple[str, int], ...], db: int, celery: str
+) -> None:
+    address = SentinelAddress.parse(load_settings(broker_url=url).broker_url)
+
+    assert (address.hosts, address.master, address.db, address.celery_url) == (hosts, "m", db, celery)
+
+
+@pytest.mark.parametrize(
+    "url", ["sentinel://h1:1/0", "sentinel://h1;redis://h2/0?master=m", "sentinel://h1/x?master=m"]
+)
+def test_an_address_of_sentinels_that_lacks_something_is_refused_with_its_form(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"DG_BROKER_URL: expected sentinel://.*master=NAME"):
+        load_settings(broker_url=url)
+
+
+def test_no_password_of_an_address_is_shown() -> None:
+    assert (
+        hide_password("sentinel://u:p@h1;sentinel://u:p@h2/0?master=m")
+        == "sentinel://u:***@h1;sentinel://u:***@h2/0?master=m"
+    )
+    assert hide_password("redis://:p@h/0") == "redis://:***@h/0"
+    assert hide_password("redis://h:6379/0") == "redis://h:6379/0"
