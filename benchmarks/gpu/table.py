@@ -1,4 +1,4 @@
-"""The table of GPU figures in docs/performance-gpu.md, made from the results.
+"""The table of GPU figures in docs/performance.md, made from the results.
 
     python -m benchmarks.gpu.table
 
@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.gpu.scale import FULL
 from benchmarks.report import RESULTS
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "performance-gpu.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "performance.md"
 BEGIN, END = "<!-- GPU figures: made by python -m benchmarks.gpu.table -->", "<!-- end of GPU figures -->"
 COLUMNS = {
     "first job, s": "first_job_seconds",
