@@ -106,6 +106,7 @@ def running_http() -> Iterator[HttpServer]:
 
 class _Listener(ThreadingHTTPServer):
     routes: HttpServer
+    request_queue_size = 128  # with the library's 5, many clients at once wait a second for their connection
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that hangs up in the middle is what tests are about, no news for the terminal."""
