@@ -111,4 +111,12 @@ def next_messages(redis: Redis, limit: int) -> tuple[list[str], bool]:
     """
     with redis_errors(redis):
         messages = redis.lrange(QUEUE, -limit, -1)
-    return [json.loads(message)["headers"]["id"] for message in messages], len(messages) < limit
+    return [_message_id(message) for message in messages], len(messages) < limit
+
+
+def _message_id(message: str | bytes) -> str:
+    """The task id of a message, "" when it is of an older protocol and has none."""
+    try:
+        return str(json.loads(message)["headers"]["id"])
+    except (ValueError, KeyError, TypeError):
+        return ""

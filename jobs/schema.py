@@ -7,9 +7,11 @@ import secrets
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import to_json
 
 from jobs.errors import ErrorCode, RejectJob
 
@@ -92,7 +94,8 @@ class Callback(Contract):
     @field_validator("url")
     @classmethod
     def _url_is_http(cls, value: str) -> str:
-        return _check_uri(value, ("https", "http"))
+        _ = urlsplit(_check_uri(value, ("https", "http"))).port  # raises ValueError for what is no host and port
+        return value
 
 
 class EditJob(Contract):
@@ -131,6 +134,15 @@ class EditJob(Contract):
     @classmethod
     def _output_is_a_uri(cls, value: str | None) -> str | None:
         return None if value is None else _check_uri(value, OUTPUT_SCHEMES)
+
+    @field_validator("metadata")
+    @classmethod
+    def _metadata_is_json(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            to_json(value, inf_nan_mode="strings")
+        except ValueError as error:
+            raise ValueError(f"is not JSON: {error}") from error
+        return value
 
     @model_validator(mode="after")
     def _format_and_suffix_agree(self) -> EditJob:

@@ -59,13 +59,16 @@ class Reconciler:
         """Repair once."""
         was_silent = time.monotonic() - self._reached_at > SILENCE_SECONDS
         again, ended = ([], []) if was_silent else self._ledger.expire(self._max_attempts)
-        due = self._ledger.promote()
+        self._send([*again, *self._ledger.promote()])
         lost = self._ledger.resend(self.lost_jobs())
-        if again or due or lost:  # or every worker would hold a connection for sending that it hardly ever needs
-            self._queue.send([*again, *due, *lost])
+        self._send(lost)
         for event, job_ids in (("lease_expired", again), ("attempts_used_up", ended), ("message_lost", lost)):
             for job_id in job_ids:
                 log.warning("%s job=%s", event, job_id)
+
+    def _send(self, job_ids: list[str]) -> None:
+        if job_ids:  # or every worker would hold a connection for sending that it hardly ever needs
+            self._queue.send(job_ids)
 
     def lost_jobs(self) -> list[str]:
         """Ids of jobs that wait although their message is gone.

@@ -142,7 +142,7 @@ def produce(run: Run, task_id: str, services: Services) -> Outcome:
     assert output is not None  # filled in when the ledger accepted the job
     with run.stage("fetching", "fetch"):
         services.storage.check_output(output)  # a wrong bucket should cost no GPU time
-        images = [fetch(uri, services) for uri in job.image]
+        images = [fetch(uri, run, services) for uri in job.image]
     with run.stage("waiting"), services.pool.turn(run.check) as engine:
         services.admission.has_gpu(task_id, run.timings["fetch"])
         edited = sample(engine, images, job, run, services.pool)
@@ -162,8 +162,9 @@ def produce(run: Run, task_id: str, services: Services) -> Outcome:
     )
 
 
-def fetch(uri: str, services: Services) -> Image:
+def fetch(uri: str, run: Run, services: Services) -> Image:
     """Read and decode one input picture."""
+    run.check()
     settings = services.settings
     data = services.storage.read(uri)
     try:

@@ -25,9 +25,11 @@ def register(app: Celery, worker: EditWorker) -> None:
     """
 
     @app.task(name=TASK, bind=True, ignore_result=True)
-    def edit(task: Any, /, job: Any = None, **fields: Any) -> None:
+    def edit(task: Any, /, *arguments: Any, **fields: Any) -> None:
+        # Whatever the arguments, the call must arrive here: the gate stays shut until `ended`.
+        message = arguments[0] if len(arguments) == 1 and not fields else list(arguments) or fields
         try:
-            run_message(fields if job is None else job, task.request.id, worker.services)
+            run_message(message, task.request.id, worker.services)
         except StopWorker as error:
             worker.stop_process(error.message)
         except BrokerUnavailable as error:

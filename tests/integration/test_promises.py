@@ -165,9 +165,11 @@ def test_a_plain_celery_client_gets_its_picture_and_its_callback(
         job = {"image": service.picture(), "prompt": "make it snow", "callback": {"url": hook}}
         sent = celery.send_task("worker.tasks.edit", args=[job], queue="edits", ignore_result=True)
         as_keywords = celery.send_task("worker.tasks.edit", kwargs=job, queue="edits", ignore_result=True)
+        odd = celery.send_task("worker.tasks.edit", args=[job, 1], queue="edits")
         broken = celery.send_task("worker.tasks.edit", args=[{"callback": {"url": hook}}], queue="edits")
 
     eventually(lambda: len(http_server.requests("/hook")) == 3, 30)
+    assert service.ended(odd.id).state is JobState.FAILED, "and the worker went on to the next message"
 
     events = {event["data"]["job_id"]: event for event in (r.verified(SECRET) for r in http_server.requests("/hook"))}
     assert events[sent.id]["type"] == events[as_keywords.id]["type"] == "edit.succeeded"

@@ -70,6 +70,8 @@ def test_two_fields_make_a_job_with_the_defaults() -> None:
         (job(output="s3://b/cat.jpg", params={"output_format": "png"}), "output is named as jpeg but"),
         (job(callback={"url": "host/hook"}), "callback.url: 'host/hook' is not a URI"),
         (job(callback={"url": "https://h/x", "events": ["done"]}), "callback.events: input should be 'succeeded'"),
+        (job(callback={"url": "http://[x/"}), "callback.url: "),
+        (job(metadata={"a": "\ud800"}), "metadata: is not JSON"),
         (job(id="../etc"), "id: string should match pattern"),
     ],
 )
