@@ -121,7 +121,8 @@ class EditWorker:
     def stop_process(self, reason: str) -> None:
         """End the process with `EXIT_BROKEN`, for its supervisor to start a fresh one."""
         log.critical("worker_broken reason=%s", reason)
-        self.write_health(reason)
+        with suppress(OSError):  # a full disk must not keep the process from ending
+            self.write_health(reason)
         celery_state.should_stop = EXIT_BROKEN  # type: ignore[assignment]  # Celery's own way to end with a code
 
     def write_health(self, detail: str = "", state: WorkerState | None = None) -> None:
@@ -169,5 +170,6 @@ class EditWorker:
         """A kernel hangs: no Python code can end it, so the process goes, and its leases with it."""
         detail = f"job {run.job_id}: no step for {self.settings.stall_seconds:g} s"
         log.critical("worker_stuck %s", detail)
-        self.write_health(detail, WorkerState.STUCK)
+        with suppress(OSError):
+            self.write_health(detail, WorkerState.STUCK)
         os._exit(EXIT_STUCK)

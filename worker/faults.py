@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from jobs.errors import AbortJob, EditFailure, ErrorCode, RejectJob, RetryJob, StopWorker
+from kontext import RequestError
 
 BROKEN_DEVICE_SIGNS = (
     "illegal memory access",
@@ -53,11 +54,11 @@ def classify(error: Exception) -> EditFailure:
     if is_out_of_memory(error):
         return RejectJob(
             ErrorCode.OUT_OF_MEMORY,
-            "the device's memory was not enough, with all weights streamed through it either: ask for a smaller picture",
+            "the device's memory was not enough, even with all weights streamed through it: ask for a smaller picture",
         )
     if any(sign in str(error) for sign in BROKEN_DEVICE_SIGNS):
         return StopWorker(ErrorCode.WORKER_LOST, f"the device is broken: {_first_line(error)}")
-    if isinstance(error, ValueError):
+    if isinstance(error, RequestError):
         return RejectJob(ErrorCode.INVALID_JOB, _first_line(error))
     if isinstance(error, OSError):
         return RetryJob(ErrorCode.INTERNAL, f"{type(error).__name__}: {_first_line(error)}")

@@ -10,6 +10,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import get_ident
 
 from jobs.registry import WorkerState
 
@@ -55,7 +56,7 @@ class HealthFile:
 
     def write(self, health: Health) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = self._path.with_suffix(".tmp")
+        temporary = self._path.with_suffix(f".{get_ident()}.tmp")  # several threads write
         temporary.write_text(json.dumps(asdict(health)))
         temporary.replace(self._path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs.errors import Cancelled, EditFailure, ErrorCode, RejectJob, RetryJob, StopWorker
+from kontext import RequestError
 from tests.worker.engines import out_of_memory
 from worker.faults import FaultStreak, classify
 
@@ -18,7 +19,8 @@ ENGINE_FAILED = RetryJob(ErrorCode.ENGINE_FAILED, "the engine raised")
         (MemoryError(), RejectJob, ErrorCode.OUT_OF_MEMORY),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), StopWorker, ErrorCode.WORKER_LOST),
         (RuntimeError("CUDA error: device-side assert triggered"), StopWorker, ErrorCode.WORKER_LOST),
-        (ValueError("width is 17"), RejectJob, ErrorCode.INVALID_JOB),
+        (RequestError("width is 17"), RejectJob, ErrorCode.INVALID_JOB),
+        (ValueError("not enough values"), RetryJob, ErrorCode.ENGINE_FAILED),
         (OSError("no space left"), RetryJob, ErrorCode.INTERNAL),
         (RuntimeError("anything"), RetryJob, ErrorCode.ENGINE_FAILED),
         (Cancelled(), Cancelled, ErrorCode.CANCELLED),
