@@ -97,7 +97,8 @@ def redis_errors(redis: Redis) -> Iterator[None]:
 
 def hide_password(url: str) -> str:
     """Write a broker address so that it may be shown."""
-    return re.sub(r"(://[^:@/]*):[^@/]*@", r"\1:***@", url)
+    shown = re.sub(r"://([^:/?;]*):[^;]*@", r"://\1:***@", url)  # a password may itself have an @
+    return re.sub(r"(password=)[^&]*", r"\1***", shown)
 
 
 def _address(redis: Redis) -> str:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis.connection import parse_url
 
 from jobs.connection import SentinelAddress
 from jobs.errors import SettingsError
@@ -68,7 +69,7 @@ Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
 BytesOrZero = Annotated[int, BeforeValidator(parse_bytes), Field(ge=0)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_list)]
 Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(parse_paths)]
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -104,7 +105,9 @@ class Settings(BaseSettings):
     max_input_bytes: Bytes = Field(64 * 2**20, description="largest input file")
     max_input_pixels: int = Field(64_000_000, gt=0, description="largest input picture, width times height")
 
-    lease_seconds: Seconds = Field(30, description="a silent worker's job runs again after this")
+    lease_seconds: float = Field(
+        30, ge=2, allow_inf_nan=False, description="a silent worker's job runs again after this"
+    )
     max_queued: int = Field(0, ge=0, description="refuse new jobs while this many wait; 0: no bound")
     max_attempts: int = Field(3, ge=1, description="runs of one job before it fails")
     job_timeout_seconds: Seconds = Field(900, description="longest run of one job")
@@ -122,7 +125,7 @@ class Settings(BaseSettings):
         default_factory=lambda: Path(tempfile.gettempdir()) / f"kontext-edits-{os.getuid()}",
         description="where a worker leaves its health file",
     )
-    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="how much is logged")
 
     @field_validator("output_uri")
     @classmethod
@@ -137,7 +140,7 @@ class Settings(BaseSettings):
     def _broker_is_redis(cls, value: str) -> str:
         if value.startswith("sentinel://"):
             SentinelAddress.parse(value)
-        elif not re.match(r"(redis|rediss|redis\+socket)://", value):
+        elif not re.match(r"(redis|rediss|redis\+socket)://", value) or not _is_redis_url(_as_redis_url(value)):
             raise ValueError("expected redis://host:port/db, rediss://..., sentinel://... or redis+socket:///path")
         return value
 
@@ -159,7 +162,19 @@ class Settings(BaseSettings):
     @property
     def redis_url(self) -> str:
         """The broker's address as redis-py spells it (Celery says `redis+socket://` where redis-py says `unix://`)."""
-        return self.broker_url.replace("redis+socket://", "unix://", 1).replace("virtual_host=", "db=")
+        return _as_redis_url(self.broker_url)
+
+
+def _as_redis_url(broker_url: str) -> str:
+    return broker_url.replace("redis+socket://", "unix://", 1).replace("virtual_host=", "db=")
+
+
+def _is_redis_url(url: str) -> bool:
+    try:
+        parse_url(url)  # type: ignore[no-untyped-call]
+    except ValueError:  # its message may hold a part of the password
+        return False
+    return True
 
 
 def _is_webhook_secret(secret: str) -> bool:

@@ -10,8 +10,7 @@ from worker.logs import set_up_logs
 
 try:
     _settings = load_settings()
+    set_up_logs(_settings.log_level)
+    app = make_worker(_settings).app
 except SettingsError as error:
     raise SystemExit(str(error)) from error
-
-set_up_logs(_settings.log_level)
-app = make_worker(_settings).app

@@ -68,7 +68,6 @@ def callbacks() -> None:
     """
     settings = load_settings()
     from jobs.addresses import guarded_client
-
     from jobs.ledger import Ledger
     from worker.background import Periodic
     from worker.callbacks import INTERVAL_SECONDS, CallbackSender

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
+from jobs.connection import hide_password
 from jobs.errors import BrokerUnavailable, ErrorCode, JobNotFound
 from jobs.ledger import Claim, Ledger, Refusal
 from jobs.record import Progress
@@ -424,6 +425,19 @@ def test_something_that_is_not_a_job_is_kept_and_says_so_when_it_is_claimed(ledg
     ledger.finish("task-1", claim.token, JobState.FAILED, FAILED)
     assert ledger.get("task-1").result.error == FAILED.error
     assert len(ledger.take_callbacks(10, hide_seconds=60)) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("redis://user:secret@host/0", "redis://user:***@host/0"),
+        ("redis://:sec@ret@host/0", "redis://:***@host/0"),
+        ("redis://host/0?password=secret&x=1", "redis://host/0?password=***&x=1"),
+    ],
+)
+def test_a_password_is_never_shown(url: str, shown: str) -> None:
+    assert hide_password(url) == shown
 
 
 def test_a_redis_that_is_away_is_one_clear_error(ledger: Ledger, redis_server: RedisServer) -> None:

@@ -42,6 +42,11 @@ def test_booleans_are_read_in_every_spelling(word: str, value: bool, monkeypatch
         ("DG_MAX_INPUT_BYTES", "12 parsec", "expected a number of bytes such as 64MiB"),
         ("DG_OUTPUT_URI", "out", "expected s3://bucket/prefix or file:///absolute/folder"),
         ("DG_BROKER_URL", "amqp://host", "expected redis://host:port/db"),
+        ("DG_BROKER_URL", "redis://host:port", "expected redis://host:port/db"),
+        ("DG_BROKER_URL", "redis://:pa/ss@host", "expected redis://host:port/db"),
+        ("DG_LEASE_SECONDS", "0.3", "greater than or equal to 2"),
+        ("DG_JOB_TIMEOUT_SECONDS", "inf", "finite"),
+        ("DG_LOG_LEVEL", "verbose", "'DEBUG', 'INFO'"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_variable(
