@@ -20,7 +20,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import resources
-from itertools import islice
 from typing import Any, Literal, TypeVar, cast
 from uuid import uuid4
 
@@ -375,8 +374,11 @@ class Ledger:
         return self._revise(webhook_ids, "dropped")
 
     def _revise(self, webhook_ids: Iterable[str], verdict: Verdict) -> int:
-        before = self._pipelined("revise_callback", ([webhook_id, verdict] for webhook_id in webhook_ids))
-        return sum(state == "pending" if verdict == "dropped" else bool(state) for state in before)
+        count = 0
+        for chunk in _chunks(webhook_ids, PIPELINE_LENGTH):
+            before = self._pipelined("revise_callback", [[webhook_id, verdict] for webhook_id in chunk])
+            count += sum(state == "pending" if verdict == "dropped" else bool(state) for state in before)
+        return count
 
     # Inside
 
@@ -409,6 +411,11 @@ def _source(name: str) -> str:
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    remaining = iter(items)
-    while chunk := list(islice(remaining, size)):
+    chunk: list[T] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
         yield chunk

@@ -11,9 +11,9 @@ if next(codes) then
   if type(failure) ~= 'table' or not codes[failure.code] then return {state, 0} end
 end
 
--- What the record now forgets, a callback that is still under way goes on telling.
+-- What the record now forgets, its callback goes on telling, now or when somebody replays it.
 local webhook = field(id, 'webhook')
-if webhook and field(id, 'callback') == 'pending' then
+if webhook and redis.call('EXISTS', key('callback', webhook)) == 1 then
   redis.call('HSET', key('callback', webhook), 'ending', cjson.encode({
     state = state, attempts = field(id, 'attempts'), finished_at = field(id, 'finished_at'), outcome = outcome}))
 end
