@@ -138,10 +138,6 @@ class LateAnswers(BaseHTTPRequestHandler):
         time.sleep(NETWORK_SECONDS)
         self._answer(b"")
 
-    def do_POST(self) -> None:
-        """The beginning of a multipart upload, with which the worker asks whether it may write."""
-        self._answer(b"<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>")
-
     def do_DELETE(self) -> None:
         self._answer(b"")
 

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from random import uniform
@@ -114,8 +114,10 @@ class CallbackSender:
             self._deliver(due)
         except BrokerUnavailable as error:  # not settled, so it comes again
             log.warning("callback_not_settled job=%s reason=%s", due.job_id, error)
-        except Exception:
-            log.exception("callback_not_settled job=%s", due.job_id)
+        except Exception as error:  # counted as an attempt, so that it ends some day
+            log.exception("callback_failed job=%s", due.job_id)
+            with suppress(BrokerUnavailable):
+                self._settle(due, Reply(0, f"{type(error).__name__}: {error}"))
         finally:
             self._slots.release()
 
@@ -136,6 +138,9 @@ class CallbackSender:
                 return
             reply = self._post(callback.url, due.webhook_id, record.event().model_dump_json().encode())
         self._receivers.note(receiver, is_silent=reply.status == 0)
+        self._settle(due, reply)
+
+    def _settle(self, due: DueCallback, reply: Reply) -> None:
         verdict, delay = judge(reply, due.attempts + 1, self._jitter)
         self._ledger.settle_callback(due.webhook_id, verdict, reply.said, delay)
         level = logging.INFO if verdict == "delivered" else logging.WARNING

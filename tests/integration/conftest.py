@@ -39,7 +39,8 @@ class Service:
         """Draw an input picture; its URI."""
         path = self.folder / "in" / name
         path.parent.mkdir(exist_ok=True)
-        Image.new("RGB", size, "orange").save(path)
+        if not path.exists():  # a worker may be reading it
+            Image.new("RGB", size, "orange").save(path)
         return path.as_uri()
 
     def submit(self, job_id: str, **fields: Any) -> str:
