@@ -10,9 +10,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 
-from jobs.errors import ErrorCode
+from jobs.errors import ErrorCode, JobNotFound
 from jobs.ledger import PIPELINE_LENGTH, Ledger, Submission
 from jobs.queue import EditQueue, make_app
 from jobs.record import JobRecord
@@ -134,7 +135,10 @@ class Client:
             JobNotFound: no such batch.
         """
         self.ledger.batch_counts(batch)
-        before = Counter(self.ledger.cancel(job_id) for job_id in self.ledger.batch_job_ids(batch))
+        before: Counter[JobState] = Counter()
+        for job_id in self.ledger.batch_job_ids(batch):
+            with suppress(JobNotFound):  # a job that ended long ago is forgotten before its batch
+                before[self.ledger.cancel(job_id)] += 1
         return {state: before[state] for state in JobState}
 
     def retry(self, job_id: str) -> JobState:

@@ -147,6 +147,17 @@ def test_cancelling_a_batch_ends_what_waits_and_leaves_what_has_ended(client: Cl
     assert client.cancel("job-1") is JobState.CANCELLED
 
 
+def test_cancelling_a_batch_passes_over_jobs_that_are_forgotten(client: Client, redis_client: Redis) -> None:
+    list(client.submit_many(make_job(f"job-{number}", batch="some") for number in range(3)))
+    finish(client, "job-0")
+    assert redis_client.delete("dg:job:job-0") == 1
+
+    before = client.cancel_batch("some")
+
+    assert (before[JobState.QUEUED], before[JobState.SUCCEEDED]) == (2, 0)
+    assert client.get("job-2").state is JobState.CANCELLED
+
+
 def test_unknown_names_are_told(client: Client) -> None:
     for ask in (client.get, client.wait, client.cancel, client.cancel_batch, client.status):
         with pytest.raises(JobNotFound, match="nowhere"):
