@@ -19,7 +19,15 @@ from producer.gallery import write_gallery
 from producer.local_service import LocalService, local_service
 from producer.plan import Plan, RowDefaults
 from producer.progress import watch
-from producer.report import Ending, LookUp, ReportRow, read_finished, table_report, write_results
+from producer.report import (
+    Ending,
+    LookUp,
+    ReportRow,
+    naming_what_is_written,
+    read_finished,
+    table_report,
+    write_results,
+)
 from producer.table import Table
 
 REPORT_SECONDS = 60.0
@@ -64,14 +72,25 @@ class EmbeddedRun:
         rows = self._table.rows(self.plan)
         return (row.job for row in rows if row.job is not None and row.job.id not in self.finished)
 
+    def make_folder(self) -> None:
+        """Make the folder, and see before anything is started that files can be written there.
+
+        Raises:
+            TableError: they cannot.
+        """
+        with naming_what_is_written(self.files.folder):
+            self.files.folder.mkdir(parents=True, exist_ok=True)
+            self.files.worker_log.touch()
+
     def start(self, as_json: bool) -> dict[JobState, int]:
         """Do the jobs, show how far they are, write the reports, and return how many ended in which state.
+
+        The folder is there: `make_folder` comes first.
 
         Raises:
             SetupError: this machine lacks a part.
             WorkerFailed: the worker stopped; the reports say what was done.
         """
-        self.files.folder.mkdir(parents=True, exist_ok=True)
         with local_service(self.plan.output_root, self.files.worker_log) as service:
             try:
                 for _ in service.client.submit_many(self.jobs()):

@@ -1,7 +1,7 @@
 """What the producer raises on purpose, beside the errors of `jobs.errors`.
 
 jobs.errors.Error
-├── TableError      the table as a whole cannot be read: correct the file or the command
+├── TableError      a table cannot be read, or a file not be written: correct the file or the command
 ├── JobConflict     the id is taken by a job that asks for something else
 ├── QueueFull       as many jobs wait as may wait: submit again later
 ├── SetupError      this machine lacks something that an embedded run needs
@@ -14,7 +14,10 @@ from jobs.errors import Error
 
 
 class TableError(Error):
-    """Raised when no row of a table can be trusted: a missing file or column, another encoding, broken quoting."""
+    """Raised when no row of a table can be trusted: a missing file or column, another encoding, broken quoting.
+
+    Raised as well when a file that the command names cannot be written.
+    """
 
 
 class JobConflict(Error):

@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 from jobs.ledger import PIPELINE_LENGTH, Ledger
 from jobs.record import JobRecord
 from jobs.schema import EditJob
+from producer.errors import TableError
 from producer.plan import Plan
 from producer.row_reader import TableRow
 from producer.rows import Cells
@@ -172,17 +173,35 @@ def local_path(uri: str) -> Path | None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[str]]:
-    """A new file that takes the place of `path` when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    """A new file that takes the place of `path` when it is complete.
+
+    Raises:
+        TableError: it cannot be written.
+    """
+    with naming_what_is_written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+                yield file
+            os.chmod(name, 0o644)  # mkstemp makes it private
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+
+
+@contextmanager
+def naming_what_is_written(path: Path) -> Iterator[None]:
+    """Tell in one line which path the block could not write.
+
+    Raises:
+        TableError: the block raised OSError.
+    """
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            yield file
-        os.chmod(name, 0o644)  # mkstemp makes it private
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+        yield
+    except OSError as error:
+        raise TableError(f"{path}: cannot be written ({error.strerror or error}); choose another path") from error
 
 
 def _ending_of_row(row: TableRow, record: JobRecord | None) -> Ending:

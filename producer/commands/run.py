@@ -74,6 +74,7 @@ def _do(embedded: EmbeddedRun, as_json: bool) -> dict[JobState, int]:
     if next(embedded.jobs(), None) is None:
         embedded.report(nothing_known)
         return dict.fromkeys(JobState, 0)
+    embedded.make_folder()
     say(f"starting a private Redis and a worker; its log: {embedded.files.worker_log}")
     try:
         return embedded.start(as_json)

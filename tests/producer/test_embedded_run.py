@@ -92,6 +92,20 @@ def test_refused_rows_stand_in_the_results_with_their_reason(folder: Path, produ
     assert done["state"] == "succeeded"
 
 
+@pytest.mark.parametrize("name", ["cat.png/out", "closed"])
+def test_a_folder_that_cannot_be_written_is_named_before_anything_starts(
+    folder: Path, producer: Command, name: str
+) -> None:
+    (folder / "closed").mkdir()
+    (folder / "closed/worker.log").symlink_to("/nowhere/worker.log")  # file modes do not stop root
+
+    ended = producer("run", "data.csv", "--output-dir", name)
+
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"error: {folder / name}: cannot be written (")
+    assert len(ended.stderr.splitlines()) == 1
+
+
 def test_a_worker_that_cannot_start_ends_the_run_with_its_last_line(
     folder: Path, producer: Command, private_parent: Path
 ) -> None:

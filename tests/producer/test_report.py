@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from jobs.schema import JobState
 from producer import Client
+from producer.errors import TableError
 from producer.gallery import write_gallery
 from producer.plan import RowDefaults
 from producer.report import Ending, ReportRow, read_finished, table_report, write_results
@@ -59,11 +63,12 @@ def test_the_old_results_stay_when_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
     path.write_text("old")
 
-    def rows() -> list[ReportRow]:
-        raise OSError("the disk is full")
+    def rows() -> Iterator[ReportRow]:
+        yield ReportRow({}, (), "", Ending("queued"))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(OSError, match="disk is full"):
-        write_results(path, ("image",), (row for row in rows()))
+    with pytest.raises(TableError, match=r"results\.csv: cannot be written \(No space left on device\)"):
+        write_results(path, ("image",), rows())
 
     assert [file.name for file in tmp_path.iterdir()] == ["results.csv"]
     assert path.read_text() == "old"

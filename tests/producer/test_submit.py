@@ -321,6 +321,17 @@ def test_the_gallery_is_one_page(folder: Path, producer: Command) -> None:
     assert (folder / "pages/gallery.html").read_text().count("<article>") == 2
 
 
+@pytest.mark.parametrize("command", ["results", "gallery"])
+def test_a_file_that_cannot_be_written_is_named_in_one_line(folder: Path, producer: Command, command: str) -> None:
+    producer("submit", "data.csv", "--batch", "spring")
+
+    ended = producer(command, "spring", "-o", "cat.png/page")
+
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: cat.png/page: cannot be written (")
+    assert len(ended.stderr.splitlines()) == 1
+
+
 def waiting(redis_client: Redis, count: int) -> list[str]:
     """The jobs that wait, in the order of their rows, once there are `count`."""
     job_ids = sorted(redis_client.zrange("dg:queued", 0, -1))
