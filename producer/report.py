@@ -150,7 +150,12 @@ def read_finished(path: Path, columns: tuple[str, ...]) -> dict[str, Ending]:
 
 def result_columns(columns: tuple[str, ...]) -> list[str]:
     """The names of `RESULT_COLUMNS` beside those of a table."""
-    return [f"result_{name}" if name in columns else name for name in RESULT_COLUMNS]
+    return [name_beside(columns, name) for name in RESULT_COLUMNS]
+
+
+def name_beside(columns: tuple[str, ...], name: str) -> str:
+    """What a column of ours is called in a table with these columns."""
+    return f"result_{name}" if name in columns else name
 
 
 def batch_columns(batch: str, ledger: Ledger) -> tuple[str, ...]:

@@ -12,7 +12,15 @@ from producer.client import Client
 from producer.commands import options
 from producer.gallery import write_gallery
 from producer.plan import RowDefaults
-from producer.report import ReportRow, batch_columns, batch_report, stream_results, table_report, write_results
+from producer.report import (
+    ReportRow,
+    batch_columns,
+    batch_report,
+    name_beside,
+    stream_results,
+    table_report,
+    write_results,
+)
 from producer.table import open_table
 from producer.terminal import put, put_json
 
@@ -38,8 +46,9 @@ def results(
     client = Client(settings=options.settings_with(broker_url))
     with _report(client, batch, table) as (columns, rows):
         if as_json:
+            name = name_beside(columns, "result")
             for row in rows:
-                put_json(**row.cells, result=vars(row.ending))
+                put_json(**{**row.cells, name: vars(row.ending)})
         elif output is not None:
             write_results(output, columns, rows)
             put(str(output))

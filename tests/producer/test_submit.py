@@ -321,6 +321,16 @@ def test_the_gallery_is_one_page(folder: Path, producer: Command) -> None:
     assert (folder / "pages/gallery.html").read_text().count("<article>") == 2
 
 
+def test_a_table_with_a_column_called_result_keeps_it(folder: Path, producer: Command) -> None:
+    (folder / "data.csv").write_text("image,prompt,result\ncat.png,snow,good\n")
+    producer("submit", "data.csv", "--batch", "spring")
+
+    (line,) = producer("results", "spring", "--json").stdout.splitlines()
+
+    assert json.loads(line)["result"] == "good"
+    assert json.loads(line)["result_result"]["state"] == "queued"
+
+
 @pytest.mark.parametrize("command", ["results", "gallery"])
 def test_a_file_that_cannot_be_written_is_named_in_one_line(folder: Path, producer: Command, command: str) -> None:
     producer("submit", "data.csv", "--batch", "spring")
