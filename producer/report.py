@@ -24,7 +24,7 @@ from jobs.schema import EditJob
 from producer.errors import TableError
 from producer.plan import Plan
 from producer.row_reader import TableRow
-from producer.rows import Cells
+from producer.rows import LARGEST_CELL_BYTES, Cells
 from producer.table import Table
 
 RESULT_COLUMNS = ("state", "output", "seed", "attempts", "seconds", "error", "job_id")
@@ -135,17 +135,17 @@ def read_finished(path: Path, columns: tuple[str, ...]) -> dict[str, Ending]:
 
     Returns:
         Endings by job id; nothing when there is no such file. A row takes about 500 bytes of memory.
+    Raises:
+        TableError: the file cannot be read.
     """
-    names = dict(zip(RESULT_COLUMNS, result_columns(columns), strict=True))
-    if not path.is_file():
-        return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        endings = (Ending(**{field: row.get(names[field]) or "" for field in names}) for row in csv.DictReader(file))
+    try:
         return {
             ending.job_id: Ending(**{**vars(ending), "output": (path.parent / ending.output).resolve().as_uri()})
-            for ending in endings
+            for ending in _read_endings(path, columns)
             if ending.state == "succeeded" and _is_filled(path.parent / ending.output)
         }
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise TableError(f"{path}: cannot be read ({error}); mend or remove it, or use --overwrite") from error
 
 
 def result_columns(columns: tuple[str, ...]) -> list[str]:
@@ -223,6 +223,16 @@ def _ending_of_row(row: TableRow, record: JobRecord | None) -> Ending:
 def _is_same(asked: EditJob, known: EditJob) -> bool:
     """Whether a record is that of this row; parameters may have come from the command line and are not compared."""
     return (asked.image, asked.prompt, asked.batch) == (known.image, known.prompt, known.batch)
+
+
+def _read_endings(path: Path, columns: tuple[str, ...]) -> Iterator[Ending]:
+    names = dict(zip(RESULT_COLUMNS, result_columns(columns), strict=True))
+    if not path.is_file():
+        return
+    csv.field_size_limit(LARGEST_CELL_BYTES)  # a table that is not CSV was read without setting it
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            yield Ending(**{field: row.get(name) or "" for field, name in names.items()})
 
 
 def _is_filled(path: Path) -> bool:

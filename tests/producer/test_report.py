@@ -17,6 +17,7 @@ from producer.errors import TableError
 from producer.gallery import write_gallery
 from producer.plan import RowDefaults
 from producer.report import Ending, ReportRow, read_finished, table_report, write_results
+from producer.rows import LARGEST_CELL_BYTES
 from producer.table import open_table
 from tests.producer.conftest import finish
 
@@ -87,6 +88,27 @@ def test_only_successes_whose_file_is_there_count_as_finished(tmp_path: Path) ->
 
     assert read_finished(tmp_path / "results.csv", ("state",)) == {"a": endings[0]}
     assert read_finished(tmp_path / "nowhere.csv", ("state",)) == {}
+
+
+def test_cells_of_a_hundred_kilobytes_and_more_are_read_again(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"picture")
+    done = Ending("succeeded", (tmp_path / "a.png").as_uri(), "7", "1", "0.5", "", "a")
+    write_results(tmp_path / "results.csv", ("note",), [ReportRow({"note": "x" * 200_000}, (), "", done)])
+    csv.field_size_limit(131_072)  # Python's own limit, which only reading a CSV table lifts
+
+    assert read_finished(tmp_path / "results.csv", ("note",)) == {"a": done}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"state\n\xff\n", b'state\n"' + b"x" * (LARGEST_CELL_BYTES + 1)],
+    ids=["not UTF-8", "a quote never closed"],
+)
+def test_results_that_cannot_be_read_are_named_with_the_way_on(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "results.csv").write_bytes(content)
+
+    with pytest.raises(TableError, match=r"results\.csv: cannot be read \(.*\); .* use --overwrite"):
+        read_finished(tmp_path / "results.csv", ("image",))
 
 
 def test_the_gallery_escapes_everything_and_links_files_relative_to_itself(tmp_path: Path) -> None:
