@@ -67,14 +67,23 @@ def has_suffix(name: Any) -> bool:
     return name is not None and PurePosixPath(str(name).strip()).suffix.lower() in FORMAT_OF_SUFFIX
 
 
+def check_output_suffix(name: str) -> None:
+    """Check that the suffix of an output's path or URI, if it has one, is that of a format we write.
+
+    Raises:
+        CellProblem: it is that of another kind of file.
+    """
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix and suffix not in FORMAT_OF_SUFFIX:
+        raise CellProblem(name, f"cannot write {suffix}; use {', '.join(FORMAT_OF_SUFFIX)}")
+
+
 def _check_output_name(whole: str, path: str) -> None:
     if URI.match(path) or path.startswith(("/", "~", "\\")):
         raise CellProblem(whole, "should be a name under the output folder (--output), or a whole s3:// URI")
     if ".." in path.split("/") or not path.isprintable() or path.endswith("/"):
         raise CellProblem(whole, "should be a plain file name or path, without '..'")
-    suffix = PurePosixPath(path).suffix.lower()
-    if suffix and suffix not in FORMAT_OF_SUFFIX:
-        raise CellProblem(whole, f"cannot write {suffix}; use {', '.join(FORMAT_OF_SUFFIX)}")
+    check_output_suffix(whole)
 
 
 def _picture_names(cell: Any, folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ import typer
 
 from jobs.record import JobRecord
 from jobs.schema import EditJob, EditResult, JobState, parse_job
-from producer.cells import CellProblem, parse_images
+from producer.cells import CellProblem, check_output_suffix, parse_images
 from producer.client import Client
 from producer.commands import options
 from producer.errors import TableError
@@ -67,6 +67,7 @@ def edit(
         quality=quality,
     ).checked()
     images = _images(image)
+    _check_output(output)
     if remote:
         target = output if output is None or "://" in output else _refuse_local(output)
         result = _edit_remotely(_job([_inline(uri) for uri in images], prompt, target, defaults), broker_url)
@@ -109,6 +110,13 @@ def _images(image: str) -> list[str]:
         return parse_images(image, Path.cwd())
     except CellProblem as problem:
         raise TableError(f"{problem.value}: {problem.remedy}") from problem
+
+
+def _check_output(output: str | None) -> None:
+    try:
+        check_output_suffix(output or "")
+    except CellProblem as problem:
+        raise TableError(f"-o {problem.value}: {problem.remedy}") from problem
 
 
 def _inline(uri: str) -> str:

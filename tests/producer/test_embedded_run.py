@@ -171,6 +171,8 @@ def test_one_picture_is_edited(folder: Path, producer: Command) -> None:
         (["cat.png", ""], 2, "error: prompt: is empty"),
         (["cat.png", "fail"], 1, "input_not_an_image: not a picture"),
         (["cat.png", "die"], 5, "error: the worker ended with code 70"),
+        (["cat.png", "snow", "-o", "snow.gif"], 2, "error: -o snow.gif: cannot write .gif; use .png"),
+        (["cat.png", "snow", "--remote", "-o", "s3://bucket/snow.bmp"], 2, "snow.bmp: cannot write .bmp"),
         (["cat.png", "snow", "--remote", "-o", "here.png"], 2, "with --remote the workers write it"),
     ],
 )
