@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     max_input_pixels: int = Field(64_000_000, gt=0, description="largest input picture, width times height")
 
     lease_seconds: float = Field(
-        30, ge=2, allow_inf_nan=False, description="a silent worker's job runs again after this"
+        30, ge=1, allow_inf_nan=False, description="a silent worker's job runs again after this"
     )
     max_queued: int = Field(0, ge=0, description="refuse new jobs while this many wait; 0: no bound")
     max_attempts: int = Field(3, ge=1, description="runs of one job before it fails")

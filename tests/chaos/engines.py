@@ -22,6 +22,8 @@ from jobs.settings import Settings
 from jobs.storage import Storage
 from tests.worker.engines import Painted, PromptedEngine, TimedEngine
 from worker import callbacks
+from worker.engines import Engine, load_engine
+from worker.leases import Run
 
 BAD_CLOCK_SECONDS = 5 * 3600.0
 
@@ -51,16 +53,26 @@ class ChaosEngine(PromptedEngine):
 
 def steady(settings: Settings) -> TimedEngine:
     """An engine that does what the prompt says, in a worker that repeats failed callbacks at once."""
-    at_once = tuple(min(seconds, 1.0) for seconds in callbacks.DELAYS_SECONDS)
-    setattr(callbacks, "DELAYS_SECONDS", at_once)  # noqa: B010 - a constant, as long as nobody does this
+    repeat_callbacks_at_once()
     return ChaosEngine(float(os.environ["STANDIN_STEP_SECONDS"]))
 
 
 def doomed(settings: Settings) -> TimedEngine:
     """An engine whose worker dies as the kernel would kill it, at the place that `CHAOS_DIES` names."""
-    engine = steady(settings)
-    PLACES[os.environ["CHAOS_DIES"]](engine)
-    return engine
+    PLACES[os.environ["CHAOS_DIES"]]()
+    return steady(settings)
+
+
+def native(settings: Settings) -> Engine:
+    """The real engine, in a worker that repeats failed callbacks at once and, if `CHAOS_DIES` is set, dies there."""
+    repeat_callbacks_at_once()
+    PLACES.get(os.environ.get("CHAOS_DIES", ""), lambda: None)()
+    return load_engine(settings.model_copy(update={"flux_kontext_engine": "native"}))
+
+
+def repeat_callbacks_at_once() -> None:
+    at_once = tuple(min(seconds, 1.0) for seconds in callbacks.DELAYS_SECONDS)
+    setattr(callbacks, "DELAYS_SECONDS", at_once)  # noqa: B010 - a constant, as long as nobody does this
 
 
 def wrong_clock(settings: Settings) -> TimedEngine:
@@ -91,13 +103,13 @@ def die_after(owner: Any, name: str) -> None:
     setattr(owner, name, last)
 
 
-PLACES: dict[str, Callable[[TimedEngine], None]] = {
-    "after the pop, before the claim": lambda _: die_before(Ledger, "claim"),
-    "after the claim": lambda _: die_after(Ledger, "claim"),
-    "while fetching": lambda _: die_before(Storage, "read"),
-    "while sampling": lambda engine: die_after(engine, "step"),
-    "while uploading": lambda _: die_before(os, "fsync"),  # the bytes are written, the name is not there yet
-    "between upload and finish": lambda _: die_before(Ledger, "finish"),
-    "between finish and callback": lambda _: die_after(Ledger, "finish"),
-    "between callback and its note": lambda _: die_before(Ledger, "settle_callback"),
+PLACES: dict[str, Callable[[], None]] = {
+    "after the pop, before the claim": lambda: die_before(Ledger, "claim"),
+    "after the claim": lambda: die_after(Ledger, "claim"),
+    "while fetching": lambda: die_before(Storage, "read"),
+    "while sampling": lambda: die_after(Run, "on_step"),
+    "while uploading": lambda: die_before(os, "fsync"),  # the bytes are written, the name is not there yet
+    "between upload and finish": lambda: die_before(Ledger, "finish"),
+    "between finish and callback": lambda: die_after(Ledger, "finish"),
+    "between callback and its note": lambda: die_before(Ledger, "settle_callback"),
 }
