@@ -57,10 +57,12 @@ def test_a_callback_whose_body_was_altered_does_not_verify() -> None:
         verify(OLD_SECRET, BODY.replace(b"snow", b"rain"), headers_for(OLD_SECRET))
 
 
-@pytest.mark.parametrize("changed", [{"webhook-id": "msg_2"}, {"webhook-timestamp": str(int(time.time()) + 60)}])
-def test_a_callback_sent_again_under_another_id_or_time_does_not_verify(changed: dict[str, str]) -> None:
+@pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp"])
+def test_a_callback_sent_again_under_another_id_or_time_does_not_verify(name: str) -> None:
+    changed = {"webhook-id": "msg_2", "webhook-timestamp": str(int(time.time()) + 60)}
+
     with pytest.raises(WebhookVerificationError, match="No matching signature"):
-        verify(OLD_SECRET, BODY, headers_for(OLD_SECRET) | changed)
+        verify(OLD_SECRET, BODY, headers_for(OLD_SECRET) | {name: changed[name]})
 
 
 def test_without_secrets_a_callback_carries_no_signature() -> None:
