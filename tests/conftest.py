@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,8 @@ from tests.servers.s3 import S3Server, running_s3
 def pytest_configure() -> None:
     isolate_environment()
     forbid_network()
+    # A shell that runs the tests in the background has them ignore Ctrl-C, and what they start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
