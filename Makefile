@@ -3,7 +3,6 @@
 # PYTHON=/path/to/python       use this interpreter instead of the first of python3.12, python3.11, python3
 # ARGS='tests/jobs -k cancel'  for `make test`: what pytest shall run
 # MINUTES=15 SEED=1            for `make chaos`: how long, and which run
-# pip's own variables apply: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu gets a torch without CUDA (0.2 GB).
 
 # torch with more threads than idle cores mostly waits for itself.
 export OMP_NUM_THREADS ?= 1
