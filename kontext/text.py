@@ -9,6 +9,7 @@ the model was trained with encoders that look at their padding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -53,10 +54,11 @@ class TextEncoder(nn.Module):
         ids = self.token_ids(prompt, max_length).to(next(self.network.parameters()).device)
         return getattr(self.network(input_ids=ids), self.output)
 
-    def token_ids(self, prompt: str, max_length: int) -> Tensor:
-        """Ids of a prompt, shape (1, max_length)."""
+    def token_ids(self, prompt: str | Sequence[str], max_length: int) -> Tensor:
+        """Ids of a prompt, shape (1, max_length), or of several, one a row."""
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         encoded = self.tokenizer(
-            prompt, truncation=True, max_length=max_length, padding="max_length", return_tensors="pt"
+            prompts, truncation=True, max_length=max_length, padding="max_length", return_tensors="pt"
         )
         return encoded["input_ids"]
 
