@@ -1,0 +1,71 @@
+"""The judge passes what was asked for, and nothing else."""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+import pytest
+
+from training.cases import Case, cases, to_image
+from training.drawing import draw
+from training.edits import EDITS
+from training.judge import faults, nearest_colour, pixels, psnr
+from training.scenes import COLOURS, random_scene
+
+SIZES = ((256, 256), (224, 288))
+
+
+def some_cases(kind: str) -> list[Case]:
+    return cases(kind, 6, SIZES)
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_the_wanted_picture_passes(kind: str) -> None:
+    for case in some_cases(kind):
+        assert list(faults(case.wanted, pixels(case.target))) == []
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_the_input_does_not_pass(kind: str) -> None:
+    for case in some_cases(kind):
+        assert list(faults(case.wanted, pixels(case.pictures[0]))) != []
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_a_picture_of_something_else_does_not_pass(kind: str) -> None:
+    for case in some_cases(kind):
+        (other,) = draw([random_scene(Random(1), fewest=4)], case.target.size)
+
+        assert list(faults(case.wanted, pixels(to_image(other)))) != []
+
+
+@pytest.mark.parametrize("kind", ["recolour", "remove", "replace", "resize"])
+def test_the_right_edit_with_the_rest_changed_too_does_not_pass(kind: str) -> None:
+    for case in some_cases(kind):
+        picture = pixels(case.target).copy()
+        picture[:40] = 255 - picture[:40]
+
+        assert any("of the rest" in fault for fault in faults(case.wanted, picture))
+
+
+def test_a_small_error_everywhere_passes() -> None:
+    (case, *_) = some_cases("recolour")
+    noise = np.random.default_rng(0).normal(0, 8, pixels(case.target).shape)
+
+    assert list(faults(case.wanted, pixels(case.target) + noise)) == []
+
+
+def test_cases_are_the_same_at_every_call() -> None:
+    assert [case.prompt for case in some_cases("move")] == [case.prompt for case in some_cases("move")]
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_colour_is_nearest_to_itself_a_little_darker(colour: str) -> None:
+    assert nearest_colour(np.full((4, 4, 3), COLOURS[colour]) * 0.93) == colour
+
+
+def test_psnr_of_a_known_error() -> None:
+    black = np.zeros((4, 4, 3))
+
+    assert psnr(black + 25.5, black) == pytest.approx(20.0)  # 20 log10(255 / 25.5)
