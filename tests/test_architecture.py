@@ -1,4 +1,4 @@
-"""Imports point one way, `producer -> jobs <- worker -> kontext`, and enqueueing needs no GPU stack."""
+"""Imports point one way, `producer -> jobs <- worker -> kontext <- training`, and enqueueing needs no GPU stack."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "kontext": set(),
     "producer": {"jobs"},
     "worker": {"jobs", "kontext"},
+    "training": {"kontext"},
 }
 SERVICE_LIBRARIES = {"celery", "kombu", "redis", "boto3", "botocore", "httpx2", "pydantic_settings"}
 WORKER_LIBRARIES = {"torch", "transformers", "tokenizers", "safetensors", "numpy", "PIL", "boto3", "botocore", "httpx2"}

@@ -1,0 +1,172 @@
+"""The training of the autoencoder, on crops of drawn scenes.
+
+The decoder alone can be trained further without a change of the latents, and so without training the flow anew.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import torch
+from torch import Tensor, nn
+
+from kontext.autoencoder import Autoencoder
+from kontext.config import AutoencoderConfig, Resolution
+from training.drawing import draw
+from training.plans import LARGE, AutoencoderPlan
+from training.progress import Progress
+from training.ranks import Ranks, channels_last
+from training.scenes import COLOURS, Finish, Scene, random_scene
+
+SQUARE_WEIGHT, GRADIENT_WEIGHT, COARSE_WEIGHT, KL_WEIGHT = 0.5, 0.5, 0.5, 2e-4
+COARSE = (4, 16)  # reductions at which pictures are compared as well: the overall colour of an area
+CROPS_OF_A_SCENE = 4
+SMALLEST_SIZE = 1e-4
+WARM_UP_STEPS = 50  # at most; a fifth of a short training
+
+
+class AutoencoderTraining:
+    """A training that can be stopped and gone on with."""
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        plan: AutoencoderPlan,
+        folder: Path,
+        ranks: Ranks,
+        decoder_only: bool,
+        seed: int = 0,
+    ) -> None:
+        self.autoencoder = channels_last(autoencoder, ranks.device).requires_grad_(True)
+        self.autoencoder.encoder.requires_grad_(not decoder_only)
+        self.plan, self.folder, self.ranks, self.decoder_only, self.seed = plan, folder, ranks, decoder_only, seed
+        learning = [parameter for parameter in autoencoder.parameters() if parameter.requires_grad]
+        # Group normalisation takes the overall colour away unless what it norms is tiny, so the decoder learns tiny
+        # weights there; a rate that moves usual weights throws these about. A tensor's rate is a share of its own size.
+        groups = [{"params": [weights], "full_rate": plan.rate * size_of(weights)} for weights in learning]
+        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        self.step = 0
+        self.seconds = 0.0
+
+    @property
+    def state_file(self) -> Path:
+        return self.folder / "autoencoder.pt"
+
+    def run(self, save_every: int = 100) -> None:
+        """Train to the plan's last step, from where the folder's state stands. On one process: it takes minutes."""
+        self.load_state()
+        # Other pictures after every start.
+        rng, generator = Random(self.seed + self.step), torch.Generator().manual_seed(self.seed + self.step)
+        progress = Progress("autoencoder", self.plan.steps, self.folder / "autoencoder.jsonl")
+        while self.step < self.plan.steps:
+            started = time.monotonic()
+            loss, quality = self._learn(crops(self.plan.samples, self.plan.side, rng, self.ranks.device), generator)
+            self.step += 1
+            self.seconds += time.monotonic() - started
+            progress.report(self.step, self.plan.samples, loss=loss, psnr_db=quality)
+            if self.step % save_every == 0 or self.step == self.plan.steps:
+                self.save_state()
+
+    def _learn(self, pictures: Tensor, generator: torch.Generator) -> tuple[float, float]:
+        """(loss, PSNR in dB) of one step."""
+        with torch.autocast(self.ranks.device.type, torch.bfloat16):
+            decoded, kl = _reconstructed(self.autoencoder, pictures, self.decoder_only, generator)
+        loss = reconstruction_loss(decoded.float(), pictures) + KL_WEIGHT * kl
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["full_rate"] * self._rate()
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(self.autoencoder.parameters(), 1.0)
+        self.optimizer.step()
+        return float(loss.detach()), _psnr(decoded, pictures)
+
+    def _rate(self) -> float:
+        """Learning rate as a share of the full one: up, level, down to nearly nothing."""
+        warm_up_steps = min(WARM_UP_STEPS, self.plan.steps / 5)
+        return min((self.step + 1) / warm_up_steps, 1.0, 0.02 + 2 * (1 - self.step / self.plan.steps))
+
+    def save_state(self) -> None:
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "decoder_only": self.decoder_only,
+            "model": self.autoencoder.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        part = self.state_file.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(self.state_file)  # a kill leaves the old state or the new one
+
+    def load_state(self) -> None:
+        """Take up the folder's state, if there is one."""
+        if not self.state_file.exists():
+            return
+        state = torch.load(self.state_file, map_location=self.ranks.device, weights_only=True)
+        self.step, self.seconds, self.decoder_only = state["step"], state["seconds"], state["decoder_only"]
+        self.autoencoder.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+@torch.no_grad()
+def size_of(weights: Tensor) -> float:
+    """Root mean square of a tensor, or a little where it is zero yet."""
+    return max(float(weights.square().mean().sqrt()), SMALLEST_SIZE)
+
+
+def _reconstructed(
+    autoencoder: Autoencoder, pictures: Tensor, decoder_only: bool, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """(pictures after the autoencoder, KL divergence of the posterior from a unit normal)."""
+    if decoder_only:
+        with torch.no_grad():
+            mean, _ = autoencoder.encoder(pictures).chunk(2, dim=1)
+        return autoencoder.decoder(mean), mean.new_zeros(())
+    mean, log_variance = autoencoder.encoder(pictures).float().chunk(2, dim=1)
+    log_variance = log_variance.clamp(-30, 20)
+    noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+    return autoencoder.decoder(mean + (0.5 * log_variance).exp() * noise), kl
+
+
+def reconstruction_loss(decoded: Tensor, pictures: Tensor) -> Tensor:
+    """How far two batches of pictures lie apart: pixels, their gradients, and areas of several sizes."""
+    difference = decoded - pictures
+    loss = difference.abs().mean() + SQUARE_WEIGHT * difference.square().mean()
+    for axis in (2, 3):
+        loss = loss + GRADIENT_WEIGHT / 2 * difference.diff(dim=axis).abs().mean()
+    for reduction in COARSE:
+        loss = loss + COARSE_WEIGHT / len(COARSE) * nn.functional.avg_pool2d(difference, reduction).abs().mean()
+    return loss
+
+
+def crops(count: int, side: int, rng: Random, device: torch.device) -> Tensor:
+    """Square cut-outs of drawn scenes as edits meet them, shape (count, 3, side, side)."""
+    size = rng.choice(LARGE)
+    scenes = [_any_scene(rng, size) for _ in range(-(-count // CROPS_OF_A_SCENE))]
+    pictures = draw(scenes, size, device)
+    places = [(rng.randrange(size[1] - side + 1), rng.randrange(size[0] - side + 1)) for _ in range(count)]
+    cut = [pictures[i % len(scenes), :, y : y + side, x : x + side] for i, (y, x) in enumerate(places)]
+    return torch.stack(cut).contiguous(memory_format=torch.channels_last)
+
+
+def _any_scene(rng: Random, size: Resolution) -> Scene:
+    finish: Finish = rng.choices(("as drawn", "grey", "inverted"), (70, 12, 18))[0]
+    border = rng.choice(list(COLOURS)) if rng.random() < 0.15 else None
+    return replace(random_scene(rng, size[0] / size[1]), finish=finish, border=border)
+
+
+@torch.no_grad()
+def latent_statistics(autoencoder: Autoencoder, rng: Random, device: torch.device) -> AutoencoderConfig:
+    """The autoencoder's sizes with the scale and shift that bring its latents to mean 0 and variance 1."""
+    means = [autoencoder.encoder(crops(8, 128, rng, device)).chunk(2, dim=1)[0] for _ in range(8)]
+    latents = torch.cat(means).float()
+    scale, shift = round(1 / float(latents.std()), 4), round(float(latents.mean()), 4)
+    return replace(autoencoder.config, scale_factor=scale, shift_factor=shift)
+
+
+def _psnr(decoded: Tensor, pictures: Tensor) -> float:
+    error = (decoded.detach().float().clamp(-1, 1) - pictures).square().mean()  # of pictures whose range is 2
+    return float(10 * torch.log10(4 / error))

@@ -1,0 +1,218 @@
+"""The training of the transformer and both text encoders: flow matching on drawn edits.
+
+x_t = (1 - t) * target + t * noise, and the network learns the velocity noise - target (rectified flow, Liu et al.
+2022). Matrices inside the blocks are trained by Muon (Jordan et al. 2024), everything else by Adam; what is exported is
+a moving average of the weights.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+from kontext.autoencoder import Autoencoder
+from kontext.config import ModelConfig
+from kontext.pipeline import Networks
+from training.lessons import Batch, Bucket, Pools
+from training.plans import FlowPlan
+from training.progress import Progress
+from training.ranks import Ranks, channels_last, gathered_mean
+
+CHANGED_WEIGHT = 3.0  # of a token that the edit changes; with 12 the network, where in doubt, changed what was to stay
+EARLY = 0.5  # of the samples have t near 1, where it is decided which shape is meant
+GUIDANCE = (1.0, 5.0)
+WARM_UP_STEPS = 40  # at most; a fifth of a short training
+CALM_SHARE = 0.5  # of the steps, at the end, in which the rates fall
+
+
+class FlowModel(nn.Module):
+    """The networks that learn, and their loss."""
+
+    def __init__(self, networks: Networks, config: ModelConfig) -> None:
+        super().__init__()
+        self.transformer = networks.transformer
+        self.t5 = networks.t5
+        self.clip = networks.clip
+        self.config = config
+
+    def forward(self, batch: Batch, t: Tensor, noise: Tensor, guidance: Tensor) -> Tensor:
+        """The loss of every sample, shape (batch,)."""
+        amount = t[:, None, None]
+        velocity = self.velocity(batch, (1 - amount) * batch.target + amount * noise, t, guidance)
+        error = (velocity.float() - (noise - batch.target)).square().mean(-1)
+        return (error * token_weights(batch.changed)).mean(-1)
+
+    def velocity(self, batch: Batch, latents: Tensor, t: Tensor, guidance: Tensor) -> Tensor:
+        device = latents.device
+        t5_ids = self.t5.token_ids(batch.prompts, self.config.max_sequence_length).to(device)
+        clip_ids = self.clip.token_ids(batch.prompts, self.config.clip_max_length).to(device)
+        conditioning = self.transformer.condition(
+            self.t5.network(input_ids=t5_ids).last_hidden_state,
+            self.clip.network(input_ids=clip_ids).pooler_output,
+            # An edit rounds both to bfloat16, so the network must learn to read them rounded.
+            guidance=guidance.bfloat16(),
+            timesteps=t.bfloat16()[None],
+            img_ids=batch.img_ids,
+            references=batch.references,
+        )
+        velocity: Tensor = self.transformer(latents, 0, conditioning)
+        return velocity
+
+
+def token_weights(changed: Tensor) -> Tensor:
+    """Weights of the tokens in the loss, of mean 1 in every sample; shapes (batch, tokens)."""
+    weights = torch.where(changed, CHANGED_WEIGHT, 1.0)
+    return weights / weights.mean(1, keepdim=True)
+
+
+def random_times(samples: int, target_tokens: int, generator: torch.Generator) -> Tensor:
+    """Times to train at, shape (samples,): one part near noise, the rest logit-normal and moved as in the sampler.
+
+    Source: Esser et al. 2024 for the logit-normal and the move. The part near noise is ours: a little later, the noisy
+    target itself shows which shape was meant, and nothing is learnt about the sentence.
+    """
+    early = 1 - 0.12 * torch.rand(samples, generator=generator).square()
+    shift = math.exp(0.5 + (1.15 - 0.5) * (target_tokens - 256) / (4096 - 256))
+    spread = torch.sigmoid(torch.randn(samples, generator=generator))
+    moved = shift * spread / (1 + (shift - 1) * spread)
+    return torch.where(torch.rand(samples, generator=generator) < EARLY, early, moved)
+
+
+class FlowTraining:
+    """A training that can be stopped and gone on with."""
+
+    def __init__(
+        self, networks: Networks, config: ModelConfig, plan: FlowPlan, folder: Path, ranks: Ranks, seed: int = 0
+    ) -> None:
+        self.plan, self.folder, self.ranks, self.seed = plan, folder, ranks, seed
+        self.encoder: Autoencoder = channels_last(networks.autoencoder, ranks.device)
+        self.model = FlowModel(networks, config).to(ranks.device).requires_grad_(True)
+        self.average = AveragedModel(self.model, avg_fn=partial(moving_average, decay=plan.average))
+        self.optimizers = make_optimizers(self.model, plan)
+        self.step = 0
+        self.samples = 0
+        self.seconds = 0.0
+
+    @property
+    def state_file(self) -> Path:
+        return self.folder / "flow.pt"
+
+    def run(self, save_every: int = 100) -> None:
+        """Train to the plan's last step, from where the folder's state stands."""
+        if self.state_file.exists():
+            self.load_state()
+        # Other edits after every start, and for every process; a state does not hold the edits at hand.
+        pools = Pools(self.encoder, self._seed(1), self.plan.uses, self.plan.lessons)
+        generator = torch.Generator().manual_seed(self._seed(2))
+        learner = DistributedDataParallel(self.model) if self.ranks.size > 1 else self.model
+        progress = Progress("flow", self.plan.steps, self.folder / "flow.jsonl" if self.ranks.is_first else None)
+        while self.step < self.plan.steps:
+            started = time.monotonic()
+            loss, samples = self._learn(learner, pools, generator)
+            self.step += 1
+            self.samples += samples
+            self.seconds += time.monotonic() - started
+            progress.report(self.step, samples, loss=gathered_mean(loss, self.ranks), rate=self._rate())
+            if self.step % save_every == 0 or self.step == self.plan.steps:
+                self.save_state()
+
+    def _learn(self, learner: nn.Module, pools: Pools, generator: torch.Generator) -> tuple[float, int]:
+        buckets = self._phase_buckets()
+        total = sum(bucket.samples for bucket in buckets)
+        loss_sum = 0.0
+        for i, bucket in enumerate(buckets):
+            batch = pools.batch(bucket)
+            with self.ranks.hold_gradients(learner, until=i == len(buckets) - 1):
+                with torch.autocast(self.ranks.device.type, torch.bfloat16):
+                    losses = learner(batch, *self._noise(batch, generator))
+                torch.autograd.backward(losses.sum() / total)
+            loss_sum += float(losses.detach().sum())
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = group["full_rate"] * self._rate()
+        nn.utils.clip_grad_norm_(self.optimizers[1].param_groups[0]["params"], 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.model.zero_grad()
+        self.average.update_parameters(self.model)
+        return loss_sum / total, total * self.ranks.size
+
+    def _noise(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """(t, noise, guidance) for a batch; drawn on the CPU, so that a seed means the same everywhere."""
+        samples, tokens, _ = batch.target.shape
+        t = random_times(samples, tokens, generator)
+        noise = torch.randn(batch.target.shape, generator=generator)
+        low, high = GUIDANCE
+        guidance = low + (high - low) * torch.rand(samples, generator=generator)
+        device = batch.target.device
+        return t.to(device), noise.to(device), guidance.to(device)
+
+    def _phase_buckets(self) -> tuple[Bucket, ...]:
+        passed = self.step / self.plan.steps
+        for phase in self.plan.phases[:-1]:
+            if passed < phase.share:
+                return phase.buckets
+            passed -= phase.share
+        return self.plan.phases[-1].buckets
+
+    def _rate(self) -> float:
+        """Learning rate as a share of the full one: up, level, down to nearly nothing."""
+        left = 1 - self.step / self.plan.steps
+        warm_up_steps = min(WARM_UP_STEPS, self.plan.steps / 5)
+        return min((self.step + 1) / warm_up_steps, 1.0, 0.02 + left / CALM_SHARE)
+
+    def _seed(self, purpose: int) -> int:
+        return hash((self.seed, purpose, self.step, self.ranks.rank)) & 0x7FFFFFFF
+
+    def save_state(self) -> None:
+        if not self.ranks.is_first:
+            return
+        state = {
+            "step": self.step,
+            "samples": self.samples,
+            "seconds": self.seconds,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+        part = self.state_file.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(self.state_file)  # a kill leaves the old state or the new one
+
+    def load_state(self) -> None:
+        state = torch.load(self.state_file, map_location=self.ranks.device, weights_only=True)
+        self.step, self.samples, self.seconds = state["step"], state["samples"], state["seconds"]
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+    def averaged(self) -> FlowModel:
+        """The networks that are exported."""
+        return cast(FlowModel, self.average.module)
+
+
+def make_optimizers(model: FlowModel, plan: FlowPlan) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks but modulation, Adam for the rest."""
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        inside = name.startswith(("transformer.double_blocks", "transformer.single_blocks"))
+        is_matrix = parameter.ndim == 2 and inside and ".modulation." not in name and "_mod." not in name
+        (matrices if is_matrix else others).append(parameter)
+    return [
+        torch.optim.Muon([{"params": matrices, "full_rate": plan.matrix_rate}], lr=plan.matrix_rate, weight_decay=0.0),
+        torch.optim.Adam([{"params": others, "full_rate": plan.other_rate}], lr=plan.other_rate, betas=(0.9, 0.99)),
+    ]
+
+
+def moving_average(average: Tensor, current: Tensor, count: Tensor | int, decay: float) -> Tensor:
+    """The next exponential moving average; short at first, to forget soon where training began."""
+    return torch.lerp(current, average, min(decay, (1 + int(count)) / (10 + int(count))))

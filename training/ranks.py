@@ -1,0 +1,80 @@
+"""One process per GPU, or per core: who I am among them, and what we do together (started by torchrun)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+Item = TypeVar("Item")
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """A process among those that train together."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    @contextmanager
+    def hold_gradients(self, learner: nn.Module, until: bool) -> Iterator[None]:
+        """Within the context gradients are only exchanged where `until` holds: once per step."""
+        held = isinstance(learner, DistributedDataParallel) and not until
+        # torch does not annotate no_sync.
+        with cast(Any, learner).no_sync() if held else nullcontext():
+            yield
+
+
+@contextmanager
+def all_ranks(device: str | None = None) -> Iterator[Ranks]:
+    """Join the processes that torchrun started; one alone needs nothing."""
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if kind == "cuda" else kind)
+    if size == 1:
+        yield Ranks(rank, size, chosen)
+        return
+    torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
+    try:
+        yield Ranks(rank, size, chosen)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def gathered_mean(value: float, ranks: Ranks) -> float:
+    """The mean of a number over all processes."""
+    if ranks.size == 1:
+        return value
+    total = torch.tensor(value, device=ranks.device)
+    torch.distributed.all_reduce(total)
+    return float(total) / ranks.size
+
+
+def gathered(values: list[Item], ranks: Ranks) -> list[Item]:
+    """The values of all processes, in the first one; elsewhere one's own."""
+    if ranks.size == 1:
+        return values
+    lists: list[list[Item]] = [[] for _ in range(ranks.size)]
+    torch.distributed.gather_object(values, lists if ranks.is_first else None)
+    return [value for part in lists for value in part] if ranks.is_first else values
+
+
+def channels_last(network: Network, device: torch.device) -> Network:
+    """A network of convolutions on a device, its weights laid out as they are computed fastest."""
+    network.to(device)
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return network

@@ -1,0 +1,48 @@
+"""How a model was trained: `training.json`, a list of runs, each of which began where the one before it ended."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.report import describe_machine
+from training.autoencoder import AutoencoderTraining
+from training.flow import FlowTraining
+
+RECORD = "training.json"
+
+
+def write_record(model: Path, begin: Path, flow: FlowTraining, autoencoder: AutoencoderTraining) -> None:
+    """Add this run to those of the model it began from."""
+    run: dict[str, Any] = {
+        "ended": datetime.now(UTC).date().isoformat(),
+        "machine": describe_machine(),
+        "torch": torch.__version__,
+    }
+    if flow.step:
+        run["flow"] = {
+            "steps": flow.step,
+            "edits": flow.samples,
+            "minutes": round(flow.seconds / 60, 1),
+            "processes": flow.ranks.size,
+            "matrix_rate": flow.plan.matrix_rate,
+            "other_rate": flow.plan.other_rate,
+        }
+    if autoencoder.step:
+        run["autoencoder"] = {
+            "steps": autoencoder.step,
+            "minutes": round(autoencoder.seconds / 60, 1),
+            "decoder_only": autoencoder.decoder_only,
+        }
+    runs = [*read_record(begin), run]
+    (model / RECORD).write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
+
+
+def read_record(model: Path) -> list[dict[str, Any]]:
+    path = model / RECORD
+    runs: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return runs
