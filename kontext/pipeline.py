@@ -31,6 +31,7 @@ from kontext.memory import DEFAULT_BUDGET_BYTES, Memory, Resident, Streamed, Wor
 from kontext.pieces import Stage
 from kontext.precision import set_precision
 from kontext.progress import report_steps
+from kontext.reading import Convert, Fill, OnProgress, Reader, convert_now, fill_now
 from kontext.request import EditRequest, edit_request
 from kontext.sampling import OnStep
 from kontext.text import TextEncoder, load_clip, load_t5
@@ -88,6 +89,7 @@ def load(
     compile: bool | None = None,
     attention: str = "auto",
     precision: str = "bf16",
+    on_progress: OnProgress | None = None,
 ) -> Kontext:
     """Load a Kontext model.
 
@@ -105,6 +107,8 @@ def load(
         compile: the transformer's blocks, when they are first called; None for on CUDA only.
         attention: "auto" (the fastest kernel, measured now), or "cudnn", "flash", "efficient", "math".
         precision: of the blocks' linear layers, "bf16" (the dtype) or "fp8", an approximation that results tell of.
+        on_progress: called with (bytes read, bytes in all) while weights are read, by one thread at a time but not
+            always the same. What it raises ends the loading and is passed on.
     Raises:
         BudgetError: the model does not fit the budget, however its weights are streamed.
         CheckpointError: files are missing, cut short, or do not fit.
@@ -118,11 +122,14 @@ def load(
         raise RequestError(f"max_sequence_length is {max_sequence_length}, expected {SHORTEST_TEXT} to {LONGEST_TEXT}")
     files = find_model(model)
     backend = choose_backend(files.config.transformer, chosen, dtype or torch.bfloat16, attention)
-    networks = load_networks(files, dtype or torch.bfloat16)
+    reader = Reader(chosen, on_progress)
+    networks = load_networks(files, dtype or torch.bfloat16, reader.convert)
+    if precision != "bf16":
+        reader.settle(networks.transformer)
     approximations = set_precision(networks.transformer, precision, chosen, dtype or torch.bfloat16)
     if chosen.type == "cuda" if compile is None else compile:
         compile_blocks(networks.transformer)
-    return Kontext(
+    loaded = Kontext(
         networks,
         files.config,
         fingerprint=fingerprint(files),
@@ -133,16 +140,20 @@ def load(
         cache_bytes=cache_bytes,
         attention=backend,
         approximations=approximations,
+        fill=reader.fill,
     )
+    with reader.reading():
+        return loaded
 
 
-def load_networks(files: ModelFiles, dtype: torch.dtype) -> Networks:
-    """Load all weights into host memory: the autoencoder in float32, everything else in dtype."""
+def load_networks(files: ModelFiles, dtype: torch.dtype, convert: Convert = convert_now) -> Networks:
+    """Map all weights into host memory: the autoencoder in float32, everything else in dtype."""
     transformer = build_on_meta(lambda: Transformer(files.config.transformer))
-    load_weights(transformer, [files.transformer], dtype)
+    load_weights(transformer, [files.transformer], dtype, convert=convert)
     autoencoder = build_on_meta(lambda: Autoencoder(files.config.autoencoder))
-    load_weights(autoencoder, [files.autoencoder], torch.float32)
-    return Networks(transformer, autoencoder, t5=load_t5(files.t5, dtype), clip=load_clip(files.clip, dtype))
+    load_weights(autoencoder, [files.autoencoder], torch.float32, convert=convert)
+    t5, clip = load_t5(files.t5, dtype, convert), load_clip(files.clip, dtype, convert)
+    return Networks(transformer, autoencoder, t5, clip)
 
 
 class Kontext:
@@ -163,7 +174,9 @@ class Kontext:
         cache_bytes: int = 0,
         attention: str = "default",
         approximations: tuple[str, ...] = (),
+        fill: Fill = fill_now,
     ) -> None:
+        """As `load` makes it; a fill that gives weights their values later must have done so before an edit."""
         self.networks = networks
         self.config = config
         self.model_name = config.name
@@ -176,7 +189,7 @@ class Kontext:
         self.attention = attention
         self.approximations = approximations
         self.memory = memory
-        memory.hold(self.workload())
+        memory.hold(self.workload(), fill)
 
     @property
     def device(self) -> str:
