@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from kontext.autoencoder import Autoencoder
 from kontext.backends import choose_backend, using_backend
 from kontext.cache import DEFAULT_CACHE_BYTES, TensorCache, picture_key, prompt_key
 from kontext.checkpoint import build_on_meta, fingerprint, load_weights
-from kontext.compile import compile_blocks
+from kontext.compile import compile_autoencoder, compile_blocks
 from kontext.config import LONGEST_TEXT, SHORTEST_TEXT, ModelConfig, Resolution
 from kontext.device import choose_device, synchronize
 from kontext.errors import RequestError
@@ -104,8 +103,8 @@ def load(
         max_sequence_length: T5 tokens of a prompt, 64 to 1024; None for the model's own, 512 unless it says otherwise.
         image_options: how pictures come in and go out.
         cache_bytes: of host memory for encoded prompts and pictures that may come again; 0 keeps none.
-        compile: the transformer's blocks, when they are first called; None for on CUDA only.
-        attention: "auto" (the fastest kernel, measured now), or "cudnn", "flash", "efficient", "math".
+        compile: the transformer's blocks and the autoencoder, while weights are read; None for on CUDA only.
+        attention: "auto" (the fastest kernel, measured now), or one of `kontext.backends.KERNELS`.
         precision: of the blocks' linear layers, "bf16" (the dtype) or "fp8", an approximation that results tell of.
         on_progress: called with (bytes read, bytes in all) while weights are read, by one thread at a time but not
             always the same. What it raises ends the loading and is passed on.
@@ -127,8 +126,10 @@ def load(
     if precision != "bf16":
         reader.settle(networks.transformer)
     approximations = set_precision(networks.transformer, precision, chosen, dtype or torch.bfloat16)
-    if chosen.type == "cuda" if compile is None else compile:
+    is_compiled = chosen.type == "cuda" if compile is None else compile
+    if is_compiled:
         compile_blocks(networks.transformer)
+        compile_autoencoder(networks.autoencoder)
     loaded = Kontext(
         networks,
         files.config,
@@ -143,7 +144,9 @@ def load(
         fill=reader.fill,
     )
     with reader.reading():
-        return loaded
+        if is_compiled:
+            loaded.compile_ahead()
+    return loaded
 
 
 def load_networks(files: ModelFiles, dtype: torch.dtype, convert: Convert = convert_now) -> Networks:
@@ -244,6 +247,26 @@ class Kontext:
         """Do one edit of one step, so that the first real one does not pay for what happens only once."""
         self.run(Image.new("RGB", self.config.preferred_resolutions[0]), "warm up", num_inference_steps=1, seed=0)
 
+    @torch.inference_mode()
+    def compile_ahead(self) -> None:
+        """Have everything compiled that will be, without the text encoders and whatever values the weights have.
+
+        Results are thrown away. The cache of prompts and pictures is passed by: it must not remember them.
+        """
+        size = self.config.preferred_resolutions[0]
+        blank = Image.new("RGB", size)
+        request = edit_request(blank, "", num_inference_steps=1, guidance_scale=1.0, seed=0, width=None, height=None)
+        sizes = self.config.transformer
+        references = self._encode_picture(blank, size)
+        encoded = Encoded(
+            txt=references.new_zeros(1, self.max_sequence_length, sizes.context_in_dim),
+            pooled=references.new_zeros(1, sizes.vec_in_dim),
+            references=references,
+            reference_ids=_reference_ids([size]).to(self.memory.device),
+            size=size,
+        )
+        self.decode(self.sample(encoded, request))
+
     @contextmanager
     def spare_memory(self) -> Iterator[None]:
         """Within the context as little as possible is on the device: all weights are streamed.
@@ -280,7 +303,13 @@ class Kontext:
 
     def _prepare_block(self) -> Callable[[], object]:
         inputs = block_inputs(self.config, self.max_sequence_length, self.memory.device, self.dtype)
-        return torch.inference_mode()(partial(self.networks.transformer.double_blocks[0], *inputs))
+
+        @torch.inference_mode()
+        def run() -> object:
+            with using_backend(self.attention):
+                return self.networks.transformer.double_blocks[0](*inputs)
+
+        return run
 
     @torch.inference_mode()
     def _answer(self, request: EditRequest, on_step: OnStep | None) -> Edited:

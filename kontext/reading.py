@@ -41,6 +41,11 @@ def convert_now(source: Tensor, dtype: torch.dtype) -> Tensor:
     return source.to(dtype)
 
 
+def default_threads() -> int:
+    """As many as there are cores, up to what fills a bus."""
+    return min(MOST_THREADS, os.cpu_count() or 1)
+
+
 class Reader:
     """Collects what is to be read, then reads it.
 
@@ -61,7 +66,7 @@ class Reader:
     ) -> None:
         self._device = device
         self._on_progress = on_progress
-        self._threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
+        self._threads = threads or default_threads()
         self._stage = stage or ((lambda: copies_for(device)) if device.type == "cuda" else None)
         self._unread: dict[int, tuple[Tensor, Tensor]] = {}  # by address, with what keeps it from being reused
         self._fills: list[tuple[Tensor, Tensor]] = []
@@ -159,9 +164,10 @@ class _Buffer:
 
 
 def _chunks(target: Tensor, source: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Flat parts of both, of at most `CHUNK_BYTES`; what is not contiguous comes as a whole."""
+    """Flat parts of both, of at most `CHUNK_BYTES`; what is only touched, or not contiguous, comes as a whole."""
     target, source = target.detach(), source.detach()
-    if not (target.is_contiguous() and source.is_contiguous()):
+    is_touched = target.data_ptr() == source.data_ptr()  # a gigabyte in some 10 ms
+    if is_touched or not (target.is_contiguous() and source.is_contiguous()):
         yield target, source
         return
     step = CHUNK_BYTES // target.itemsize
