@@ -33,21 +33,32 @@ def test_a_line_comes_with_every_ten_percent(clock: Clock, caplog: pytest.LogCap
     with caplog.at_level(logging.INFO):
         for percent in range(101):
             progress.report(TOTAL * percent // 100, TOTAL)
+            clock.now += 0.0625
 
     lines = caplog.messages
     assert [line.split()[1] for line in lines] == [f"percent={percent}" for percent in range(10, 101, 10)]
-    assert lines[3] == "model_loading percent=40 read=13.5GB total=33.7GB seconds=0.0"
+    assert lines[3] == "model_loading percent=40 read=13.48GB total=33.70GB seconds=2.5"
 
 
 def test_a_slow_disk_is_heard_of_every_two_seconds(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     progress = LoadProgress(clock)
 
     with caplog.at_level(logging.INFO):
-        for _ in range(20):
+        for _ in range(21):
             clock.now += 0.25
             progress.report(TOTAL // 50, TOTAL)
 
     assert [line.rpartition("=")[2] for line in caplog.messages] == ["2.0", "4.0"]
+
+
+def test_a_small_model_takes_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    progress = LoadProgress(Clock())
+
+    with caplog.at_level(logging.INFO):
+        for done in range(0, 101, 5):
+            progress.report(done, 100)
+
+    assert caplog.messages == ["model_loading percent=100 read=0.00GB total=0.00GB seconds=0.0"]
 
 
 def test_words_are_those_of_the_last_report() -> None:
