@@ -153,8 +153,8 @@ def measure(piece: Piece, run: Callable[[], object], copies: Copies) -> tuple[fl
     """(bytes per second of a copy, seconds of a run) with a piece that the run needs, and values that it has not."""
     host = copies.host_buffer(piece.nbytes)
     buffer = torch.empty(piece.nbytes, dtype=torch.uint8, device=copies.device)
-    host.view(torch.bfloat16).normal_(std=NOISE)  # a GPU multiplies zeros faster than weights
     copy_seconds = _fastest(lambda: copies.wait(copies.copy(buffer, host, copies.mark())), copies.device)
+    buffer.view(torch.bfloat16).normal_(std=NOISE)  # a GPU multiplies zeros faster than weights
     with piece.visiting(buffer):
         run_seconds = _fastest(run, copies.device)
     return piece.nbytes / copy_seconds, run_seconds

@@ -112,6 +112,7 @@ class Reader:
             for staging in self._stagings:
                 staging.finish()
 
+    @torch.inference_mode()
     def _read(self, target: Tensor, source: Tensor) -> None:
         if target.data_ptr() == source.data_ptr():
             _touch(source)
