@@ -5,8 +5,9 @@
 A file of 1.6 GB of random bfloat16 weights, in the page cache. `load_file` maps a file and reads nothing, so that every
 way ends when each page of every weight was read once. Measured are weights that stay mapped (all weights on a CPU),
 weights copied into one buffer per layer (what offload streams from), weights converted to float32, and on a GPU weights
-in its memory. Every measurement has a process of its own, which also says what memory it took at most: its own, and the
-file's pages, which the system may take back. The ways take turns; figures are medians.
+in its memory; beside them positioned reads of the bare bytes. Every measurement has a process of its own, which also
+says what memory it took at most: its own, and the file's pages, which the system may take back. The ways take turns;
+figures are medians.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -32,7 +34,7 @@ from benchmarks.report import write_result
 from kontext.checkpoint import build_on_meta, load_weights
 from kontext.device import synchronize
 from kontext.pieces import Piece, places
-from kontext.reading import Reader, default_threads
+from kontext.reading import CHUNK_BYTES, Reader, default_threads
 
 LAYERS, WIDTH = 12, 8192
 CPU = torch.device("cpu")
@@ -116,6 +118,20 @@ def ours_copied(network: nn.Module, path: Path, device: torch.device) -> object:
         return network
 
 
+def positioned_reads(network: nn.Module, path: Path, device: torch.device) -> object:
+    """The bytes of the file into one buffer, by as many threads: what a reader without a mapping could reach."""
+    buffer = memoryview(torch.empty(path.stat().st_size, dtype=torch.uint8).numpy())
+
+    def read(start: int) -> None:
+        with path.open("rb", buffering=0) as file:
+            file.seek(start)
+            file.readinto(buffer[start : start + CHUNK_BYTES])
+
+    with ThreadPoolExecutor(default_threads()) as pool:
+        list(pool.map(read, range(0, len(buffer), CHUNK_BYTES)))
+    return buffer
+
+
 def load_file_converted(network: nn.Module, path: Path, device: torch.device) -> object:
     network.load_state_dict({name: weight.float() for name, weight in load_file(path).items()}, assign=True)
     return network
@@ -151,6 +167,7 @@ WAYS: dict[str, Load] = {
     "ours, mapped": ours_mapped,
     "load_file, copied": load_file_copied,
     "ours, copied": ours_copied,
+    "positioned reads": positioned_reads,
     "load_file, to float32": load_file_converted,
     "ours, to float32": ours_converted,
 }
