@@ -67,6 +67,20 @@ def test_every_value_arrives(stored: dict[str, Tensor], threads: int, dtype: tor
     assert all(torch.equal(targets[name], tensor.to(dtype)) for name, tensor in stored.items())
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_every_value_arrives_on_a_gpu(stored: dict[str, Tensor], dtype: torch.dtype) -> None:
+    reader = Reader(torch.device("cuda"))
+    targets = {name: torch.empty_like(tensor, dtype=dtype, device="cuda") for name, tensor in stored.items()}
+    for name, tensor in stored.items():
+        reader.fill(targets[name], tensor)
+
+    with reader.reading():
+        pass
+
+    assert all(torch.equal(targets[name].cpu(), tensor.to(dtype)) for name, tensor in stored.items())
+
+
 def test_tensors_that_do_not_lie_in_one_row_are_read_too() -> None:
     source = torch.arange(6_000.0).reshape(60, 100).t()
     target = torch.empty(100, 60)
