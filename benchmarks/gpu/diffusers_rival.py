@@ -78,20 +78,23 @@ class DiffusersKontext:
 
     attention = "diffusers' default"
 
-    def __init__(self, folder: Path, device: torch.device, compile: bool) -> None:
+    def __init__(
+        self, folder: Path, device: torch.device, compile: bool = False, dtype: torch.dtype = torch.bfloat16
+    ) -> None:
         files = find_model(folder)
         self.config = files.config
         self.device = device
+        self.dtype = dtype
         self.memory = SimpleNamespace(plan=None)
-        t5, clip = load_t5(files.t5, torch.bfloat16), load_clip(files.clip, torch.bfloat16)
+        t5, clip = load_t5(files.t5, dtype), load_clip(files.clip, dtype)
         self.pipe = FluxKontextPipeline(
             scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
-            vae=load_autoencoder(files.autoencoder, self.config.autoencoder),
+            vae=load_autoencoder(files.autoencoder, self.config.autoencoder, dtype),
             text_encoder=clip.network,
             tokenizer=clip.tokenizer,
             text_encoder_2=t5.network,
             tokenizer_2=t5.tokenizer,
-            transformer=load_transformer(files.transformer, self.config.transformer),
+            transformer=load_transformer(files.transformer, self.config.transformer, dtype),
         ).to(device)
         self.pipe.tokenizer_max_length = self.config.clip_max_length
         self.pipe.set_progress_bar_config(disable=True)
@@ -111,7 +114,7 @@ class DiffusersKontext:
                 prompt=prompt,
                 num_inference_steps=num_inference_steps,
                 guidance_scale=2.5,
-                latents=pack_latents(starting_noise(width, height, seed)).to(self.device, torch.bfloat16),
+                latents=pack_latents(starting_noise(width, height, seed)).to(self.device, self.dtype),
                 width=width,
                 height=height,
                 # Otherwise both sizes set the shape of a megapixel only, and the picture is brought to such a shape.
@@ -156,9 +159,7 @@ class _StageClock:
         self._began_at = now
 
 
-def load_transformer(
-    path: Path, config: TransformerConfig, dtype: torch.dtype = torch.bfloat16
-) -> FluxTransformer2DModel:
+def load_transformer(path: Path, config: TransformerConfig, dtype: torch.dtype) -> FluxTransformer2DModel:
     network = build_on_meta(
         lambda: FluxTransformer2DModel(
             in_channels=config.in_channels,

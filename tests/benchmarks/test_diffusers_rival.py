@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import kontext
+from benchmarks.gpu.edits import noise_picture
 from benchmarks.gpu.model import write_full_model
 from benchmarks.gpu.scale import TINY
 from kontext.autoencoder import Autoencoder
@@ -21,9 +24,14 @@ from benchmarks.gpu import diffusers_rival
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("model") / "tiny"
     write_full_model(folder, TINY, torch.device("cpu"))
+    return folder
+
+
+@pytest.fixture
+def files(folder: Path) -> ModelFiles:
     return find_model(folder)
 
 
@@ -69,6 +77,19 @@ def test_the_autoencoders_latents_and_pictures_are_ours(files: ModelFiles) -> No
 
     assert relative_error(latents, (mean - config.shift_factor) * config.scale_factor) < 1e-4
     assert relative_error(ours.decode(latents), theirs.decode(mean, return_dict=False)[0]) < 1e-4
+
+
+def test_a_whole_edit_in_float32_is_ours(folder: Path) -> None:
+    # The same schedule, noise, guidance and sizes; in float32, as bfloat16 rounds differently there.
+    edit = {"num_inference_steps": 4, "seed": 7, "width": 64, "height": 64}
+    ours = kontext.load(folder, device="cpu", dtype=torch.float32, seam_dtype=torch.float32)
+    theirs = diffusers_rival.DiffusersKontext(folder, torch.device("cpu"), dtype=torch.float32)
+
+    pictures = [
+        np.asarray(model.run(noise_picture(64), "make it snow", **edit).image).astype(int) for model in (ours, theirs)
+    ]
+
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
 
 
 def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
