@@ -67,7 +67,7 @@ class Reader:
     ) -> None:
         self._device = device
         self._on_progress = on_progress
-        self._threads = threads or default_threads()
+        self._threads = threads or (1 if device.type == "mps" else default_threads())  # one at a time on Apple's GPU
         self._stage = stage or ((lambda: copies_for(device)) if device.type == "cuda" else None)
         self._unread: dict[int, tuple[Tensor, Tensor]] = {}  # by address, with what keeps it from being reused
         self._fills: list[tuple[Tensor, Tensor]] = []
