@@ -85,8 +85,8 @@ class Settings(BaseSettings):
     flux_kontext_cache_bytes: BytesOrZero = Field(
         256 * 2**20, description="host memory for prompts and pictures encoded before; 0: none"
     )
-    flux_kontext_compile: Switch = Field(None, description="compile the transformer's blocks; default auto: on CUDA")
-    flux_kontext_attention: Literal["auto", "cudnn", "flash", "efficient", "math"] = Field(
+    flux_kontext_compile: Switch = Field(None, description="compile transformer and autoencoder; default auto: on CUDA")
+    flux_kontext_attention: Literal["auto", "cudnn", "flash", "efficient", "math", "fa3", "fa2"] = Field(
         "auto", description="attention kernel; auto measures them once on CUDA"
     )
     flux_kontext_precision: Literal["bf16", "fp8"] = Field("bf16", description="fp8: faster linears, not exact")

@@ -1,15 +1,24 @@
-"""Which attention kernel of torch is the fastest on this device, measured once for the model's own shape."""
+"""Which attention kernel is the fastest on this device, measured once for the model's own shape.
+
+The kernels are torch's, and those of the FlashAttention packages where they are installed: their newest releases, which
+torch does not bring. All stand behind torch's own function, so that attention is written once.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
 import warnings
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from kontext.config import TransformerConfig
 from kontext.device import synchronize
@@ -21,6 +30,8 @@ BACKENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
+PACKAGES = {"fa3": "flash_attn_interface", "fa2": "flash_attn"}
+KERNELS = (*BACKENDS, *PACKAGES)
 TOKENS = 8704  # of a 1024x1024 edit with one reference: 4096 + 4096 + 512
 REPETITIONS = 3
 
@@ -31,45 +42,98 @@ def choose_backend(config: TransformerConfig, device: torch.device, dtype: torch
     """The attention kernel to use.
 
     Args:
-        wanted: one of `BACKENDS`, which is then taken unmeasured, or "auto".
+        wanted: one of `KERNELS`, which is then taken unmeasured, or "auto".
     Returns:
-        One of `BACKENDS`, or "default" where torch has no choice to offer, on every device but CUDA.
+        One of `KERNELS`, or "default" where torch has no choice to offer, on every device but CUDA.
     Raises:
-        RequestError: there is no such kernel.
+        RequestError: there is no such kernel, or its package is not installed.
     """
-    if wanted not in ("auto", *BACKENDS):
-        raise RequestError(f"attention is {wanted!r}, expected auto, {', '.join(BACKENDS)}")
+    if wanted not in ("auto", *KERNELS):
+        raise RequestError(f"attention is {wanted!r}, expected auto, {', '.join(KERNELS)}")
+    if wanted in PACKAGES and not _is_installed(wanted):
+        raise RequestError(f"attention is {wanted!r}, but there is no package {PACKAGES[wanted]}; install it, or auto")
     if wanted != "auto" or device.type != "cuda":
         return "default" if wanted == "auto" else wanted
     shape = (1, config.num_heads, TOKENS, config.head_dim)
-    # Not "math": at this size its table of scores alone takes gigabytes.
-    seconds = measure_backends(torch.randn(shape, device=device, dtype=dtype), [*BACKENDS][:-1])
+    seconds = measure_backends(torch.randn(shape, device=device, dtype=dtype), candidates())
     chosen = min(seconds, key=lambda name: seconds[name], default="math")
     measured = " ".join(f"{name}={1e3 * value:.2f}ms" for name, value in seconds.items())
     log.info("attention_chosen backend=%s %s", chosen, measured)
     return chosen
 
 
+def candidates() -> list[str]:
+    """The kernels to measure. Not "math": at the size of an edit its table of scores alone takes gigabytes."""
+    return [*(name for name in BACKENDS if name != "math"), *filter(_is_installed, PACKAGES)]
+
+
+def _is_installed(package: str) -> bool:
+    return find_spec(PACKAGES[package]) is not None
+
+
 def using_backend(name: str) -> AbstractContextManager[object]:
-    """Within the context attention takes this kernel first, and another where it cannot."""
+    """Within the context attention takes this kernel; one of torch's that cannot gives way to another."""
     if name == "default":
         return nullcontext()
+    if name in PACKAGES:
+        return _PackageAttention(PACKAGES[name])
     order = [BACKENDS[name], *(backend for other, backend in BACKENDS.items() if other != name)]
     return sdpa_kernel(order, set_priority=True)
 
 
+class _PackageAttention(TorchFunctionMode):
+    """Within the context torch's attention is a package's."""
+
+    def __init__(self, package: str) -> None:
+        super().__init__()
+        self.package = package
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is nn.functional.scaled_dot_product_attention:
+            return flash_attention(*args, self.package)
+        return func(*args, **(kwargs or {}))
+
+
+# An operator of its own, so that the compiler need not look into the package.
+@torch.library.custom_op("kontext::flash_attention", mutates_args=())
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, package: str) -> Tensor:
+    """Attention by a FlashAttention package, which has lengths before heads.
+
+    Args:
+        q, k, v: shape (batch, heads, length, head_dim), bfloat16 on CUDA; there may be fewer queries than keys.
+        package: what to import `flash_attn_func` from.
+    Returns:
+        The shape of q.
+    """
+    found = import_module(package).flash_attn_func(*(x.transpose(1, 2) for x in (q, k, v)))
+    # The first releases of FlashAttention 3 return the sums of the softmax too.
+    x: Tensor = found[0] if isinstance(found, tuple) else found
+    return x.contiguous().transpose(1, 2)  # it is; the compiler is promised so
+
+
+@flash_attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, package: str) -> Tensor:
+    return torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
+
+
 @torch.inference_mode()
-def measure_backends(x: Tensor, names: list[str]) -> dict[str, float]:
+def measure_backends(x: Tensor, names: Iterable[str]) -> dict[str, float]:
     """Seconds of one attention of x to itself, shape (batch, heads, length, head_dim), by each kernel that can."""
     seconds = {}
     for name in names:
         try:
-            with warnings.catch_warnings(), sdpa_kernel(BACKENDS[name]):
+            with warnings.catch_warnings(), _only(name):
                 warnings.simplefilter("ignore")  # torch tells in warnings why a kernel cannot
                 seconds[name] = _measure(x)
-        except RuntimeError as error:
+        except (RuntimeError, ImportError) as error:
             log.debug("attention_unavailable backend=%s reason=%s", name, error)
     return seconds
+
+
+def _only(name: str) -> AbstractContextManager[object]:
+    return using_backend(name) if name in PACKAGES else sdpa_kernel(BACKENDS[name])
 
 
 def _measure(x: Tensor) -> float:

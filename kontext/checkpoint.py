@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from kontext.errors import CheckpointError
 from kontext.layout import EncoderFiles, ModelFiles
+from kontext.reading import Convert, convert_now
 
 LOADABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SAMPLES_PER_FILE, BYTES_PER_SAMPLE = 64, 65_536  # 4 MiB of a file identify it; a smaller file is read whole
@@ -35,21 +36,26 @@ def build_on_meta(build: Callable[[], Network]) -> Network:
 
 
 def load_weights(
-    network: nn.Module, paths: Sequence[Path], dtype: torch.dtype, rename: Rename = lambda key: key
+    network: nn.Module,
+    paths: Sequence[Path],
+    dtype: torch.dtype,
+    rename: Rename = lambda key: key,
+    convert: Convert = convert_now,
 ) -> None:
-    """Give a network the weights of one or several files, in host memory.
+    """Give a network the weights of one or several files, mapped into host memory.
 
     Args:
         network: of `build_on_meta`.
         paths: safetensors files (or pickles of plain tensors) that together hold every weight.
         dtype: what weights are converted to.
         rename: the network's name for a file's key.
+        convert: at once, or when they are read.
     Raises:
         CheckpointError: a file is cut short or unreadable, or the weights are not those of this network.
     """
     tensors = {name: tensor for path in paths for key, tensor in _read(path).items() if (name := rename(key))}
     _check_fit(network, tensors, paths)
-    network.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
+    network.load_state_dict({name: convert(tensor, dtype) for name, tensor in tensors.items()}, assign=True)
     network.requires_grad_(False)
 
 

@@ -39,6 +39,9 @@ class Copies(Protocol):
     def wait(self, copied: Mark) -> None:
         """Let the device compute no further before a copy's end."""
 
+    def finish(self, copied: Mark) -> None:
+        """Wait for a copy's end on the host, which may then write to what was copied from."""
+
 
 def copies_for(device: torch.device) -> Copies:
     """The fastest way of copying that the device has."""
@@ -74,6 +77,9 @@ class StreamCopies(Copies):
     def wait(self, copied: Mark) -> None:
         torch.cuda.current_stream(self.device).wait_event(copied)
 
+    def finish(self, copied: Mark) -> None:
+        copied.synchronize()
+
 
 class ThreadCopies(Copies):
     """Copies by a thread, for devices without streams and to try offload out on a CPU.
@@ -104,6 +110,8 @@ class ThreadCopies(Copies):
 
     def wait(self, copied: Mark) -> None:
         copied.result()
+
+    finish = wait
 
     @torch.inference_mode()
     def _copy(self, target: Tensor, source: Tensor) -> None:

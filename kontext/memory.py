@@ -14,14 +14,16 @@ from torch import nn
 
 from kontext.copies import Copies, copies_for
 from kontext.device import release_cached_memory, synchronize
-from kontext.pieces import Piece, Stage, places_beside
+from kontext.pieces import Piece, Stage, places, places_beside
 from kontext.planner import Need, Part, Plan, least_budget, make_plan
+from kontext.reading import Fill, fill_now
 from kontext.streaming import StreamedPiece, Streamer
 
 log = logging.getLogger(__name__)
 
 DEFAULT_BUDGET_BYTES = 16 * 2**30
 CUDA_CONTEXT_BYTES = 600 * 2**20  # what the driver and its libraries take beside tensors; an estimate
+NOISE = 0.02  # standard deviation, about that of weights
 MEASUREMENTS = 3  # of which the fastest counts: the first one pays for what happens only once
 
 
@@ -40,8 +42,12 @@ class Memory(Protocol):
 
     device: torch.device
 
-    def hold(self, workload: Workload) -> None:
-        """Take over a model."""
+    def hold(self, workload: Workload, fill: Fill = fill_now) -> None:
+        """Take over a model.
+
+        Args:
+            fill: gives a weight's new place its values, at once or later; blocks that are measured do not need them.
+        """
 
     def release(self) -> None:
         """Give the model's weights back to host memory."""
@@ -57,10 +63,10 @@ class Resident(Memory):
         self.device = device
         self._networks: Sequence[nn.Module] = ()
 
-    def hold(self, workload: Workload) -> None:
+    def hold(self, workload: Workload, fill: Fill = fill_now) -> None:
         self._networks = workload.networks
-        for network in self._networks:
-            network.to(self.device)
+        for place in places(module for network in self._networks for module in network.modules()):
+            place.move(self.device, fill)
 
     def release(self) -> None:
         for network in self._networks:
@@ -88,7 +94,7 @@ class Streamed(Memory):
         self._streamer: Streamer | None = None
         self._stages: dict[nn.Module, tuple[list[StreamedPiece], list[StreamedPiece]]] = {}
 
-    def hold(self, workload: Workload) -> None:
+    def hold(self, workload: Workload, fill: Fill = fill_now) -> None:
         """Plan, then move the weights to where the plan wants them.
 
         Raises:
@@ -97,7 +103,7 @@ class Streamed(Memory):
         copies = self._copies or copies_for(self.device)
         self.plan = self.plan_for(workload, copies)
         self._workload = workload
-        self._place(workload, self.plan, copies)
+        self._place(workload, self.plan, copies, fill)
 
     def plan_for(self, workload: Workload, copies: Copies) -> Plan:
         """The plan for a model, from what is measured here."""
@@ -127,27 +133,28 @@ class Streamed(Memory):
         finally:
             release_cached_memory(self.device)  # fragments of one stage's activations would not serve the next
 
-    def _place(self, workload: Workload, plan: Plan, copies: Copies) -> None:
+    def _place(self, workload: Workload, plan: Plan, copies: Copies, fill: Fill) -> None:
         self._streamer = Streamer(copies, plan.slots, plan.slot_bytes)
         taken: dict[str, StreamedPiece] = {}
         for piece in _pieces(workload):
             if piece.name in plan.streamed:
-                taken[piece.name] = self._streamer.take(piece)
+                taken[piece.name] = self._streamer.take(piece, fill)
             else:
-                piece.pack(copies.device_buffer(piece.nbytes))
+                piece.pack(copies.device_buffer(piece.nbytes), fill)
         for network in workload.networks:
             for place in places_beside(network, _pieces(workload)):
-                place.move(self.device)
+                place.move(self.device, fill)
         for stage in workload.stages:
             once, loop = ([taken[p.name] for p in pieces if p.name in taken] for pieces in (stage.once, stage.loop))
             self._stages[stage.network] = (once, loop)
 
 
 def measure(piece: Piece, run: Callable[[], object], copies: Copies) -> tuple[float, float]:
-    """(bytes per second of a copy, seconds of a run) with a piece that the run needs."""
+    """(bytes per second of a copy, seconds of a run) with a piece that the run needs, and values that it has not."""
     host = copies.host_buffer(piece.nbytes)
     buffer = torch.empty(piece.nbytes, dtype=torch.uint8, device=copies.device)
     copy_seconds = _fastest(lambda: copies.wait(copies.copy(buffer, host, copies.mark())), copies.device)
+    buffer.view(torch.bfloat16).normal_(std=NOISE)  # a GPU multiplies zeros faster than weights
     with piece.visiting(buffer):
         run_seconds = _fastest(run, copies.device)
     return piece.nbytes / copy_seconds, run_seconds

@@ -36,6 +36,7 @@ from kontext.layout import ModelFiles, find_model
 from kontext.memory import DEFAULT_BUDGET_BYTES, Memory, Resident, Streamed
 from kontext.pieces import Stage
 from kontext.pipeline import Encoded, Kontext, Networks
+from kontext.reading import Convert, Fill, OnProgress, Reader, convert_now, fill_now
 from kontext.request import EditRequest
 from kontext.sampling import OnStep
 from kontext.text import TextEncoder, load_clip, load_t5
@@ -54,6 +55,7 @@ def load(
     vram_budget_bytes: int = DEFAULT_BUDGET_BYTES,
     max_sequence_length: int | None = None,
     image_options: ImageOptions = DEFAULT_OPTIONS,
+    on_progress: OnProgress | None = None,
 ) -> OfficialKontext:
     """Load a Kontext model into the official code; arguments and errors are those of `kontext.load`.
 
@@ -65,15 +67,19 @@ def load(
         raise RequestError(f"max_sequence_length is {max_sequence_length}, expected {SHORTEST_TEXT} to {LONGEST_TEXT}")
     files = find_model(model)
     code = import_official(files.config.preferred_resolutions)
-    return OfficialKontext(
+    reader = Reader(chosen, on_progress)
+    loaded = OfficialKontext(
         code,
-        load_networks(code, files, dtype or torch.bfloat16),
+        load_networks(code, files, dtype or torch.bfloat16, reader.convert),
         files.config,
         fingerprint=fingerprint(files),
         memory=Streamed(chosen, vram_budget_bytes) if offload else Resident(chosen),
         max_sequence_length=max_sequence_length or files.config.max_sequence_length,
         image_options=image_options,
+        fill=reader.fill,
     )
+    with reader.reading():
+        return loaded
 
 
 def find_source(checkout: Path = CHECKOUT) -> Path:
@@ -154,14 +160,17 @@ def _take_flux_modules() -> dict[str, ModuleType]:
     return {name: sys.modules.pop(name) for name in names}
 
 
-def load_networks(code: OfficialCode, files: ModelFiles, dtype: torch.dtype) -> Networks:
-    """Load all weights into host memory: the autoencoder in float32, everything else in dtype."""
+def load_networks(
+    code: OfficialCode, files: ModelFiles, dtype: torch.dtype, convert: Convert = convert_now
+) -> Networks:
+    """Map all weights into host memory: the autoencoder in float32, everything else in dtype."""
     flux, ae = code.model, code.autoencoder
     transformer = build_on_meta(lambda: flux.Flux(flux.FluxParams(**asdict(files.config.transformer))))
-    load_weights(transformer, [files.transformer], dtype)
+    load_weights(transformer, [files.transformer], dtype, convert=convert)
     autoencoder = build_on_meta(lambda: ae.AutoEncoder(ae.AutoEncoderParams(**asdict(files.config.autoencoder))))
-    load_weights(autoencoder, [files.autoencoder], torch.float32)
-    return Networks(transformer, autoencoder, t5=load_t5(files.t5, dtype), clip=load_clip(files.clip, dtype))
+    load_weights(autoencoder, [files.autoencoder], torch.float32, convert=convert)
+    t5, clip = load_t5(files.t5, dtype, convert), load_clip(files.clip, dtype, convert)
+    return Networks(transformer, autoencoder, t5, clip)
 
 
 class OfficialKontext(Kontext):
@@ -179,6 +188,7 @@ class OfficialKontext(Kontext):
         memory: Memory,
         max_sequence_length: int,
         image_options: ImageOptions,
+        fill: Fill = fill_now,
     ) -> None:
         self.code = code
         super().__init__(
@@ -189,6 +199,7 @@ class OfficialKontext(Kontext):
             seam_dtype=torch.bfloat16,  # written into the official code
             max_sequence_length=max_sequence_length,
             image_options=image_options,
+            fill=fill,
         )
         self._t5 = _embedder(code, networks.t5, max_sequence_length)
         self._clip = _embedder(code, networks.clip, config.clip_max_length)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kontext.reading import Fill, fill_now
+
 ALIGNMENT = 256  # bytes; kernels read fastest from such addresses, and every dtype may begin there
 
 
@@ -42,9 +44,13 @@ class _Place:
         # Not `parameter.data = ...`: that refuses tensors made under inference mode and tensors of other kinds.
         self.tensors[self.name] = tensor
 
-    def move(self, device: torch.device) -> None:
-        moved = self.tensor.to(device)
-        self.put(nn.Parameter(moved, requires_grad=False) if isinstance(self.tensor, nn.Parameter) else moved)
+    def move(self, device: torch.device, fill: Fill = fill_now) -> None:
+        """Have the tensor on a device; where it is there already it is filled with itself."""
+        tensor = self.tensor
+        if tensor.device.type != device.type:
+            moved = torch.empty_like(tensor, device=device)
+            self.put(nn.Parameter(moved, requires_grad=False) if isinstance(tensor, nn.Parameter) else moved)
+        fill(self.tensor, tensor)
 
     def lay_in(self, buffer: Tensor) -> Tensor:
         """A tensor of this kind, shape and memory order in a flat buffer of its size."""
@@ -79,19 +85,19 @@ class Piece:
 
     @contextmanager
     def visiting(self, buffer: Tensor) -> Iterator[None]:
-        """Within the context the module computes with a copy of the weights in a buffer."""
+        """Within the context the module computes with what a buffer holds in the place of its weights."""
         usual = [place.tensor for place in self._places]
-        self.pack(buffer)
+        self.point_to(self.views(buffer))
         try:
             yield
         finally:
             self.point_to(usual)
 
-    def pack(self, buffer: Tensor) -> None:
+    def pack(self, buffer: Tensor, fill: Fill = fill_now) -> None:
         """Move the weights into a buffer of `nbytes` bytes; the module points there from now on."""
         views = self.views(buffer)
         for place, view in zip(self._places, views, strict=True):
-            view.copy_(place.tensor)
+            fill(view, place.tensor)
         self.point_to(views)
 
     def views(self, buffer: Tensor) -> list[Tensor]:

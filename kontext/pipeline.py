@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from kontext.autoencoder import Autoencoder
 from kontext.backends import choose_backend, using_backend
 from kontext.cache import DEFAULT_CACHE_BYTES, TensorCache, picture_key, prompt_key
 from kontext.checkpoint import build_on_meta, fingerprint, load_weights
-from kontext.compile import compile_blocks
+from kontext.compile import compile_autoencoder, compile_blocks
 from kontext.config import LONGEST_TEXT, SHORTEST_TEXT, ModelConfig, Resolution
 from kontext.device import choose_device, synchronize
 from kontext.errors import RequestError
@@ -31,6 +30,7 @@ from kontext.memory import DEFAULT_BUDGET_BYTES, Memory, Resident, Streamed, Wor
 from kontext.pieces import Stage
 from kontext.precision import set_precision
 from kontext.progress import report_steps
+from kontext.reading import Convert, Fill, OnProgress, Reader, convert_now, fill_now
 from kontext.request import EditRequest, edit_request
 from kontext.sampling import OnStep
 from kontext.text import TextEncoder, load_clip, load_t5
@@ -88,6 +88,7 @@ def load(
     compile: bool | None = None,
     attention: str = "auto",
     precision: str = "bf16",
+    on_progress: OnProgress | None = None,
 ) -> Kontext:
     """Load a Kontext model.
 
@@ -102,9 +103,11 @@ def load(
         max_sequence_length: T5 tokens of a prompt, 64 to 1024; None for the model's own, 512 unless it says otherwise.
         image_options: how pictures come in and go out.
         cache_bytes: of host memory for encoded prompts and pictures that may come again; 0 keeps none.
-        compile: the transformer's blocks, when they are first called; None for on CUDA only.
-        attention: "auto" (the fastest kernel, measured now), or "cudnn", "flash", "efficient", "math".
+        compile: the transformer's blocks and the autoencoder, while weights are read; None for on CUDA only.
+        attention: "auto" (the fastest kernel, measured now), or one of `kontext.backends.KERNELS`.
         precision: of the blocks' linear layers, "bf16" (the dtype) or "fp8", an approximation that results tell of.
+        on_progress: called with (bytes read, bytes in all) while weights are read, by one thread at a time but not
+            always the same. What it raises ends the loading and is passed on.
     Raises:
         BudgetError: the model does not fit the budget, however its weights are streamed.
         CheckpointError: files are missing, cut short, or do not fit.
@@ -118,11 +121,16 @@ def load(
         raise RequestError(f"max_sequence_length is {max_sequence_length}, expected {SHORTEST_TEXT} to {LONGEST_TEXT}")
     files = find_model(model)
     backend = choose_backend(files.config.transformer, chosen, dtype or torch.bfloat16, attention)
-    networks = load_networks(files, dtype or torch.bfloat16)
+    reader = Reader(chosen, on_progress)
+    networks = load_networks(files, dtype or torch.bfloat16, reader.convert)
+    if precision != "bf16":
+        reader.settle(networks.transformer)
     approximations = set_precision(networks.transformer, precision, chosen, dtype or torch.bfloat16)
-    if chosen.type == "cuda" if compile is None else compile:
+    is_compiled = chosen.type == "cuda" if compile is None else compile
+    if is_compiled:
         compile_blocks(networks.transformer)
-    return Kontext(
+        compile_autoencoder(networks.autoencoder)
+    loaded = Kontext(
         networks,
         files.config,
         fingerprint=fingerprint(files),
@@ -133,16 +141,22 @@ def load(
         cache_bytes=cache_bytes,
         attention=backend,
         approximations=approximations,
+        fill=reader.fill,
     )
+    with reader.reading():
+        if is_compiled:
+            loaded.compile_ahead()
+    return loaded
 
 
-def load_networks(files: ModelFiles, dtype: torch.dtype) -> Networks:
-    """Load all weights into host memory: the autoencoder in float32, everything else in dtype."""
+def load_networks(files: ModelFiles, dtype: torch.dtype, convert: Convert = convert_now) -> Networks:
+    """Map all weights into host memory: the autoencoder in float32, everything else in dtype."""
     transformer = build_on_meta(lambda: Transformer(files.config.transformer))
-    load_weights(transformer, [files.transformer], dtype)
+    load_weights(transformer, [files.transformer], dtype, convert=convert)
     autoencoder = build_on_meta(lambda: Autoencoder(files.config.autoencoder))
-    load_weights(autoencoder, [files.autoencoder], torch.float32)
-    return Networks(transformer, autoencoder, t5=load_t5(files.t5, dtype), clip=load_clip(files.clip, dtype))
+    load_weights(autoencoder, [files.autoencoder], torch.float32, convert=convert)
+    t5, clip = load_t5(files.t5, dtype, convert), load_clip(files.clip, dtype, convert)
+    return Networks(transformer, autoencoder, t5, clip)
 
 
 class Kontext:
@@ -163,7 +177,9 @@ class Kontext:
         cache_bytes: int = 0,
         attention: str = "default",
         approximations: tuple[str, ...] = (),
+        fill: Fill = fill_now,
     ) -> None:
+        """As `load` makes it; a fill that gives weights their values later must have done so before an edit."""
         self.networks = networks
         self.config = config
         self.model_name = config.name
@@ -176,7 +192,7 @@ class Kontext:
         self.attention = attention
         self.approximations = approximations
         self.memory = memory
-        memory.hold(self.workload())
+        memory.hold(self.workload(), fill)
 
     @property
     def device(self) -> str:
@@ -231,6 +247,26 @@ class Kontext:
         """Do one edit of one step, so that the first real one does not pay for what happens only once."""
         self.run(Image.new("RGB", self.config.preferred_resolutions[0]), "warm up", num_inference_steps=1, seed=0)
 
+    @torch.inference_mode()
+    def compile_ahead(self) -> None:
+        """Have everything compiled that will be, without the text encoders and whatever values the weights have.
+
+        Results are thrown away. The cache of prompts and pictures is passed by: it must not remember them.
+        """
+        size = self.config.preferred_resolutions[0]
+        blank = Image.new("RGB", size)
+        request = edit_request(blank, "", num_inference_steps=1, guidance_scale=1.0, seed=0, width=None, height=None)
+        sizes = self.config.transformer
+        references = self._encode_picture(blank, size)
+        encoded = Encoded(
+            txt=references.new_zeros(1, self.max_sequence_length, sizes.context_in_dim),
+            pooled=references.new_zeros(1, sizes.vec_in_dim),
+            references=references,
+            reference_ids=_reference_ids([size]).to(self.memory.device),
+            size=size,
+        )
+        self.decode(self.sample(encoded, request))
+
     @contextmanager
     def spare_memory(self) -> Iterator[None]:
         """Within the context as little as possible is on the device: all weights are streamed.
@@ -267,7 +303,13 @@ class Kontext:
 
     def _prepare_block(self) -> Callable[[], object]:
         inputs = block_inputs(self.config, self.max_sequence_length, self.memory.device, self.dtype)
-        return torch.inference_mode()(partial(self.networks.transformer.double_blocks[0], *inputs))
+
+        @torch.inference_mode()
+        def run() -> object:
+            with using_backend(self.attention):
+                return self.networks.transformer.double_blocks[0](*inputs)
+
+        return run
 
     @torch.inference_mode()
     def _answer(self, request: EditRequest, on_step: OnStep | None) -> Edited:

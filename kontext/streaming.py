@@ -23,16 +23,17 @@ from torch import Tensor, nn
 
 from kontext.copies import Copies, Mark
 from kontext.pieces import Piece
+from kontext.reading import Fill, fill_now
 
 
 class StreamedPiece:
     """A piece in host memory, and how it lies in every slot."""
 
-    def __init__(self, piece: Piece, host: Tensor, slots: Sequence[Tensor]) -> None:
+    def __init__(self, piece: Piece, host: Tensor, slots: Sequence[Tensor], fill: Fill = fill_now) -> None:
         self.piece = piece
         self.host = host
         self.nbytes = piece.nbytes
-        piece.pack(host)
+        piece.pack(host, fill)
         self._at_home = piece.views(host)
         self._in_slots = [piece.views(slot) for slot in slots]
 
@@ -72,9 +73,9 @@ class Streamer:
         self._upcoming: Iterator[StreamedPiece] = iter(())
         self._hooks: list[Any] = []
 
-    def take(self, piece: Piece) -> StreamedPiece:
+    def take(self, piece: Piece, fill: Fill = fill_now) -> StreamedPiece:
         """Move a piece to the host's memory and bring it to the device whenever its module is called."""
-        streamed = StreamedPiece(piece, self._copies.host_buffer(piece.nbytes), self._slots)
+        streamed = StreamedPiece(piece, self._copies.host_buffer(piece.nbytes), self._slots, fill)
 
         def enter(module: nn.Module, arguments: Any) -> None:
             self._enter(streamed)

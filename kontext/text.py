@@ -27,6 +27,7 @@ from transformers import (
 from kontext.checkpoint import build_on_meta, load_weights
 from kontext.errors import CheckpointError
 from kontext.layout import EncoderFiles
+from kontext.reading import Convert, convert_now
 
 # T5's embedding table is rounded up to a multiple of 128 rows; 32,100 pieces lie in 32,128 rows.
 MOST_UNUSED_ROWS = 127
@@ -67,7 +68,7 @@ class TextEncoder(nn.Module):
         return len(self.tokenizer(prompt, truncation=False, verbose=False)["input_ids"])
 
 
-def load_t5(files: EncoderFiles, dtype: torch.dtype) -> TextEncoder:
+def load_t5(files: EncoderFiles, dtype: torch.dtype, convert: Convert = convert_now) -> TextEncoder:
     """Load the T5 encoder, from its own files or those of a whole T5.
 
     Raises:
@@ -76,12 +77,12 @@ def load_t5(files: EncoderFiles, dtype: torch.dtype) -> TextEncoder:
     config = _load_config(T5Config, files)
     network = build_on_meta(lambda: T5EncoderModel(config))
     del network.encoder.embed_tokens  # the table `shared` under a second name: loaded once, then named again
-    load_weights(network, files.weights, dtype, rename=_t5_key)
+    load_weights(network, files.weights, dtype, _t5_key, convert)
     network.encoder.embed_tokens = network.shared
     return TextEncoder(network, _load_tokenizer(T5Tokenizer, files, config.vocab_size), "last_hidden_state")
 
 
-def load_clip(files: EncoderFiles, dtype: torch.dtype) -> TextEncoder:
+def load_clip(files: EncoderFiles, dtype: torch.dtype, convert: Convert = convert_now) -> TextEncoder:
     """Load CLIP's text encoder, from its own files or those of a whole CLIP.
 
     Raises:
@@ -89,7 +90,7 @@ def load_clip(files: EncoderFiles, dtype: torch.dtype) -> TextEncoder:
     """
     config = _load_config(CLIPTextConfig, files)
     network = build_on_meta(lambda: CLIPTextModel(config))
-    load_weights(network, files.weights, dtype, rename=_clip_key)
+    load_weights(network, files.weights, dtype, _clip_key, convert)
     # Not a weight: it is in no checkpoint, and what was built on the meta device has no values.
     positions = torch.arange(config.max_position_embeddings).unsqueeze(0)
     network.embeddings.register_buffer("position_ids", positions, persistent=False)

@@ -123,11 +123,12 @@ def warm() -> None:
     """
     settings = load_settings()
     from worker.engines import load_engine
+    from worker.loading import LoadProgress
     from worker.logs import set_up_logs
 
     set_up_logs(settings.log_level)
     started = time.monotonic()
-    engine = load_engine(settings)
+    engine = load_engine(settings, LoadProgress().report)
     loaded = time.monotonic()
     engine.warm_up()
     words.print(f"loaded in {loaded - started:.1f} s, warm after {time.monotonic() - loaded:.1f} s on {engine.device}")

@@ -26,6 +26,7 @@ from worker.engines import load_engine
 from worker.faults import MOST_FAULTS_IN_A_ROW, FaultStreak
 from worker.health import Health, HealthFile
 from worker.leases import RENEW_SECONDS, LeaseKeeper, Run
+from worker.loading import LoadProgress
 from worker.model_pool import ModelPool
 from worker.reconciler import INTERVAL_SECONDS as RECONCILE_SECONDS
 from worker.reconciler import Reconciler
@@ -53,7 +54,8 @@ class EditWorker:
         register(self.app, self)
         ledger = Ledger.from_settings(settings)
         queue = EditQueue(self.app)
-        self.pool = ModelPool(lambda: load_engine(settings))
+        self.loading = LoadProgress()
+        self.pool = ModelPool(lambda: load_engine(settings, self.loading.report))
         self.admission = Admission(self.pool, settings.worker_threads)
         self.pool.on_change = self.admission.look_again
         self.leases = LeaseKeeper(ledger, settings.lease_seconds, settings.stall_seconds, self._on_stall)
@@ -126,10 +128,10 @@ class EditWorker:
         celery_state.should_stop = EXIT_BROKEN  # type: ignore[assignment]  # Celery's own way to end with a code
 
     def write_health(self, detail: str = "", state: WorkerState | None = None) -> None:
+        state = state or self.state
+        detail = detail or (str(self.loading) if state is WorkerState.LOADING else "")
         self._health_file.write(
-            Health(
-                self.settings.worker_name, os.getpid(), state or self.state, time.time(), self._redis_seen_at, detail
-            )
+            Health(self.settings.worker_name, os.getpid(), state, time.time(), self._redis_seen_at, detail)
         )
 
     def _beat(self) -> None:

@@ -61,9 +61,12 @@ class Engine(Protocol):
         ...
 
 
-def load_engine(settings: Settings) -> Engine:
+def load_engine(settings: Settings, on_progress: Callable[[int, int], None] | None = None) -> Engine:
     """Load the engine that `DG_FLUX_KONTEXT_ENGINE` names, with its weights.
 
+    Args:
+        on_progress: called with (bytes read, bytes in all) while weights are read; `module:callable` makes its engine
+            without.
     Raises:
         SettingsError: there is no such engine.
         kontext.KontextError: the weights cannot be used.
@@ -75,6 +78,7 @@ def load_engine(settings: Settings) -> Engine:
         "offload": settings.flux_kontext_offload,
         "vram_budget_bytes": settings.flux_kontext_vram_budget,
         "max_sequence_length": settings.flux_kontext_max_sequence_length,
+        "on_progress": on_progress,
     }
     if settings.flux_kontext_engine == "native":
         import kontext

@@ -34,7 +34,7 @@ class Health:
         if now - self.written_at > STALE_SECONDS:
             return f"silent for {now - self.written_at:.0f} s"
         if self.state in (WorkerState.STUCK, WorkerState.BROKEN):
-            return f"{self.state}: {self.detail}".rstrip(": ")
+            return self._in_words()
         return None
 
     def why_not_ready(self, now: float) -> str | None:
@@ -42,10 +42,13 @@ class Health:
         if reason := self.why_not_live(now):
             return reason
         if self.state not in (WorkerState.READY, WorkerState.BUSY):
-            return str(self.state)
+            return self._in_words()
         if now - self.redis_seen_at > REDIS_SILENT_SECONDS:
             return f"Redis has not answered for {now - self.redis_seen_at:.0f} s"
         return None
+
+    def _in_words(self) -> str:
+        return f"{self.state}: {self.detail}".rstrip(": ")
 
 
 class HealthFile:

@@ -1,11 +1,12 @@
 """The full-size model with random weights on this machine's GPU: is it right, how fast is it, what memory does it take.
 
-    python -m benchmarks.gpu [--vs official] [--device cuda] [--folder /dev/shm]
+    python -m benchmarks.gpu [--vs official] [--vs diffusers] [--device cuda] [--folder /dev/shm]
 
 Writes the model (34 GB) to a folder, then measures, each in a process of its own: the speed of large products, edits of
-a shallow model against a CPU in float32, edits of the whole model resident and with offload at several budgets, whose
-pictures are compared. Needs PyTorch, safetensors, einops, transformers, sentencepiece, Pillow, numpy, and no network.
-The result goes to benchmarks/results; `python -m benchmarks.gpu.table` brings it into the documentation.
+a shallow model against a CPU in float32, edits of the whole model resident, compiled and not, and with offload at
+several budgets, whose pictures are compared. Needs PyTorch, safetensors, einops, transformers, sentencepiece, Pillow,
+numpy, and no network; for `--vs diffusers` that package too, for `--vs official` the code in third_party/flux1. The
+result goes to benchmarks/results; `python -m benchmarks.gpu.table` brings it into the documentation.
 
 `--tiny --device cpu` tries all of it out in a minute; its figures mean nothing.
 """
@@ -30,6 +31,13 @@ from benchmarks.gpu.measurement import measure
 from benchmarks.gpu.scale import GIB, SCALES, Scale
 
 MODEL_BYTES = 36e9
+RIVALS: dict[str, dict[str, dict[str, Any]]] = {
+    "official": {"official": {"engine": "official"}},
+    "diffusers": {
+        "diffusers": {"engine": "diffusers", "compile": False},
+        "diffusers, blocks compiled": {"engine": "diffusers", "compile": True},
+    },
+}
 TIMEOUT_SECONDS = 300.0
 
 
@@ -50,7 +58,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the benchmark out")
-    parser.add_argument("--vs", action="append", choices=["official"], default=[], help="measure this engine too")
+    parser.add_argument("--vs", action="append", choices=[*RIVALS], default=[], help="measure this too")
     parser.add_argument("--folder", type=Path, help="where the model is written; default: that for temporary files")
     parser.add_argument("--results", type=Path, default=report.RESULTS, help="where the result goes")
     return parser.parse_args(arguments)
@@ -81,10 +89,14 @@ def measure_all(folder: Path, scale: Scale, options: argparse.Namespace) -> dict
 
 def edit_modes(scale: Scale, rivals: list[str]) -> dict[str, dict[str, Any]]:
     """Ways of running the model; the resident one, to which the others are compared, comes first."""
-    modes: dict[str, dict[str, Any]] = {"resident": {"engine": "native", "budget_bytes": None}}
+    usual = {"engine": "native", "budget_bytes": None, "compile": None, "jobs": scale.few_jobs}
+    modes: dict[str, dict[str, Any]] = {
+        "resident": {**usual, "jobs": scale.jobs},
+        "resident, not compiled": {**usual, "compile": False},
+    }
     for budget in scale.budgets_bytes:
-        modes[f"offload {budget / GIB:.0f} GiB"] = {"engine": "native", "budget_bytes": budget}
-    return modes | {rival: {"engine": rival, "budget_bytes": None} for rival in rivals}
+        modes[f"offload {budget / GIB:.0f} GiB"] = {**usual, "budget_bytes": budget}
+    return modes | {name: usual | mode for rival in rivals for name, mode in RIVALS[rival].items()}
 
 
 def compare_pictures(picture: Path, resident: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 import kontext
 from benchmarks.gpu.edits import SEED, noise_picture
 from benchmarks.gpu.scale import Scale
-from kontext.backends import BACKENDS, TOKENS, measure_backends
+from kontext.backends import TOKENS, candidates, measure_backends
 from kontext.device import synchronize
 from kontext.request import edit_request
 
@@ -78,5 +78,4 @@ def measure_attention(scale: Scale, device: torch.device) -> dict[str, float]:
     config = scale.model.transformer
     x = torch.randn(1, config.num_heads, TOKENS, config.head_dim, device=device, dtype=torch.bfloat16)
     flops = 4 * TOKENS**2 * config.hidden_size
-    kernels = [name for name in BACKENDS if name != "math"]  # whose table of scores takes gigabytes
-    return {name: round(flops / seconds / 1e12, 1) for name, seconds in measure_backends(x, kernels).items()}
+    return {name: round(flops / seconds / 1e12, 1) for name, seconds in measure_backends(x, candidates()).items()}

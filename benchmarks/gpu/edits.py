@@ -18,7 +18,7 @@ from benchmarks.gpu.scale import GIB, Scale
 from kontext import official
 from kontext.config import ModelConfig, TransformerConfig
 from kontext.device import synchronize
-from kontext.pipeline import Kontext
+from kontext.reading import OnProgress
 from kontext.sampling import token_grid
 
 STAGES = ("encode", "sample", "decode")
@@ -27,13 +27,21 @@ LOOKS_EVERY_SECONDS = 0.02
 
 
 def measure_edits(
-    scale: Scale, folder: Path, device: torch.device, engine: str, budget_bytes: int | None, picture: Path
+    scale: Scale,
+    folder: Path,
+    device: torch.device,
+    engine: str,
+    budget_bytes: int | None,
+    compile: bool | None,
+    jobs: int,
+    picture: Path,
 ) -> dict[str, Any]:
-    """Run the jobs of a scale; the last one's picture goes to `picture`.
+    """Run some jobs; the last one's picture goes to `picture`.
 
     Args:
-        engine: "native" or "official".
+        engine: "native", "official" or "diffusers".
         budget_bytes: of device memory with offload, which torch's allocator is kept to; None for all resident.
+        compile: None for what the engine does by itself.
     """
     if budget_bytes is not None and device.type == "cuda":
         _, total = torch.cuda.mem_get_info(device)
@@ -41,15 +49,12 @@ def measure_edits(
         index = torch.cuda.current_device() if device.index is None else device.index
         torch.cuda.set_per_process_memory_fraction(min(1.0, budget_bytes / total), index)
     with driver_peak(device) as driver:
-        started = time.perf_counter()
-        model = load(folder, device, engine, budget_bytes)
-        synchronize(device)
-        load_seconds = time.perf_counter() - started
-        seconds, stages = run_jobs(model, scale, scale.jobs if budget_bytes is None else scale.offload_jobs, picture)
+        model, load_figures = load(folder, device, engine, budget_bytes, compile)
+        seconds, stages = run_jobs(model, scale, jobs, picture)
     sample_seconds = statistics.median(stage["sample"] for stage in stages[1:])
     flops = step_flops(model.config, scale.pixels) * scale.steps
     return {
-        "load_seconds": round(load_seconds, 2),
+        **load_figures,
         "first_job_seconds": round(seconds[0], 3),
         "last_job_seconds": round(seconds[-1], 3),
         "median_job_seconds": round(statistics.median(seconds[1:]), 3),
@@ -63,15 +68,48 @@ def measure_edits(
     }
 
 
-def load(folder: Path, device: torch.device, engine: str, budget_bytes: int | None) -> Kontext:
-    """The engine; nothing is kept of prompts and pictures, so that every job encodes its own."""
-    offload: dict[str, Any] = {} if budget_bytes is None else {"offload": True, "vram_budget_bytes": budget_bytes}
+def load(
+    folder: Path, device: torch.device, engine: str, budget_bytes: int | None, compile: bool | None
+) -> tuple[Any, dict[str, float]]:
+    """(the engine, seconds until its weights were read and until it was loaded).
+
+    Nothing is kept of prompts and pictures, so that every job encodes its own. What is compiled is compiled beside the
+    reading, so that the engine may be loaded long after its weights are read.
+    """
+    read_after = 0.0
+    started = time.perf_counter()
+
+    def note(done_bytes: int, total_bytes: int) -> None:
+        nonlocal read_after
+        read_after = time.perf_counter() - started
+
+    model = _load(folder, device, engine, budget_bytes, compile, note)
+    synchronize(device)
+    figures = {"load_seconds": round(time.perf_counter() - started, 2)}
+    return model, figures | ({"read_seconds": round(read_after, 2)} if read_after else {})
+
+
+def _load(
+    folder: Path,
+    device: torch.device,
+    engine: str,
+    budget_bytes: int | None,
+    compile: bool | None,
+    on_progress: OnProgress,
+) -> Any:
+    if engine == "diffusers":
+        from benchmarks.gpu.diffusers_rival import DiffusersKontext  # not everybody has diffusers
+
+        return DiffusersKontext(folder, device, bool(compile))
+    options: dict[str, Any] = {"device": str(device), "on_progress": on_progress}
+    if budget_bytes is not None:
+        options |= {"offload": True, "vram_budget_bytes": budget_bytes}
     if engine == "official":
-        return official.load(folder, device=str(device), **offload)
-    return kontext.load(folder, device=str(device), cache_bytes=0, **offload)
+        return official.load(folder, **options)
+    return kontext.load(folder, cache_bytes=0, compile=compile, **options)
 
 
-def run_jobs(model: Kontext, scale: Scale, jobs: int, picture: Path) -> tuple[list[float], list[dict[str, float]]]:
+def run_jobs(model: Any, scale: Scale, jobs: int, picture: Path) -> tuple[list[float], list[dict[str, float]]]:
     """(seconds of every job from picture to picture, seconds of its stages)."""
     seconds, stages = [], []
     for _ in range(jobs):
@@ -108,7 +146,7 @@ def block_flops(config: TransformerConfig, tokens: int) -> float:
     return (config.depth + config.depth_single_blocks) * (linear + attention)
 
 
-def predicted(model: Kontext, steps: int) -> dict[str, Any]:
+def predicted(model: Any, steps: int) -> dict[str, Any]:
     """What the planner expected of offload."""
     plan = getattr(model.memory, "plan", None)
     if plan is None:

@@ -35,10 +35,8 @@ def main(request: dict[str, Any], result: Path) -> None:
     elif what == "check":
         figures = checks.check_outputs(scale, folder / "shallow", device)
     else:
-        picture = folder / f"{request['name']}.png"
-        figures = edits.measure_edits(
-            scale, folder / "full", device, request["engine"], request["budget_bytes"], picture
-        )
+        mode = {name: request[name] for name in ("engine", "budget_bytes", "compile", "jobs")}
+        figures = edits.measure_edits(scale, folder / "full", device, **mode, picture=folder / f"{request['name']}.png")
     result.write_text(json.dumps(figures))
 
 

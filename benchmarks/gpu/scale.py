@@ -22,7 +22,7 @@ class Scale:
     pixels: int  # of each side of the picture
     steps: int
     jobs: int  # with all weights resident; the first and the last are reported
-    offload_jobs: int
+    few_jobs: int  # in every other mode
     budgets_bytes: tuple[int, ...]
     shallow: ModelConfig  # the same widths with few blocks, for the comparison with a CPU
     shallow_pixels: int
@@ -38,7 +38,7 @@ FULL = Scale(
     pixels=1024,
     steps=30,
     jobs=10,
-    offload_jobs=3,
+    few_jobs=2,
     budgets_bytes=(24 * GIB, 16 * GIB, 12 * GIB, 8 * GIB),
     shallow=ModelConfig(
         name="two blocks of each kind, full width",
@@ -73,7 +73,7 @@ TINY = Scale(
     pixels=64,
     steps=2,
     jobs=2,
-    offload_jobs=2,
+    few_jobs=2,
     budgets_bytes=(GIB,),
     shallow=ModelConfig(
         name="tiny, one block of each kind",

@@ -23,13 +23,15 @@ COLUMNS = {
     "encode, s": "encode_seconds",
     "sample, s": "sample_seconds",
     "decode, s": "decode_seconds",
-    "load, s": "load_seconds",
+    "weights read after, s": "read_seconds",
+    "loaded after, s": "load_seconds",
     "peak, allocator, GiB": "peak_allocated_gib",
     "peak, driver, GiB": "peak_driver_gib",
     "TFLOP/s in sampling": "sample_tflops_per_second",
     "slow-down planned": "planned_slow_down",
     "slow-down measured": "slow_down",
     "largest difference of a pixel": "largest_pixel_difference",
+    "mean": "mean_pixel_difference",
 }
 NOT_MEASURED = "No GPU has been at hand: not measured yet."
 

@@ -1,17 +1,28 @@
-"""Compiled blocks: the same pictures, and nothing compiled again once the model is warm."""
+"""Compiled blocks and autoencoder: the same pictures, and nothing compiled again once the model is warm."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from kontext.compile import compile_blocks
+import kontext
+from kontext.autoencoder import Autoencoder
+from kontext.checkpoint import build_on_meta, load_weights
+from kontext.compile import compile_autoencoder, compile_blocks
 from kontext.config import TransformerConfig
+from kontext.layout import find_model
+from kontext.memory import Memory, Resident
+from kontext.pipeline import load_networks
 from kontext.sampling import position_ids
 from kontext.transformer import Transformer
+from tests.kontext.golden import BFLOAT16, FLOAT32_FROM_TENSORS, MODEL, model_config, relative_error, tensors
+from tests.kontext.test_streaming import CPU, AsPlanned
 from tests.parity.closeness import assert_close
 from tests.parity.random_model import random_weights
 
@@ -51,7 +62,10 @@ def velocity(network: Transformer, rows: int, columns: int, step: int = 1) -> Te
 
 
 # torch raises it within itself.
-@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+from_torch = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+
+
+@from_torch
 # Capture alone is tried for speed; "inductor" writes, compiles and runs the kernels, here those of a CPU.
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_compiled_blocks_compute_the_same(backend: str) -> None:
@@ -86,3 +100,88 @@ def test_weights_that_move_need_no_new_graph() -> None:
 
     with torch._dynamo.config.patch(error_on_recompile=True):
         assert torch.equal(velocity(network, 4, 6), before)
+
+
+def compiled_autoencoder(backend: str) -> Autoencoder:
+    network = build_on_meta(lambda: Autoencoder(model_config().autoencoder))
+    load_weights(network, [MODEL / "ae.safetensors"], torch.float32)
+    compile_autoencoder(network, backend)
+    return network
+
+
+@from_torch
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+@torch.inference_mode()
+def test_a_compiled_autoencoder_gives_the_references_latents_and_pictures(backend: str) -> None:
+    golden, network = tensors("ae/pictures"), compiled_autoencoder(backend)
+
+    for picture in ("image_64x48", "image_72x40"):
+        latent = network.encode(golden[f"{picture}.x"])
+        with torch.autocast("cpu", torch.bfloat16):
+            decoded = network.decode(golden[f"{picture}.latent_random"])
+
+        assert relative_error(latent, golden[f"{picture}.latent"]) < FLOAT32_FROM_TENSORS
+        assert relative_error(decoded, golden[f"{picture}.decoded_random_autocast_bf16"]) < BFLOAT16
+
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+
+def compiled_model(memory: Memory) -> kontext.Kontext:
+    """The golden model, captured and not compiled further, for pictures of a fair size.
+
+    A CPU convolves the smallest ones by another kernel, for which there would be another graph.
+    """
+    files = find_model(MODEL)
+    config = replace(files.config, preferred_resolutions=((128, 128), (160, 128), (128, 160)))
+    networks = load_networks(files, torch.bfloat16)
+    compile_blocks(networks.transformer, "eager")
+    compile_autoencoder(networks.autoencoder, "eager")
+    return kontext.Kontext(
+        networks,
+        config,
+        fingerprint="",
+        memory=memory,
+        seam_dtype=torch.bfloat16,
+        max_sequence_length=64,
+        image_options=kontext.ImageOptions(),
+        cache_bytes=2**20,
+    )
+
+
+def edit(model: kontext.Kontext, width: int, height: int, steps: int = 2) -> np.ndarray:
+    """The target has the picture's shape, so that the encoder too sees several sizes."""
+    picture = Image.linear_gradient("L").resize((width, height)).convert("RGB")
+    return np.asarray(model.edit(picture, "Remove it", num_inference_steps=steps, seed=5, width=width, height=height))
+
+
+SIZES = ((160, 112), (112, 160), (128, 128), (192, 96), (96, 208))
+
+
+def test_an_edit_of_any_size_compiles_nothing_that_was_not_compiled_ahead() -> None:
+    model = compiled_model(Resident(CPU))
+    model.compile_ahead()
+
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for steps, size in enumerate(SIZES, start=1):
+            edit(model, *size, steps)
+
+    # Three graphs of blocks, encoder, decoder.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 5
+
+
+def test_compiling_ahead_leaves_nothing_behind() -> None:
+    model, fresh = compiled_model(Resident(CPU)), compiled_model(Resident(CPU))
+
+    model.compile_ahead()
+
+    assert (model.cache.misses, model.cache.bytes) == (0, 0)
+    assert np.array_equal(edit(model, *SIZES[0]), edit(fresh, *SIZES[0]))
+
+
+def test_a_compiled_model_whose_weights_are_streamed_gives_the_resident_picture() -> None:
+    resident, streamed = compiled_model(Resident(CPU)), compiled_model(AsPlanned(lambda name: True))
+    streamed.compile_ahead()
+
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for size in SIZES[:3]:
+            assert np.array_equal(edit(streamed, *size), edit(resident, *size))

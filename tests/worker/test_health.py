@@ -23,6 +23,7 @@ WELL = Health("w1", os.getpid(), WorkerState.READY, written_at=NOW, redis_seen_a
         (WELL, None, None),
         (replace(WELL, state=WorkerState.BUSY), None, None),
         (replace(WELL, state=WorkerState.LOADING), None, "loading"),
+        (replace(WELL, state=WorkerState.LOADING, detail="40 % read"), None, "loading: 40 % read"),
         (replace(WELL, state=WorkerState.DRAINING), None, "draining"),
         (replace(WELL, state=WorkerState.STUCK, detail="job a"), "stuck: job a", "stuck: job a"),
         (replace(WELL, state=WorkerState.BROKEN), "broken", "broken"),
