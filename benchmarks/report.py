@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-LIBRARIES = ("celery", "kombu", "redis", "pydantic", "torch", "transformers")
+LIBRARIES = ("celery", "kombu", "redis", "pydantic", "torch", "transformers", "safetensors", "diffusers")
 
 
 def write_result(name: str, figures: dict[str, Any], folder: Path = RESULTS) -> Path:

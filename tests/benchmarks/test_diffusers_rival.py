@@ -1,0 +1,75 @@
+"""What is measured as diffusers is the same model: its networks compute from our files what ours do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.gpu.model import write_full_model
+from benchmarks.gpu.scale import TINY
+from kontext.autoencoder import Autoencoder
+from kontext.checkpoint import build_on_meta, load_weights
+from kontext.layout import ModelFiles, find_model
+from kontext.sampling import position_ids
+from kontext.transformer import Transformer
+
+pytest.importorskip("diffusers", reason="diffusers is not installed: pip install '.[benchmarks]'")
+
+from benchmarks.gpu import diffusers_rival
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+    folder: Path = tmp_path_factory.mktemp("model") / "tiny"
+    write_full_model(folder, TINY, torch.device("cpu"))
+    return find_model(folder)
+
+
+@torch.inference_mode()
+def test_the_transformers_velocities_are_ours(files: ModelFiles) -> None:
+    config = files.config.transformer
+    ours = build_on_meta(lambda: Transformer(config))
+    load_weights(ours, [files.transformer], torch.float32)
+    theirs = diffusers_rival.load_transformer(files.transformer, config, torch.float32)
+    draw = torch.Generator().manual_seed(1)
+    latents, references = torch.randn(2, 1, 12, 64, generator=draw)
+    txt = torch.randn(1, 10, config.context_in_dim, generator=draw)
+    pooled = torch.randn(1, config.vec_in_dim, generator=draw)
+    ids = torch.cat((position_ids(0, 3, 4), position_ids(1, 3, 4)), dim=1)
+    time, guidance = torch.tensor([0.5]), torch.tensor([2.5])
+
+    conditioning = ours.condition(txt, pooled, guidance, time[None], ids, references)
+    velocity = ours(latents, 0, conditioning)
+    (their_velocity,) = theirs(
+        hidden_states=torch.cat((latents, references), dim=1),
+        timestep=time,
+        guidance=guidance,
+        pooled_projections=pooled,
+        encoder_hidden_states=txt,
+        txt_ids=torch.zeros(10, 3),
+        img_ids=ids[0],
+        return_dict=False,
+    )
+
+    assert relative_error(velocity, their_velocity[:, :12]) < 1e-4
+
+
+@torch.inference_mode()
+def test_the_autoencoders_latents_and_pictures_are_ours(files: ModelFiles) -> None:
+    config = files.config.autoencoder
+    ours = build_on_meta(lambda: Autoencoder(config))
+    load_weights(ours, [files.autoencoder], torch.float32)
+    theirs = diffusers_rival.load_autoencoder(files.autoencoder, config, torch.float32)
+    picture = torch.rand(1, 3, 48, 64, generator=torch.Generator().manual_seed(2)) * 2 - 1
+
+    mean = theirs.encode(picture).latent_dist.mean
+    latents = ours.encode(picture)
+
+    assert relative_error(latents, (mean - config.shift_factor) * config.scale_factor) < 1e-4
+    assert relative_error(ours.decode(latents), theirs.decode(mean, return_dict=False)[0]) < 1e-4
+
+
+def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((ours - theirs).norm() / theirs.norm())
