@@ -212,13 +212,13 @@ def pixel_difference(ours: Any, theirs: Any) -> dict[str, float]:
 
 
 def take_turns(engines: dict[str, Callable[[], Measured]], repetitions: int) -> dict[str, list[Measured]]:
-    """Measure all several times, each time with another one ahead."""
+    """Measure all several times, to and fro: what the one before leaves in caches and free memory meets others too."""
     results: dict[str, list[Measured]] = {name: [] for name in engines}
     order = list(engines)
     for _ in range(repetitions):
         for name in order:
             results[name].append(engines[name]())
-        order.append(order.pop(0))
+        order.reverse()
     return results
 
 
