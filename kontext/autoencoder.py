@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from kontext.config import AutoencoderConfig
 
+SWISH_PIECE = 2**17  # values at once: half a megabyte in float32
+
 
 class Autoencoder(nn.Module):
     """Pictures to latents of about unit variance, and back.
@@ -152,7 +154,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(swish(self.norm1(x)))
         h = self.conv2(swish(self.norm2(h)))
-        return h + (x if self.nin_shortcut is None else self.nin_shortcut(x))
+        shortcut = x if self.nin_shortcut is None else self.nin_shortcut(x)
+        return h.add_(shortcut) if h.dtype == shortcut.dtype else h + shortcut
 
 
 class AttentionBlock(nn.Module):
@@ -202,7 +205,12 @@ def swish(x: Tensor) -> Tensor:
     if x.dtype == torch.float32 and _has_channels_last(x):
         return nn.functional.silu(x, inplace=True)
     # In two roundings as in the reference; the fused one moves a decode under autocast by 1 %.
-    return x * torch.sigmoid(x) if torch.is_grad_enabled() else torch.sigmoid(x).mul_(x)
+    if x.device.type == "cpu" and x.is_contiguous() and not torch.is_grad_enabled():
+        # Piece by piece within a cache: new memory for large pictures takes a CPU longer than the arithmetic.
+        for piece in x.view(-1).split(SWISH_PIECE):
+            piece.mul_(torch.sigmoid(piece))
+        return x
+    return x * torch.sigmoid(x)
 
 
 class GroupNorm(nn.GroupNorm):
