@@ -207,7 +207,7 @@ def swish(x: Tensor) -> Tensor:
     # In two roundings as in the reference; the fused one moves a decode under autocast by 1 %.
     if x.device.type == "cpu" and x.is_contiguous() and not torch.is_grad_enabled():
         # Piece by piece within a cache: new memory for large pictures takes a CPU longer than the arithmetic.
-        for piece in x.view(-1).split(SWISH_PIECE):
+        for piece in torch.split(x.view(-1), SWISH_PIECE):
             piece.mul_(torch.sigmoid(piece))
         return x
     return x * torch.sigmoid(x)
