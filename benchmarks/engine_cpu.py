@@ -1,10 +1,11 @@
-"""How fast our engine is beside the official code, on a CPU: the same mid-size random model, the same edits.
+"""How fast our engine is beside the official code and diffusers, on a CPU: one mid-size random model, the same edits.
 
     python -m benchmarks.engine_cpu [--repetitions 5] [--threads 1]
 
-Both engines load the same folder and take turns, so that whatever else the machine does meets both; figures are
+All engines load the same folder and take turns, so that whatever else the machine does meets all; figures are
 medians. One thread, because two wait for each other at every layer as soon as another process takes a core.
-Needs third_party/flux1. Takes about four minutes.
+diffusers runs as its users run it, its autoencoder in the dtype of everything else, where the reference's is float32.
+Needs third_party/flux1 and diffusers (`pip install '.[benchmarks]'`). Takes about six minutes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -25,10 +29,12 @@ from PIL import Image
 from torch import Tensor
 
 import kontext
+from benchmarks.gpu.diffusers_rival import DiffusersKontext
 from benchmarks.report import write_result
 from kontext import official
 from kontext.config import AutoencoderConfig, ModelConfig, Resolution, TransformerConfig
 from kontext.pipeline import Edited, Encoded, Kontext
+from kontext.products import using_products
 from kontext.request import EditRequest, edit_request
 from kontext.sampling import pack_latents, position_ids, starting_noise, token_grid
 from tests.parity.random_model import CLIP_WIDTH, T5_WIDTH, write_random_model
@@ -51,8 +57,18 @@ MODEL = ModelConfig(
     preferred_resolutions=(SIZE,),
 )
 STAGES = ("encode", "sample", "decode")
+RIVALS = ("official", "diffusers")
 
 Measured = TypeVar("Measured")
+
+
+@dataclass(frozen=True)
+class Engines:
+    """Everything that is compared, with one model in one dtype."""
+
+    ours: dict[str, Kontext]  # by the name in the result
+    official: Kontext
+    diffusers: DiffusersKontext
 
 
 def main() -> None:
@@ -62,17 +78,30 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     figures: dict[str, Any] = {**vars(arguments), "load_average_before": round(os.getloadavg()[0], 2)}
+    request = edit_request(noise_picture(SIZE), "make it snow", STEPS, 2.5, seed=7, width=None, height=None)
     with tempfile.TemporaryDirectory() as folder:
         write_random_model(Path(folder), MODEL, seed=1)
         for dtype in (torch.float32, torch.bfloat16):
-            ours = kontext.load(folder, device="cpu", dtype=dtype, cache_bytes=0)  # every edit is encoded, as in theirs
-            theirs = official.load(folder, device="cpu", dtype=dtype)
-            request = edit_request(noise_picture(SIZE), "make it snow", STEPS, 2.5, seed=7, width=None, height=None)
+            engines = load_engines(Path(folder), dtype)
             name = str(dtype).removeprefix("torch.")
-            figures[f"forward_{name}"] = measure_forward(ours, theirs, request, arguments.repetitions)
-            figures[f"edit_{name}"] = measure_edit(ours, theirs, request, arguments.repetitions)
+            figures[f"forward_{name}"] = measure_forward(engines, request, arguments.repetitions)
+            figures[f"edit_{name}"] = measure_edit(engines, request, arguments.repetitions)
     path = write_result("engine_cpu", describe_model() | figures)
     sys.stdout.write(f"{path.read_text()}{path}\n")
+
+
+def load_engines(folder: Path, dtype: torch.dtype) -> Engines:
+    # In bfloat16 the fast kernels are an option, in float32 the default.
+    ours = {"ours": "auto"} if dtype == torch.float32 else {"ours": "auto", "ours_fast": "fast"}
+    return Engines(
+        ours={
+            # Nothing is kept: every edit is encoded, as in the others.
+            name: kontext.load(folder, device="cpu", dtype=dtype, cache_bytes=0, kernels=kernels)
+            for name, kernels in ours.items()
+        },
+        official=official.load(folder, device="cpu", dtype=dtype),
+        diffusers=DiffusersKontext(folder, torch.device("cpu"), compile=False, dtype=dtype),
+    )
 
 
 def describe_model() -> dict[str, Any]:
@@ -89,24 +118,34 @@ def describe_model() -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def measure_forward(ours: Kontext, theirs: Kontext, request: EditRequest, repetitions: int) -> dict[str, float]:
+def measure_forward(engines: Engines, request: EditRequest, repetitions: int) -> dict[str, Any]:
     """One call of the transformer, with everything it computes from text and positions."""
-    encoded = ours.encode(request)
-    inputs = forward_inputs(encoded, request, ours.dtype)
+    encoded = engines.ours["ours"].encode(request)
+    inputs = forward_inputs(encoded, request, engines.ours["ours"].dtype)
+    forwards: dict[str, Callable[[], Tensor]] = {
+        name: using_products(ours.products)(partial(our_forward, ours, inputs)) for name, ours in engines.ours.items()
+    }
+    forwards["official"] = lambda: engines.official.networks.transformer(**inputs)
+    forwards["diffusers"] = lambda: engines.diffusers.pipe.transformer(**diffusers_inputs(inputs)).sample
+    velocities = {name: forward() for name, forward in forwards.items()}
+    seconds = take_turns({name: timed(forward) for name, forward in forwards.items()}, repetitions)
+    differences = {
+        f"{name}_from_{rival}": relative_difference(velocities[name], velocities[rival])
+        for name, rival in product(engines.ours, RIVALS)
+    }
+    return compare(seconds) | {"relative_difference": differences}
 
-    def our_forward() -> Tensor:
-        transformer = ours.networks.transformer
-        conditioning = transformer.condition(
-            inputs["txt"], inputs["y"], inputs["guidance"], inputs["timesteps"][None], inputs["img_ids"]
-        )
-        return transformer(inputs["img"], 0, conditioning)  # type: ignore[no-any-return]
 
-    def their_forward() -> Tensor:
-        return theirs.networks.transformer(**inputs)  # type: ignore[no-any-return]
+def our_forward(ours: Kontext, inputs: dict[str, Tensor]) -> Tensor:
+    transformer = ours.networks.transformer
+    conditioning = transformer.condition(
+        inputs["txt"], inputs["y"], inputs["guidance"], inputs["timesteps"][None], inputs["img_ids"]
+    )
+    return transformer(inputs["img"], 0, conditioning)  # type: ignore[no-any-return]
 
-    difference = (our_forward().double() - their_forward().double()).norm() / their_forward().double().norm()
-    our_seconds, their_seconds = take_turns(timed(our_forward), timed(their_forward), repetitions)
-    return compare(our_seconds, their_seconds) | {"relative_difference": float(difference)}
+
+def relative_difference(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours.double() - theirs.double()).norm() / theirs.double().norm())
 
 
 def forward_inputs(encoded: Encoded, request: EditRequest, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -124,35 +163,63 @@ def forward_inputs(encoded: Encoded, request: EditRequest, dtype: torch.dtype) -
     }
 
 
-def measure_edit(ours: Kontext, theirs: Kontext, request: EditRequest, repetitions: int) -> dict[str, Any]:
-    """A whole edit, from PIL picture to PIL picture, and each of its stages."""
-
-    def edit(engine: Kontext) -> Edited:
-        return engine.run(request.pictures, request.prompt, num_inference_steps=STEPS, seed=request.seed)
-
-    our_edit, their_edit = edit(ours), edit(theirs)
-    difference = np.abs(np.asarray(our_edit.image).astype(int) - np.asarray(their_edit.image))
-    our_edits, their_edits = take_turns(lambda: edit(ours).timings, lambda: edit(theirs).timings, repetitions)
-    by_stage = {
-        stage: compare([edit[stage] for edit in our_edits], [edit[stage] for edit in their_edits]) for stage in STAGES
+def diffusers_inputs(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same inputs under diffusers' names; its pipeline keeps guidance in float32."""
+    return {
+        "hidden_states": inputs["img"],
+        "img_ids": inputs["img_ids"][0],
+        "encoder_hidden_states": inputs["txt"],
+        "txt_ids": inputs["txt_ids"][0],
+        "pooled_projections": inputs["y"],
+        "timestep": inputs["timesteps"],
+        "guidance": inputs["guidance"].float(),
     }
-    whole = compare([sum(edit.values()) for edit in our_edits], [sum(edit.values()) for edit in their_edits])
-    return {**whole, **by_stage, "largest_pixel_difference": int(difference.max())}
 
 
-def take_turns(
-    ours: Callable[[], Measured], theirs: Callable[[], Measured], repetitions: int
-) -> tuple[list[Measured], list[Measured]]:
-    """Measure both several times, first one and then the other ahead."""
-    our_results, their_results = [], []
-    for repetition in range(repetitions):
-        if repetition % 2 == 0:
-            our_results.append(ours())
-            their_results.append(theirs())
-        else:
-            their_results.append(theirs())
-            our_results.append(ours())
-    return our_results, their_results
+def measure_edit(engines: Engines, request: EditRequest, repetitions: int) -> dict[str, Any]:
+    """A whole edit, from PIL picture to PIL picture, and each of its stages."""
+    (picture,) = request.pictures
+    edits: dict[str, Callable[[], Edited]] = {
+        name: partial(engine.run, picture, request.prompt, num_inference_steps=STEPS, seed=request.seed)
+        for name, engine in [*engines.ours.items(), ("official", engines.official)]
+    }
+    width, height = SIZE
+    edits["diffusers"] = partial(
+        engines.diffusers.run,
+        picture,
+        request.prompt,
+        num_inference_steps=STEPS,
+        seed=request.seed,
+        width=width,
+        height=height,
+    )
+    pictures = {name: np.asarray(edit().image).astype(int) for name, edit in edits.items()}
+    edited = take_turns(edits, repetitions)
+    seconds = {stage: {name: [run.timings[stage] for run in runs] for name, runs in edited.items()} for stage in STAGES}
+    whole = {name: [sum(run.timings.values()) for run in runs] for name, runs in edited.items()}
+    differences = {
+        f"{name}_from_{rival}": pixel_difference(pictures[name], pictures[rival])
+        for name, rival in product(engines.ours, RIVALS)
+    }
+    by_stage = {stage: compare(figures) for stage, figures in seconds.items()}
+    return {**compare(whole), **by_stage, "pixel_difference": differences}
+
+
+def pixel_difference(ours: Any, theirs: Any) -> dict[str, float]:
+    """Of two pictures, of 255."""
+    difference = np.abs(ours - theirs)
+    return {"largest": int(difference.max()), "mean": round(float(difference.mean()), 4)}
+
+
+def take_turns(engines: dict[str, Callable[[], Measured]], repetitions: int) -> dict[str, list[Measured]]:
+    """Measure all several times, to and fro: what the one before leaves in caches and free memory meets others too."""
+    results: dict[str, list[Measured]] = {name: [] for name in engines}
+    order = list(engines)
+    for _ in range(repetitions):
+        for name in order:
+            results[name].append(engines[name]())
+        order.reverse()
+    return results
 
 
 def timed(call: Callable[[], object]) -> Callable[[], float]:
@@ -164,15 +231,13 @@ def timed(call: Callable[[], object]) -> Callable[[], float]:
     return measure
 
 
-def compare(our_seconds: list[float], their_seconds: list[float]) -> dict[str, float]:
+def compare(seconds: dict[str, list[float]]) -> dict[str, float]:
     """Medians, and ours as a part of theirs, below 1 when faster: of the medians, and of the least disturbed runs."""
-    ours, theirs = median(our_seconds), median(their_seconds)
-    return {
-        "ours_seconds": round(ours, 4),
-        "official_seconds": round(theirs, 4),
-        "ours_to_official": round(ours / theirs, 3),
-        "ours_to_official_fastest": round(min(our_seconds) / min(their_seconds), 3),
-    }
+    figures = {f"{name}_seconds": round(median(values), 4) for name, values in seconds.items()}
+    for ours, rival in product([name for name in seconds if name not in RIVALS], RIVALS):
+        figures[f"{ours}_to_{rival}"] = round(median(seconds[ours]) / median(seconds[rival]), 3)
+        figures[f"{ours}_to_{rival}_fastest"] = round(min(seconds[ours]) / min(seconds[rival]), 3)
+    return figures
 
 
 def noise_picture(size: Resolution) -> Image.Image:

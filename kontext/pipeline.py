@@ -29,6 +29,7 @@ from kontext.layout import ModelFiles, find_model
 from kontext.memory import DEFAULT_BUDGET_BYTES, Memory, Resident, Streamed, Workload
 from kontext.pieces import Stage
 from kontext.precision import set_precision
+from kontext.products import choose_products, using_products
 from kontext.progress import report_steps
 from kontext.reading import Convert, Fill, OnProgress, Reader, convert_now, fill_now
 from kontext.request import EditRequest, edit_request
@@ -38,6 +39,7 @@ from kontext.transformer import Transformer
 from kontext.workload import autoencoder_stages, block_inputs, text_stages, transformer_stage, working_bytes
 
 Images = Image.Image | Sequence[Image.Image]
+KERNELS = ("auto", "reference", "fast")
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def load(
     compile: bool | None = None,
     attention: str = "auto",
     precision: str = "bf16",
+    kernels: str = "auto",
     on_progress: OnProgress | None = None,
 ) -> Kontext:
     """Load a Kontext model.
@@ -106,19 +109,24 @@ def load(
         compile: the transformer's blocks and the autoencoder, while weights are read; None for on CUDA only.
         attention: "auto" (the fastest kernel, measured now), or one of `kontext.backends.KERNELS`.
         precision: of the blocks' linear layers, "bf16" (the dtype) or "fp8", an approximation that results tell of.
+        kernels: of a CPU. "reference" takes those of the official code, whose bits bfloat16 pictures then have; "fast"
+            others that are as exact; "auto" is fast in float32, where last bits do not show.
         on_progress: called with (bytes read, bytes in all) while weights are read, by one thread at a time but not
             always the same. What it raises ends the loading and is passed on.
     Raises:
         BudgetError: the model does not fit the budget, however its weights are streamed.
         CheckpointError: files are missing, cut short, or do not fit.
         DeviceError: the device is not there.
-        RequestError: max_sequence_length, cache_bytes, attention or precision is none of these.
+        RequestError: max_sequence_length, cache_bytes, attention, precision or kernels is none of these.
     """
     chosen = choose_device(device)
     if cache_bytes < 0:
         raise RequestError(f"cache_bytes is {cache_bytes}, expected 0 or more")
     if max_sequence_length is not None and not SHORTEST_TEXT <= max_sequence_length <= LONGEST_TEXT:
         raise RequestError(f"max_sequence_length is {max_sequence_length}, expected {SHORTEST_TEXT} to {LONGEST_TEXT}")
+    if kernels not in KERNELS:
+        raise RequestError(f"kernels is {kernels!r}, expected {', '.join(KERNELS)}")
+    is_fast = chosen.type == "cpu" and (dtype == torch.float32 if kernels == "auto" else kernels == "fast")
     files = find_model(model)
     backend = choose_backend(files.config.transformer, chosen, dtype or torch.bfloat16, attention)
     reader = Reader(chosen, on_progress)
@@ -126,6 +134,7 @@ def load(
     if precision != "bf16":
         reader.settle(networks.transformer)
     approximations = set_precision(networks.transformer, precision, chosen, dtype or torch.bfloat16)
+    networks.autoencoder.channels_last = is_fast
     is_compiled = chosen.type == "cuda" if compile is None else compile
     if is_compiled:
         compile_blocks(networks.transformer)
@@ -140,6 +149,7 @@ def load(
         image_options=image_options,
         cache_bytes=cache_bytes,
         attention=backend,
+        products=choose_products() if is_fast else "default",
         approximations=approximations,
         fill=reader.fill,
     )
@@ -176,6 +186,7 @@ class Kontext:
         image_options: ImageOptions,
         cache_bytes: int = 0,
         attention: str = "default",
+        products: str = "default",
         approximations: tuple[str, ...] = (),
         fill: Fill = fill_now,
     ) -> None:
@@ -190,6 +201,7 @@ class Kontext:
         self.image_options = image_options
         self.cache = TensorCache(cache_bytes)
         self.attention = attention
+        self.products = products
         self.approximations = approximations
         self.memory = memory
         memory.hold(self.workload(), fill)
@@ -306,7 +318,7 @@ class Kontext:
 
         @torch.inference_mode()
         def run() -> object:
-            with using_backend(self.attention):
+            with using_backend(self.attention), using_products(self.products):
                 return self.networks.transformer.double_blocks[0](*inputs)
 
         return run
@@ -353,7 +365,7 @@ class Kontext:
         def velocity(latents: Tensor, step: int) -> Tensor:
             return transformer(latents, step, conditioning)
 
-        with self.memory.on_device(transformer), using_backend(self.attention):
+        with self._at_work(transformer), using_backend(self.attention):
             conditioning = transformer.condition(
                 encoded.txt,
                 encoded.pooled,
@@ -371,13 +383,18 @@ class Kontext:
         As in the reference the decoder's weights are float32 and only this stage runs under autocast.
         """
         autocast = torch.autocast(self.memory.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
-        with self.memory.on_device(self.networks.autoencoder.decoder), autocast:
+        with self._at_work(self.networks.autoencoder.decoder), autocast:
             return self.networks.autoencoder.decode(latents)
 
+    @contextmanager
+    def _at_work(self, network: nn.Module) -> Iterator[None]:
+        with self.memory.on_device(network), using_products(self.products):
+            yield
+
     def _encode_prompt(self, prompt: str) -> tuple[Tensor, Tensor]:
-        with self.memory.on_device(self.networks.t5):
+        with self._at_work(self.networks.t5):
             txt = self.networks.t5(prompt, self.max_sequence_length)
-        with self.memory.on_device(self.networks.clip):
+        with self._at_work(self.networks.clip):
             pooled = self.networks.clip(prompt, self.config.clip_max_length)
         return self._across_seam(txt), self._across_seam(pooled)
 
@@ -389,7 +406,7 @@ class Kontext:
 
     def _encode_picture(self, picture: Image.Image, size: Resolution) -> Tensor:
         tensor = image_to_tensor(picture, size).to(self.memory.device)
-        with self.memory.on_device(self.networks.autoencoder.encoder):
+        with self._at_work(self.networks.autoencoder.encoder):
             latent = self.networks.autoencoder.encode(tensor)
         return sampling.pack_latents(self._across_seam(latent))
 

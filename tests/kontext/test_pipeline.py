@@ -157,6 +157,37 @@ def test_a_longer_text_can_be_asked_for() -> None:
     assert model.run(PICTURE, "Remove the logo " * 50, num_inference_steps=1).warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "kernels", "is_fast"),
+    [
+        (torch.float32, "auto", True),
+        (torch.float32, "reference", False),
+        (torch.bfloat16, "auto", False),
+        (torch.bfloat16, "fast", True),
+    ],
+)
+def test_kernels_are_the_references_where_last_bits_show(dtype: torch.dtype, kernels: str, is_fast: bool) -> None:
+    loaded = kontext.load(device="cpu", dtype=dtype, kernels=kernels)
+
+    assert loaded.networks.autoencoder.channels_last == is_fast
+    assert is_fast or loaded.products == "default"
+
+
+def test_fast_kernels_are_no_farther_from_float32_than_the_references() -> None:
+    exact = edit(kontext.load(device="cpu", dtype=torch.float32), seed=5)
+
+    def error(kernels: str) -> float:
+        picture = edit(kontext.load(device="cpu", kernels=kernels), seed=5)
+        return float(np.abs(picture.astype(int) - exact).mean())
+
+    assert error("fast") < 1.1 * error("reference")
+
+
+def test_unknown_kernels_are_refused() -> None:
+    with pytest.raises(kontext.RequestError, match="kernels is 'best', expected auto, reference, fast"):
+        kontext.load(device="cpu", kernels="best")
+
+
 @pytest.mark.parametrize("length", [63, 1025, 0, -1])
 def test_a_text_length_out_of_range_is_refused(length: int) -> None:
     with pytest.raises(kontext.RequestError, match=f"max_sequence_length is {length}, expected 64 to 1024"):
