@@ -44,6 +44,7 @@ T = TypeVar("T")
 
 Lease = Literal["held", "cancel", "lost"]
 Requeued = Literal["queued", "delayed", "cancelled", "lost"]
+Spent = Literal["attempt", "outage", "nothing"]
 Verdict = Literal["delivered", "pending", "dropped"]
 
 
@@ -62,11 +63,15 @@ class Submission:
 
 @dataclass(frozen=True)
 class Claim:
-    """A lease on one job: proof, by its token, that this worker may run and end it."""
+    """A lease on one job: proof, by its token, that this worker may run and end it.
+
+    `outages` is how often a store or a host was not there for it so far.
+    """
 
     job_id: str
     token: str
     attempt: int
+    outages: int
     queued_seconds: float
     job_json: str
 
@@ -170,9 +175,9 @@ class Ledger:
         answer = self._run("claim", job_id, worker, token, int(lease_seconds * MICROSECONDS))
         if not answer or answer[0] != "claimed":
             return Refusal(answer[0] if answer else "unknown")
-        _, job, attempts, queued_at, now = answer
-        waited = (int(now) - int(queued_at)) / MICROSECONDS
-        return Claim(job_id, token, int(attempts), waited, job)
+        _, job, attempts, outages, queued_at, now = answer
+        waited = max(0, int(now) - int(queued_at)) / MICROSECONDS  # the clock may have been set back
+        return Claim(job_id, token, int(attempts), int(outages), waited, job)
 
     def renew(self, job_id: str, token: str, lease_seconds: float, progress: Progress | None = None) -> Lease:
         """Keep the lease and note the progress; `cancel` means held, but the user wants the job to end."""
@@ -185,15 +190,17 @@ class Ledger:
         reason = outcome.error.code if outcome.error else state
         return bool(self._run("finish", job_id, token, state, outcome.model_dump_json(), reason) == "finished")
 
-    def requeue(self, job_id: str, token: str, reason: str, delay_seconds: float = 0, counts: bool = True) -> Requeued:
+    def requeue(
+        self, job_id: str, token: str, reason: str, delay_seconds: float = 0, spent: Spent = "attempt"
+    ) -> Requeued:
         """Give a running job back, or end it if it was to be cancelled; after `queued` the caller sends its message.
 
         Args:
             delay_seconds: back-off before the job may run again.
-            counts: whether the run counts as an attempt; a draining worker's does not.
+            spent: what the run used up: an attempt, patience with an outage, or nothing when a worker drains.
         """
         delay_us = int(delay_seconds * MICROSECONDS)
-        return cast(Requeued, self._run("requeue", job_id, token, delay_us, int(counts), reason, CANCELLED))
+        return cast(Requeued, self._run("requeue", job_id, token, delay_us, spent, reason, CANCELLED))
 
     def cancel(self, job_id: str) -> JobState:
         """Cancel a job and return its state before: queued ends at once, running within a step, ended stays as it is.

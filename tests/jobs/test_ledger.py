@@ -235,9 +235,21 @@ def test_a_drained_workers_run_does_not_count_as_an_attempt(ledger: Ledger) -> N
     submit(ledger, edit_job("a"))
     claim = claimed(ledger, "a")
 
-    assert ledger.requeue("a", claim.token, "worker_lost", counts=False) == "queued"
+    assert ledger.requeue("a", claim.token, "worker_lost", spent="nothing") == "queued"
 
     assert claimed(ledger, "a").attempt == 1
+
+
+def test_outages_are_counted_apart_from_attempts_and_forgotten_by_a_retry(ledger: Ledger) -> None:
+    submit(ledger, edit_job("a"))
+    for outages in range(5):
+        claim = claimed(ledger, "a")
+        assert (claim.attempt, claim.outages) == (1, outages)
+        ledger.requeue("a", claim.token, "output_unavailable", spent="outage")
+    fail(ledger, "a")
+    ledger.retry("a")
+
+    assert claimed(ledger, "a").outages == 0
 
 
 @pytest.mark.parametrize("delay_seconds", [0, 60])

@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import hypothesis.strategies as st
 import pytest
@@ -30,7 +30,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from jobs.ledger import Claim, Ledger, Refusal, Verdict
+from jobs.ledger import Claim, Ledger, Refusal, Spent, Verdict
 from jobs.queue import QUEUE, EditQueue, make_app, next_messages
 from jobs.record import Progress
 from jobs.schema import EditJob, ErrorInfo, JobState, Outcome
@@ -74,6 +74,7 @@ class ModelJob:
     token: str = ""
     lease_ends_us: int = 0
     due_us: int | None = None
+    outages: int = 0
     is_to_be_cancelled: bool = False
     progress: Progress | None = None
     retries: int = 0
@@ -156,7 +157,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.ledger.retry(job_id) is job.state
 
         if job.state in (JobState.FAILED, JobState.CANCELLED):
-            job.attempts, job.token, job.is_to_be_cancelled = 0, "", False
+            job.attempts, job.outages, job.token, job.is_to_be_cancelled = 0, 0, "", False
             job.retries += 1
             job.enqueue(self.clock.last_us)
             if is_sent:
@@ -211,20 +212,22 @@ class LedgerMachine(RuleBasedStateMachine):
             self.end(job_id, state)
 
     @precondition(lambda self: self.claims)
-    @rule(back=claims_ago, delay_seconds=st.sampled_from([0, 20]), counts=st.booleans())
-    def requeue(self, back: int, delay_seconds: int, counts: bool) -> None:
-        """Back-off after a failure that counts, or a draining worker's hand-back."""
+    @rule(back=claims_ago, delay_seconds=st.sampled_from([0, 20]), spent=st.sampled_from(get_args(Spent)))
+    def requeue(self, back: int, delay_seconds: int, spent: Spent) -> None:
+        """Back-off after a failure, of the job or of its store, or a draining worker's hand-back."""
         job_id, token = self.claimed(back)
         job = self.jobs[job_id]
-        counts = counts and job.attempts < MAX_ATTEMPTS  # with its last attempt used up a worker fails the job
+        if job.attempts == MAX_ATTEMPTS and spent == "attempt":  # a worker would fail the job
+            spent = "nothing"
 
-        answer = self.ledger.requeue(job_id, token, "given_back", delay_seconds, counts)
+        answer = self.ledger.requeue(job_id, token, "given_back", delay_seconds, spent)
 
         if not job.is_held_by(token):
             assert answer == "lost"
             return
         job.reasons.append("given_back")
-        job.attempts -= not counts
+        job.attempts -= spent != "attempt"
+        job.outages += spent == "outage"
         if job.is_to_be_cancelled:
             assert answer == "cancelled"
             self.end(job_id, JobState.CANCELLED)
@@ -395,7 +398,7 @@ class LedgerMachine(RuleBasedStateMachine):
             job.state, job.token, job.attempts = JobState.RUNNING, token, job.attempts + 1
         job.lease_ends_us = self.clock.last_us + LEASE_SECONDS * SECOND
         assert isinstance(answer, Claim)
-        assert (answer.attempt, answer.job.prompt) == (job.attempts, job.job.prompt)
+        assert (answer.attempt, answer.outages, answer.job.prompt) == (job.attempts, job.outages, job.job.prompt)
         return True
 
     def claimed(self, back: int) -> tuple[str, str]:
