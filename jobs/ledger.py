@@ -185,10 +185,15 @@ class Ledger:
         lease_us = int(lease_seconds * MICROSECONDS)
         return cast(Lease, self._run("renew", job_id, token, lease_us, noted))
 
-    def finish(self, job_id: str, token: str, state: JobState, outcome: Outcome) -> bool:
-        """Give a running job its terminal state and, in the same change, its callback; False when the lease is lost."""
+    def finish(self, job_id: str, token: str, state: JobState, outcome: Outcome) -> JobState | None:
+        """Give a running job its terminal state and, in the same change, its callback.
+
+        Returns:
+            The state that the job has got: a cancel that came before this call wins. None when the lease is lost.
+        """
         reason = outcome.error.code if outcome.error else state
-        return bool(self._run("finish", job_id, token, state, outcome.model_dump_json(), reason) == "finished")
+        ended = self._run("finish", job_id, token, state, outcome.model_dump_json(), reason, CANCELLED)
+        return JobState(ended) if ended else None
 
     def requeue(
         self, job_id: str, token: str, reason: str, delay_seconds: float = 0, spent: Spent = "attempt"

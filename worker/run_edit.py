@@ -219,12 +219,13 @@ def encode(edited: EditedPicture, job: EditJob, engine: EngineInfo) -> bytes:
 
 def settle(run: Run, state: JobState, outcome: Outcome, services: Services) -> None:
     """Write the terminal state, unless the job is no longer this run's."""
-    if not services.ledger.finish(run.job_id, run.claim.token, state, outcome):
+    ended = services.ledger.finish(run.job_id, run.claim.token, state, outcome)
+    if ended is None:
         log.warning("lease_lost job=%s attempt=%d", run.job_id, run.claim.attempt)
         return
     code = outcome.error.code if outcome.error else "-"
     seconds = time.monotonic() - run.started_at
-    log.info("job_%s job=%s attempt=%d seconds=%.2f code=%s", state, run.job_id, run.claim.attempt, seconds, code)
+    log.info("job_%s job=%s attempt=%d seconds=%.2f code=%s", ended, run.job_id, run.claim.attempt, seconds, code)
 
 
 def settle_failure(run: Run, failure: EditFailure, services: Services) -> None:

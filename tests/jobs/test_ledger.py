@@ -218,6 +218,21 @@ def test_a_queued_job_is_cancelled_at_once(ledger: Ledger) -> None:
         ledger.cancel("b")
 
 
+@pytest.mark.parametrize(("state", "outcome"), [(JobState.SUCCEEDED, DONE), (JobState.FAILED, FAILED)])
+def test_a_cancel_that_comes_before_the_end_is_written_wins(ledger: Ledger, state: JobState, outcome: Outcome) -> None:
+    submit(ledger, edit_job("a", callback={"url": "https://example.org/hook"}))
+    claim = claimed(ledger, "a")
+    ledger.cancel("a")
+
+    assert ledger.finish("a", claim.token, state, outcome) is JobState.CANCELLED
+    assert ledger.finish("a", claim.token, state, outcome) is JobState.CANCELLED, "asked again, the answer got lost"
+
+    record = ledger.get("a")
+    assert (record.state, record.result.output) == (JobState.CANCELLED, None)
+    assert [attempt.reason for attempt in record.history] == ["cancelled"]
+    assert [due.event for due in ledger.take_callbacks(10, hide_seconds=60)] == ["cancelled"]
+
+
 def test_a_job_in_back_off_is_not_claimed_before_its_time(ledger: Ledger, clock: ManualClock) -> None:
     submit(ledger, edit_job("a"))
     claim = claimed(ledger, "a")

@@ -201,15 +201,16 @@ class LedgerMachine(RuleBasedStateMachine):
     def finish(self, back: int, state: JobState) -> None:
         job_id, token = self.claimed(back)
         job = self.jobs[job_id]
-        is_repeat = job.state is state and job.token == token
+        ending = JobState.CANCELLED if job.is_to_be_cancelled else state
+        is_repeat = job.state is ending and job.token == token
 
-        outcome = outcome_of(state)
-        is_finished = self.ledger.finish(job_id, token, state, outcome)
+        ended = self.ledger.finish(job_id, token, state, outcome_of(state))
 
-        assert is_finished == (job.is_held_by(token) or is_repeat)
+        assert ended == (ending if job.is_held_by(token) or is_repeat else None)
         if job.is_held_by(token):
-            job.reasons.append(outcome.error.code if outcome.error else state)
-            self.end(job_id, state)
+            outcome = outcome_of(ending)
+            job.reasons.append(outcome.error.code if outcome.error else ending)
+            self.end(job_id, ending)
 
     @precondition(lambda self: self.claims)
     @rule(back=claims_ago, delay_seconds=st.sampled_from([0, 20]), spent=st.sampled_from(get_args(Spent)))
