@@ -33,7 +33,7 @@ from jobs.settings import Settings
 
 SCRIPTS = (
     *("submit", "claim", "renew", "finish", "requeue", "cancel", "retry"),
-    *("expire", "promote", "resend", "take_callbacks", "settle_callback", "revise_callback"),
+    *("take_turn", "expire", "promote", "resend", "take_callbacks", "settle_callback", "revise_callback"),
 )
 PIPELINE_LENGTH = 500
 """Jobs sent to Redis in one go: long enough to hide the round trip, short enough to stay under a megabyte."""
@@ -310,12 +310,27 @@ class Ledger:
 
     # For the reconciler
 
-    def expire(self, max_attempts: int, limit: int = 1000) -> tuple[list[str], list[str]]:
-        """Take jobs from workers that went silent; returns the ids to send again and the ids that ended."""
+    def take_turn(self, pause_seconds: float) -> tuple[bool, int]:
+        """Ask for the next turn of all reconcilers; whether it is given, and the ledger's time in microseconds.
+
+        Moments that lie too far ahead, because the clock of Redis was set back since the last turn, are put right.
+
+        Args:
+            pause_seconds: between two turns of anybody.
+        """
+        is_given, now = self._run("take_turn", int(pause_seconds * MICROSECONDS))
+        return bool(is_given), int(now)
+
+    def expire(self, max_attempts: int, until_us: int = 0, limit: int = 1000) -> tuple[list[str], list[str]]:
+        """Take jobs from workers that went silent; returns the ids to send again and the ids that ended.
+
+        Args:
+            until_us: latest end of a lease that counts as silence, lest the clock jump after the caller looked; 0: now.
+        """
         exhausted = _failure(
             ErrorCode.WORKER_LOST, f"the worker died or went silent in each of {max_attempts} attempts", retryable=True
         )
-        again, ended = self._run("expire", limit, max_attempts, exhausted, CANCELLED)
+        again, ended = self._run("expire", limit, max_attempts, exhausted, CANCELLED, until_us)
         return again, ended
 
     def promote(self, limit: int = 1000) -> list[str]:

@@ -385,6 +385,7 @@ def test_a_callback_is_replayed_or_dropped_by_hand(ledger: Ledger, redis_client:
     assert (ledger.get("a").callback, ledger.queue_counts()["callbacks"]) == ("dropped", 0)
     assert ledger.drop_callbacks(["msg_a_failed"]) == 0
 
+    assert redis_client.ttl("dg:dropped") > 0, "the list of what was given up does not stay for ever"
     assert ledger.replay_callbacks(["msg_a_failed", "msg_unheard_of"]) == 1
     assert ledger.get("a").callback == "pending"
     assert redis_client.zcard("dg:dropped") == 0

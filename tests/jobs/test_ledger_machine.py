@@ -2,7 +2,7 @@
 
 The model is what `jobs/ledger.py` promises, in plain Python. Steps are what workers, users and accidents do in any
 order: messages get lost and doubled, workers go silent and come back with old tokens, answers get lost and are asked
-for again.
+for again, the clock is set back.
 `LEDGER_EXAMPLES=2000` looks deeper than the default.
 """
 
@@ -13,6 +13,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from typing import Any, cast, get_args
 
 import hypothesis.strategies as st
@@ -36,7 +37,7 @@ from jobs.record import Progress
 from jobs.schema import EditJob, ErrorInfo, JobState, Outcome
 from tests.clock import ManualClock
 from tests.servers.redis import RedisServer
-from worker.reconciler import GRACE_US, Reconciler
+from worker.reconciler import GRACE_US, TURN_SECONDS, Reconciler
 
 EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "150"))
 STEPS = 80
@@ -45,6 +46,9 @@ SECOND = 1_000_000
 LEASE_SECONDS = 30
 HIDE_SECONDS = 60
 MAX_ATTEMPTS = 3
+RENEWAL_US = 2 * SECOND
+"""What a lease has left at least when the clock was set back."""
+
 A_FEW_US = 100
 """The clock moves by one at each question, and one tick of the reconciler asks a few times."""
 
@@ -106,11 +110,14 @@ class LedgerMachine(RuleBasedStateMachine):
         self.messages: Counter[str] = Counter()
         self.claims: list[tuple[str, str]] = []  # job and token, those that have lost their job too
         self.outbox: dict[str, tuple[int, int]] = {}  # webhook id -> when it is due, attempts
+        self.turn_us = 0
+        self.tokens = (f"token-{number}" for number in count())
 
     # Users
 
     @initialize(job_ids=st.sets(ids))
     def submit_some(self, job_ids: set[str]) -> None:
+        self.reconcile()
         for job_id in sorted(job_ids):
             self.submit(job_id, "snow", max_queued=0, is_sent=True)
 
@@ -170,7 +177,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def deliver(self) -> None:
         """A worker takes the next message and claims its job."""
         job_id = self.pop()
-        token = f"token-{self.clock.last_us}"
+        token = next(self.tokens)
         if self.claim(job_id, token):
             self.claims.append((job_id, token))
 
@@ -266,20 +273,32 @@ class LedgerMachine(RuleBasedStateMachine):
     def pass_time(self, seconds: int) -> None:
         self.clock.advance(seconds)
 
+    @rule(seconds=st.sampled_from([2.13, 25.37, 3600.71]))  # no sums that end at the moment when something is due
+    def set_clock_back(self, seconds: float) -> None:
+        self.clock.set_back(seconds)
+
     # The reconciler
 
     @rule()
     def reconcile(self) -> None:
+        now_us = self.clock.last_us + 1
+        if 0 <= now_us - self.turn_us < TURN_SECONDS * SECOND:
+            Reconciler(self.ledger, self.queue, MAX_ATTEMPTS).tick()
+            return
+        latest_us = max(self.turn_us, *(job.sent_us for job in self.jobs.values() if job.is_in_queue), 0)
+        if now_us < latest_us:
+            self.move_back(latest_us - now_us, now_us)
+        self.turn_us = now_us
         silent = [(job_id, job) for job_id, job in self.jobs.items() if self.is_silent(job)]
-        due = [job for job in self.jobs.values() if job.due_us is not None and job.due_us <= self.clock.last_us]
-        latest_us = self.clock.last_us - GRACE_US
+        due = [job for job in self.jobs.values() if job.due_us is not None and job.due_us <= now_us]
+        latest_us = now_us - GRACE_US
         lost = [
             job_id
             for job_id, job in self.jobs.items()
             if job.is_in_queue and job.sent_us <= latest_us and not self.messages[job_id]
         ]
 
-        Reconciler(self.ledger, self.queue, MAX_ATTEMPTS).reconcile()
+        Reconciler(self.ledger, self.queue, MAX_ATTEMPTS).tick()
 
         for job_id, job in silent:
             self.expire(job_id, job)
@@ -371,7 +390,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.clock.advance(LEASE_SECONDS + 1)
                 self.reconcile()
                 while +self.messages:
-                    job_id, token = self.pop(), f"token-{self.clock.last_us}"
+                    job_id, token = self.pop(), next(self.tokens)
                     if self.claim(job_id, token):
                         self.claims.append((job_id, token))
                         self.finish(0, JobState.SUCCEEDED)
@@ -413,6 +432,18 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def is_silent(self, job: ModelJob) -> bool:
         return job.state is JobState.RUNNING and job.lease_ends_us <= self.clock.last_us
+
+    def move_back(self, back_us: int, now_us: int) -> None:
+        """What a turn does that finds itself before the last one."""
+
+        def moved(moment_us: int, earliest_us: int) -> int:
+            return max(moment_us - back_us, earliest_us) if moment_us > now_us else moment_us
+
+        for job in self.jobs.values():
+            job.sent_us -= back_us
+            job.lease_ends_us = moved(job.lease_ends_us, now_us + RENEWAL_US)
+            job.due_us = None if job.due_us is None else moved(job.due_us, now_us)
+        self.outbox = {webhook: (moved(due, now_us), attempts) for webhook, (due, attempts) in self.outbox.items()}
 
     def expire(self, job_id: str, job: ModelJob) -> None:
         job.reasons.append("worker_lost")
