@@ -105,10 +105,15 @@ def doomed(settings: Settings) -> TimedEngine:
 
 
 def native(settings: Settings) -> Engine:
-    """The real engine, in a worker that repeats failed callbacks at once and, if `CHAOS_DIES` is set, dies there."""
+    """The real engine, in a worker that repeats failed callbacks at once; `CHAOS_*` make it poor, wrong or die."""
     repeat_callbacks_at_once()
     PLACES.get(os.environ.get("CHAOS_DIES", ""), lambda: None)()
-    return load_engine(settings.model_copy(update={"flux_kontext_engine": "native"}))
+    if os.environ.get("CHAOS_CLOCK") == "wrong":
+        set_clock_ahead()
+    engine = load_engine(settings.model_copy(update={"flux_kontext_engine": "native"}))
+    warm_up = engine.warm_up
+    setattr(engine, "warm_up", lambda: (warm_up(), poor()))  # noqa: B010 - it may take what it needs to start
+    return engine
 
 
 def repeat_callbacks_at_once() -> None:
@@ -118,9 +123,13 @@ def repeat_callbacks_at_once() -> None:
 
 def wrong_clock(settings: Settings) -> TimedEngine:
     """An engine in a process whose clock is five hours ahead."""
+    set_clock_ahead()
+    return steady(settings)
+
+
+def set_clock_ahead() -> None:
     right = time.time
     time.time = lambda: right() + BAD_CLOCK_SECONDS
-    return steady(settings)
 
 
 def die() -> None:

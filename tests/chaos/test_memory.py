@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from jobs.errors import ErrorCode
 from tests.chaos.bench import MAX_ATTEMPTS, Bench
 from tests.chaos.invariants import Expected, broken_promises, submit
+from tests.chaos.narrow import killed_by_the_kernel, little_memory
 from tests.chaos.test_poison import FAILED, assert_poison_ends
 from tests.waiting import eventually
 
@@ -60,43 +60,8 @@ def _settled_with_a_worker(bench: Bench) -> bool:
 
 @pytest.fixture
 def cgroup() -> Iterator[Path]:
-    """A control group that may take `ROOM_BYTES`; whoever takes more is killed by the kernel.
-
-    Whether one may be made is the machine's secret: in a plain container not even root may. So this skips, in CI too.
-    """
-    for parent, limit in _places():
-        group = parent / "kontext-edits-test"
-        try:
-            group.mkdir(exist_ok=True)
-            (group / limit).write_text(str(ROOM_BYTES))
-        except OSError:
-            continue
+    """A control group with `ROOM_BYTES`; whether one can be made is the machine's matter, so this skips in CI too."""
+    with little_memory(ROOM_BYTES) as group:
+        if group is None:
+            pytest.skip("no control group with a limit of memory can be made here: needs root and /sys/fs/cgroup")
         yield group
-        eventually(partial(_removed, group), what=f"{group} is empty and gone")
-        return
-    pytest.skip("no control group with a limit of memory can be made here (needs root and a writable /sys/fs/cgroup)")
-
-
-def _places() -> Iterator[tuple[Path, str]]:
-    """Where a group with a limit may be made, and the file of its limit: for version 2, then for version 1."""
-    root = Path("/sys/fs/cgroup")
-    if "memory" in _words(root / "cgroup.subtree_control"):
-        yield root, "memory.max"
-    yield root / "memory", "memory.limit_in_bytes"
-
-
-def _removed(group: Path) -> bool:
-    with suppress(OSError):
-        group.rmdir()
-    return not group.exists()
-
-
-def killed_by_the_kernel(cgroup: Path) -> int:
-    """How many processes of the group the kernel has killed for their memory."""
-    events = cgroup / "memory.events"
-    words = _words(events if events.exists() else cgroup / "memory.oom_control")
-    return int(words[words.index("oom_kill") + 1])
-
-
-def _words(path: Path) -> list[str]:
-    return path.read_text().split() if path.exists() else []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from jobs.schema import JobState
 from tests.chaos.bench import Bench
 from tests.chaos.faults import Fault, store_cut_off, store_failing, store_hanging_up, store_slow
 from tests.chaos.invariants import Expected, broken_promises, submit, wait_until_settled
-from tests.requirements import require
+from tests.chaos.narrow import small_disk
 from tests.waiting import eventually, passing
 
 DISK_BYTES = 256 * 1024
@@ -90,20 +88,13 @@ def test_a_store_that_stays_away_fails_the_job_with_its_reason_and_its_callback(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, to be filled."""
-    require(os.geteuid() == 0, "filling a disk needs root, to mount a small one")
-    folder = tmp_path / "out"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, text=True)
-    require(mounted.returncode == 0, f"no file system can be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "out", DISK_BYTES) as folder:
+        yield folder
 
 
-def test_a_full_disk_is_waited_for_and_keeps_no_half_picture(small_disk: Path, bench: Bench) -> None:
-    filler = small_disk / "a"
+def test_a_full_disk_is_waited_for_and_keeps_no_half_picture(disk: Path, bench: Bench) -> None:
+    filler = disk / "a"
     filler.write_bytes(bytes(DISK_BYTES - 4096))
     bench.start_worker("w1")
     jobs = submit(bench, "a", prompt="noise", params={"width": 160, "height": 160})
