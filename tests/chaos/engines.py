@@ -21,6 +21,7 @@ from typing import Any
 from PIL import Image
 
 from jobs.ledger import Ledger
+from jobs.outbox import Outbox
 from jobs.settings import Settings
 from jobs.storage import Storage
 from tests.worker.engines import Painted, PromptedEngine, TimedEngine
@@ -161,5 +162,5 @@ PLACES: dict[str, Callable[[], None]] = {
     "while uploading": lambda: die_before(os, "fsync"),  # the bytes are written, the name is not there yet
     "between upload and finish": lambda: die_before(Ledger, "finish"),
     "between finish and callback": lambda: die_after(Ledger, "finish"),
-    "between callback and its note": lambda: die_before(Ledger, "settle_callback"),
+    "between callback and its note": lambda: die_before(Outbox, "settle"),
 }

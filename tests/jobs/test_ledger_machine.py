@@ -31,7 +31,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from jobs.ledger import Claim, Ledger, Refusal, Spent, Verdict
+from jobs.ledger import Claim, Ledger, Refusal, Spent
+from jobs.outbox import Outbox, Verdict
 from jobs.queue import QUEUE, EditQueue, make_app, next_messages
 from jobs.record import Progress
 from jobs.schema import EditJob, ErrorInfo, JobState, Outcome
@@ -313,12 +314,12 @@ class LedgerMachine(RuleBasedStateMachine):
     def take_callbacks(self) -> Any:
         due = {webhook: attempts for webhook, (due_us, attempts) in self.outbox.items() if due_us <= self.clock.last_us}
 
-        taken = self.ledger.take_callbacks(10, HIDE_SECONDS)
+        taken = Outbox(self.ledger).take(10, HIDE_SECONDS)
 
         assert {callback.webhook_id: callback.attempts for callback in taken} == due
         for callback in taken:
             assert callback.webhook_id.startswith(f"msg_{callback.job_id}_{callback.event}")
-            assert self.ledger.ending(callback).event().type == f"edit.{callback.event}"
+            assert Outbox(self.ledger).ending(callback).event().type == f"edit.{callback.event}"
             self.outbox[callback.webhook_id] = (self.clock.last_us + HIDE_SECONDS * SECOND, callback.attempts)
         return multiple(*due)
 
@@ -327,7 +328,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if webhook not in self.outbox:  # taken twice, and the other sender delivered it
             return
         verdict: Verdict = "delivered" if is_delivered else "pending"
-        self.ledger.settle_callback(webhook, verdict, "HTTP", delay_seconds=20)
+        Outbox(self.ledger).settle(webhook, verdict, "HTTP", delay_seconds=20)
 
         _, attempts = self.outbox.pop(webhook)
         if not is_delivered:

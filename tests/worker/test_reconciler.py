@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from jobs.ledger import Claim, Ledger
+from jobs.outbox import Outbox
 from jobs.queue import QUEUE, EditQueue, make_app, next_messages
 from jobs.schema import EditJob
 from tests.clock import ManualClock
@@ -198,17 +199,17 @@ def test_a_callback_is_due_when_it_was_due_before_the_clock_was_set_back(
 ) -> None:
     list(ledger.submit([EditJob.model_validate({**JOB, "id": "a", "callback": {"url": "https://a.org/"}})], "s3://out"))
     ledger.cancel("a")
-    (due,) = ledger.take_callbacks(1, hide_seconds=60)
-    ledger.settle_callback(due.webhook_id, "pending", "HTTP 503", delay_seconds=600)
+    (due,) = Outbox(ledger).take(1, hide_seconds=60)
+    Outbox(ledger).settle(due.webhook_id, "pending", "HTTP 503", delay_seconds=600)
     reconciler.tick()
     clock.set_back(5 * 3600)
     clock.advance(2)
     reconciler.tick()
 
     clock.advance(590)
-    assert ledger.take_callbacks(1, hide_seconds=60) == []
+    assert Outbox(ledger).take(1, hide_seconds=60) == []
     clock.advance(10)
-    assert ledger.take_callbacks(1, hide_seconds=60) != []
+    assert Outbox(ledger).take(1, hide_seconds=60) != []
 
 
 def test_a_clock_set_ahead_takes_no_job_from_a_worker_that_lives(
