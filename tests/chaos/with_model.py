@@ -157,8 +157,18 @@ def while_sampling(fault: Fault, bench: Bench, job_id: str) -> None:
     in_bucket = fault.__name__.startswith("store_")
     send(bench, job_id, bench.bucket_uri(f"{job_id}.png") if in_bucket else None)
     eventually(lambda: is_sampling(bench, job_id), 30)
+    aim_at(bench, bench.ledger.get(job_id).worker or "")
     with fault(bench):
         passing(HELD_SECONDS)
+
+
+def aim_at(bench: Bench, name: str) -> None:
+    """Let chance, where it decides between the two workers or their lines, hit this one next."""
+    while True:
+        state = bench.random.getstate()
+        if bench.random.choice(sorted(bench.lines)) == name:
+            bench.random.setstate(state)
+            return
 
 
 def while_queued(fault: Fault, bench: Bench, job_id: str) -> None:
