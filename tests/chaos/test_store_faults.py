@@ -38,7 +38,7 @@ def test_a_store_away_for_longer_than_a_few_attempts_last_costs_none_of_them(ben
 
     with store_failing(bench):
         jobs = submit(bench, "a", output=bench.bucket_uri("a.png"))
-        passing(10)  # runs begin about 0, 2 and 6 s after the first
+        eventually(lambda: len(bench.ledger.get("a").history) == 3, 40)
     wait_until_settled(bench)
 
     record = bench.ledger.get("a")
