@@ -14,6 +14,7 @@ from typing import cast
 from celery import Celery
 
 from jobs.ledger import Claim, Ledger
+from jobs.outbox import Outbox
 from jobs.queue import QUEUE, EditQueue, make_app
 from jobs.record import Progress
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
@@ -84,7 +85,7 @@ def _keep_busy(settings: Settings, app: Celery, name: str, seconds: float) -> No
     ticks: list[tuple[float, Callable[[], object]]] = [
         (RENEW_SECONDS, lambda: ledger.renew(job_id, claim.token, LEASE_SECONDS, Progress("sampling", 1, 30))),
         (BEAT_SECONDS, lambda: registry.beat(WorkerInfo(name, WorkerState.BUSY, device="cuda:0", jobs=(job_id,)))),
-        (CALLBACK_SECONDS, lambda: ledger.take_callbacks(1, LEASE_SECONDS)),
+        (CALLBACK_SECONDS, lambda: Outbox(ledger).take(1, LEASE_SECONDS)),
         (RECONCILE_SECONDS, reconciler.tick),
     ]
     ends_at = time.monotonic() + seconds

@@ -7,6 +7,7 @@ Error
 └── EditFailure         one job's run ended without a picture; carries an ErrorCode
     ├── RejectJob       the job can never succeed as it stands: fail it now
     ├── RetryJob        the cause may pass: run the job again after a delay
+    │   └── Outage          of a store or a host: likewise, but for minutes, and no attempt is spent
     ├── AbortJob        someone asked the run to end
     │   ├── Cancelled       the user: the job becomes `cancelled`
     │   ├── HandBack        the worker is draining: the job goes back to the queue, the attempt is not counted
@@ -74,6 +75,10 @@ class RetryJob(EditFailure):
     """Raised when the same job may succeed later."""
 
     retryable = True
+
+
+class Outage(RetryJob):
+    """Raised when a store or an input's host does not serve: nothing that the job has done or could do."""
 
 
 class AbortJob(EditFailure):

@@ -33,7 +33,7 @@ from jobs.settings import Settings
 
 SCRIPTS = (
     *("submit", "claim", "renew", "finish", "requeue", "cancel", "retry"),
-    *("expire", "promote", "resend", "take_callbacks", "settle_callback", "revise_callback"),
+    *("take_turn", "expire", "promote", "resend", "take_callbacks", "settle_callback", "revise_callback"),
 )
 PIPELINE_LENGTH = 500
 """Jobs sent to Redis in one go: long enough to hide the round trip, short enough to stay under a megabyte."""
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 Lease = Literal["held", "cancel", "lost"]
 Requeued = Literal["queued", "delayed", "cancelled", "lost"]
-Verdict = Literal["delivered", "pending", "dropped"]
+Spent = Literal["attempt", "outage", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,15 @@ class Submission:
 
 @dataclass(frozen=True)
 class Claim:
-    """A lease on one job: proof, by its token, that this worker may run and end it."""
+    """A lease on one job: proof, by its token, that this worker may run and end it.
+
+    `outages` is how often a store or a host was not there for it so far.
+    """
 
     job_id: str
     token: str
     attempt: int
+    outages: int
     queued_seconds: float
     job_json: str
 
@@ -85,16 +89,6 @@ class Refusal:
     """Why a job could not be claimed: its state, `delayed`, or `unknown`."""
 
     reason: str
-
-
-@dataclass(frozen=True)
-class DueCallback:
-    """A callback whose time has come; `webhook_id` stays the same over all its attempts."""
-
-    webhook_id: str
-    job_id: str
-    event: str
-    attempts: int
 
 
 def _failure(code: ErrorCode, message: str, retryable: bool = False) -> str:
@@ -144,12 +138,12 @@ class Ledger:
         Yields:
             One submission per job, in order, as each pipeline of `PIPELINE_LENGTH` jobs is accepted.
         """
-        for chunk in _chunks(jobs, PIPELINE_LENGTH):
+        for chunk in chunks(jobs, PIPELINE_LENGTH):
             rows = [
                 _submit_arguments(job, job.model_dump_json(), job.completed(output_root).model_dump_json(), max_queued)
                 for job in chunk
             ]
-            for job, (verdict, detail) in zip(chunk, self._pipelined("submit", rows), strict=True):
+            for job, (verdict, detail) in zip(chunk, self.run_scripts("submit", rows), strict=True):
                 yield Submission(job.id, verdict, detail)
 
     def adopt(self, job_id: str, raw: Any, output_root: str) -> Submission:
@@ -161,39 +155,48 @@ class Ledger:
             return next(self.submit([parse_job(raw)], output_root))
         except RejectJob:
             as_sent = json.dumps(raw)
-            verdict, detail = self._run("submit", *_submit_arguments(salvage_job(raw, job_id), as_sent, as_sent, 0))
+            verdict, detail = self.run_script(
+                "submit", *_submit_arguments(salvage_job(raw, job_id), as_sent, as_sent, 0)
+            )
             return Submission(job_id, verdict, detail)
 
     def claim(self, job_id: str, worker: str, lease_seconds: float, token: str | None = None) -> Claim | Refusal:
         """Take a queued job for one run, which counts as an attempt."""
         token = token or uuid4().hex
-        answer = self._run("claim", job_id, worker, token, int(lease_seconds * MICROSECONDS))
+        answer = self.run_script("claim", job_id, worker, token, int(lease_seconds * MICROSECONDS))
         if not answer or answer[0] != "claimed":
             return Refusal(answer[0] if answer else "unknown")
-        _, job, attempts, queued_at, now = answer
-        waited = (int(now) - int(queued_at)) / MICROSECONDS
-        return Claim(job_id, token, int(attempts), waited, job)
+        _, job, attempts, outages, queued_at, now = answer
+        waited = max(0, int(now) - int(queued_at)) / MICROSECONDS  # the clock may have been set back
+        return Claim(job_id, token, int(attempts), int(outages), waited, job)
 
     def renew(self, job_id: str, token: str, lease_seconds: float, progress: Progress | None = None) -> Lease:
         """Keep the lease and note the progress; `cancel` means held, but the user wants the job to end."""
         noted = json.dumps(asdict(progress)) if progress else ""
         lease_us = int(lease_seconds * MICROSECONDS)
-        return cast(Lease, self._run("renew", job_id, token, lease_us, noted))
+        return cast(Lease, self.run_script("renew", job_id, token, lease_us, noted))
 
-    def finish(self, job_id: str, token: str, state: JobState, outcome: Outcome) -> bool:
-        """Give a running job its terminal state and, in the same change, its callback; False when the lease is lost."""
+    def finish(self, job_id: str, token: str, state: JobState, outcome: Outcome) -> JobState | None:
+        """Give a running job its terminal state and, in the same change, its callback.
+
+        Returns:
+            The state that the job has got: a cancel that came before this call wins. None when the lease is lost.
+        """
         reason = outcome.error.code if outcome.error else state
-        return bool(self._run("finish", job_id, token, state, outcome.model_dump_json(), reason) == "finished")
+        ended = self.run_script("finish", job_id, token, state, outcome.model_dump_json(), reason, CANCELLED)
+        return JobState(ended) if ended else None
 
-    def requeue(self, job_id: str, token: str, reason: str, delay_seconds: float = 0, counts: bool = True) -> Requeued:
+    def requeue(
+        self, job_id: str, token: str, reason: str, delay_seconds: float = 0, spent: Spent = "attempt"
+    ) -> Requeued:
         """Give a running job back, or end it if it was to be cancelled; after `queued` the caller sends its message.
 
         Args:
             delay_seconds: back-off before the job may run again.
-            counts: whether the run counts as an attempt; a draining worker's does not.
+            spent: what the run used up: an attempt, patience with an outage, or nothing when a worker drains.
         """
         delay_us = int(delay_seconds * MICROSECONDS)
-        return cast(Requeued, self._run("requeue", job_id, token, delay_us, int(counts), reason, CANCELLED))
+        return cast(Requeued, self.run_script("requeue", job_id, token, delay_us, spent, reason, CANCELLED))
 
     def cancel(self, job_id: str) -> JobState:
         """Cancel a job and return its state before: queued ends at once, running within a step, ended stays as it is.
@@ -201,7 +204,7 @@ class Ledger:
         Raises:
             JobNotFound: no such job.
         """
-        state = self._run("cancel", job_id, CANCELLED)
+        state = self.run_script("cancel", job_id, CANCELLED)
         if not state:
             raise JobNotFound(f"no job {job_id!r} in the ledger")
         return JobState(state)
@@ -214,7 +217,7 @@ class Ledger:
         Raises:
             JobNotFound: no such job.
         """
-        answer = self._run("retry", job_id)
+        answer = self.run_script("retry", job_id)
         if not answer:
             raise JobNotFound(f"no job {job_id!r} in the ledger")
         return JobState(answer[0])
@@ -229,8 +232,8 @@ class Ledger:
         """
         self.batch_counts(batch)
         wanted = codes or set(ErrorCode) - {ErrorCode.CANCELLED}
-        for page in _chunks(self.batch_job_ids(batch), PIPELINE_LENGTH):
-            answers = self._pipelined("retry", ([job_id, *wanted] for job_id in page))
+        for page in chunks(self.batch_job_ids(batch), PIPELINE_LENGTH):
+            answers = self.run_scripts("retry", ([job_id, *wanted] for job_id in page))
             yield [job_id for job_id, answer in zip(page, answers, strict=True) if answer and answer[1]]
 
     # Reading
@@ -250,14 +253,14 @@ class Ledger:
         """Read jobs in one round trip; None where there is none."""
         with redis_errors(self.redis), self.redis.pipeline(transaction=False) as pipeline:
             for job_id in job_ids:
-                pipeline.hgetall(self._key("job", job_id))
+                pipeline.hgetall(self.key("job", job_id))
             found = zip(job_ids, pipeline.execute(), strict=True)
         return [parse_record(job_id, fields) if "job" in fields else None for job_id, fields in found]
 
     def position(self, job_id: str) -> int | None:
         """How many jobs will be taken before this one; None when it does not wait in the queue."""
         with redis_errors(self.redis):
-            return cast("int | None", self.redis.zrank(self._key("queued"), job_id))
+            return cast("int | None", self.redis.zrank(self.key("queued"), job_id))
 
     def batch_counts(self, batch: str) -> dict[JobState, int]:
         """Count a batch's jobs by state.
@@ -266,7 +269,7 @@ class Ledger:
             JobNotFound: no such batch.
         """
         with redis_errors(self.redis):
-            counts = self.redis.hgetall(self._key("batch", batch))
+            counts = self.redis.hgetall(self.key("batch", batch))
         if not counts:
             raise JobNotFound(f"no batch {batch!r} in the ledger")
         return {state: int(counts.get(state, 0)) for state in JobState}
@@ -276,7 +279,7 @@ class Ledger:
         start = 0
         while True:
             with redis_errors(self.redis):
-                key = self._key("batch", batch, "jobs")
+                key = self.key("batch", batch, "jobs")
                 page = cast("list[str]", self.redis.zrange(key, start, start + PIPELINE_LENGTH - 1))
             yield from page
             if len(page) < PIPELINE_LENGTH:
@@ -292,40 +295,55 @@ class Ledger:
         """How many jobs are `queued`, `delayed` (in back-off) and `running`, and how many `callbacks` are due."""
         with redis_errors(self.redis), self.redis.pipeline(transaction=False) as pipeline:
             for name in ("queued", "delayed", "running", "outbox"):
-                pipeline.zcard(self._key(name))
+                pipeline.zcard(self.key(name))
             queued, delayed, running, outbox = pipeline.execute()
         return {"queued": queued, "delayed": delayed, "running": running, "callbacks": outbox}
 
     # For the reconciler
 
-    def expire(self, max_attempts: int, limit: int = 1000) -> tuple[list[str], list[str]]:
-        """Take jobs from workers that went silent; returns the ids to send again and the ids that ended."""
+    def take_turn(self, pause_seconds: float) -> tuple[bool, int]:
+        """Ask for the next turn of all reconcilers; whether it is given, and the ledger's time in microseconds.
+
+        Moments that lie too far ahead, because the clock of Redis was set back since the last turn, are put right.
+
+        Args:
+            pause_seconds: between two turns of anybody.
+        """
+        is_given, now = self.run_script("take_turn", int(pause_seconds * MICROSECONDS))
+        return bool(is_given), int(now)
+
+    def expire(self, max_attempts: int, until_us: int = 0, limit: int = 1000) -> tuple[list[str], list[str]]:
+        """Take jobs from workers that went silent; returns the ids to send again and the ids that ended.
+
+        Args:
+            until_us: latest end of a lease that counts as silence, lest the clock jump after the caller looked; 0: now.
+        """
         exhausted = _failure(
             ErrorCode.WORKER_LOST, f"the worker died or went silent in each of {max_attempts} attempts", retryable=True
         )
-        again, ended = self._run("expire", limit, max_attempts, exhausted, CANCELLED)
+        again, ended = self.run_script("expire", limit, max_attempts, exhausted, CANCELLED, until_us)
         return again, ended
 
     def promote(self, limit: int = 1000) -> list[str]:
         """Move jobs whose back-off is over to the queue; returns the ids to send."""
-        return cast("list[str]", self._run("promote", limit))
+        return cast("list[str]", self.run_script("promote", limit))
 
     def oldest_queued(self, limit: int, sent_before_us: float | None = None) -> list[str]:
         """Ids of the jobs that were sent longest ago, up to a moment in microseconds."""
         with redis_errors(self.redis):
             before = "+inf" if sent_before_us is None else sent_before_us
-            return cast("list[str]", self.redis.zrangebyscore(self._key("queued"), "-inf", before, 0, limit))
+            return cast("list[str]", self.redis.zrangebyscore(self.key("queued"), "-inf", before, 0, limit))
 
     def sent_at(self, job_ids: Sequence[str]) -> list[float | None]:
         """When the message of each job was last sent, microseconds; None for a job that does not wait."""
         if not job_ids:
             return []
         with redis_errors(self.redis):
-            return self.redis.zmscore(self._key("queued"), list(job_ids))
+            return self.redis.zmscore(self.key("queued"), list(job_ids))
 
     def resend(self, job_ids: Sequence[str]) -> list[str]:
         """Note that messages are about to be sent again; returns the ids of those jobs that still wait."""
-        return cast("list[str]", self._run("resend", *job_ids)) if job_ids else []
+        return cast("list[str]", self.run_script("resend", *job_ids)) if job_ids else []
 
     def now_us(self) -> int:
         """The ledger's time in microseconds."""
@@ -333,63 +351,19 @@ class Ledger:
             seconds, microseconds = self.redis.time()
             return self._clock() or seconds * MICROSECONDS + microseconds
 
-    # The outbox
+    # For those parts of the ledger that have a file of their own
 
-    def take_callbacks(self, limit: int, hide_seconds: float) -> list[DueCallback]:
-        """Take callbacks that are due; each comes again after `hide_seconds` unless it is settled."""
-        rows = self._run("take_callbacks", limit, int(hide_seconds * MICROSECONDS))
-        return [DueCallback(webhook_id, job_id, event, int(attempts)) for webhook_id, job_id, event, attempts in rows]
-
-    def ending(self, due: DueCallback) -> JobRecord:
-        """Read the job as it was at the end that the callback tells of, even when it was opened again since.
-
-        Raises:
-            JobNotFound: the job is no longer in the ledger.
-        """
-        with redis_errors(self.redis), self.redis.pipeline(transaction=False) as pipeline:
-            # In this order: a retry between the two leaves either the ended record or its ending, never neither.
-            pipeline.hgetall(self._key("job", due.job_id))
-            pipeline.hget(self._key("callback", due.webhook_id), "ending")
-            fields, ending = pipeline.execute()
-        if "job" not in fields:
-            raise JobNotFound(f"no job {due.job_id!r} in the ledger")
-        return parse_record(due.job_id, {**fields, **(json.loads(ending) if ending else {})})
-
-    def postpone_callback(self, webhook_id: str, delay_seconds: float) -> None:
-        """Let a callback that was taken come again after the delay; no attempt was made."""
-        due_us = self.now_us() + int(delay_seconds * MICROSECONDS)
-        with redis_errors(self.redis):
-            self.redis.zadd(self._key("outbox"), {webhook_id: due_us}, xx=True)
-
-    def settle_callback(self, webhook_id: str, verdict: Verdict, said: str, delay_seconds: float = 0) -> None:
-        """Note how an attempt went: `delivered`, `dropped`, or `pending` and tried again after the delay."""
-        self._run("settle_callback", webhook_id, verdict, int(delay_seconds * MICROSECONDS), said[:200])
-
-    def replay_callbacks(self, webhook_ids: Iterable[str]) -> int:
-        """Send callbacks again, from their first attempt, whatever became of them; returns how many there were."""
-        return self._revise(webhook_ids, "pending")
-
-    def drop_callbacks(self, webhook_ids: Iterable[str]) -> int:
-        """Give up callbacks that are pending; returns how many were."""
-        return self._revise(webhook_ids, "dropped")
-
-    def _revise(self, webhook_ids: Iterable[str], verdict: Verdict) -> int:
-        count = 0
-        for chunk in _chunks(webhook_ids, PIPELINE_LENGTH):
-            before = self._pipelined("revise_callback", [[webhook_id, verdict] for webhook_id in chunk])
-            count += sum(state == "pending" if verdict == "dropped" else bool(state) for state in before)
-        return count
-
-    # Inside
-
-    def _key(self, *parts: str) -> str:
+    def key(self, *parts: str) -> str:
+        """The key in Redis of this name."""
         return self.prefix + ":".join(parts)
 
-    def _run(self, name: str, *arguments: Any) -> Any:
+    def run_script(self, name: str, *arguments: Any) -> Any:
+        """Run one script of `SCRIPTS`; what it answers."""
         with redis_errors(self.redis):
             return self._scripts[name](*self._call(arguments))
 
-    def _pipelined(self, name: str, rows: Iterable[Sequence[Any]]) -> list[Any]:
+    def run_scripts(self, name: str, rows: Iterable[Sequence[Any]]) -> list[Any]:
+        """Run one script for each row of arguments in one round trip; what they answer."""
         with redis_errors(self.redis), self.redis.pipeline(transaction=False) as pipeline:
             for row in rows:
                 self._scripts[name](*self._call(row), client=pipeline)
@@ -410,7 +384,7 @@ def _source(name: str) -> str:
     return (folder / "common.lua").read_text() + (folder / f"{name}.lua").read_text()
 
 
-def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     chunk: list[T] = []
     for item in items:
         chunk.append(item)

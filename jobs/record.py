@@ -63,7 +63,7 @@ class JobRecord:
         """From submit to the end; None while the job is open."""
         if self.created_at is None or self.finished_at is None:
             return None
-        return (self.finished_at - self.created_at).total_seconds()
+        return max(0.0, (self.finished_at - self.created_at).total_seconds())  # the clock may have been set back
 
     @cached_property
     def result(self) -> EditResult:

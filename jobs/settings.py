@@ -110,6 +110,9 @@ class Settings(BaseSettings):
     )
     max_queued: int = Field(0, ge=0, description="refuse new jobs while this many wait; 0: no bound")
     max_attempts: int = Field(3, ge=1, description="runs of one job before it fails")
+    outage_seconds: float = Field(
+        600, ge=0, allow_inf_nan=False, description="how long a job waits in all for stores and hosts that are away"
+    )
     job_timeout_seconds: Seconds = Field(900, description="longest run of one job")
     drain_seconds: float = Field(60, ge=0, description="time a running job gets at SIGTERM before it is handed back")
     stall_seconds: Seconds = Field(300, description="a step longer than this means a hung device: the worker exits")

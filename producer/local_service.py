@@ -27,6 +27,9 @@ FRIENDLY_THREADS = {"OMP_WAIT_POLICY": "passive"}
 """Torch's threads sleep while they wait for each other. Spinning is a third faster on an idle machine and many times
 slower on one with other work, as a person's own machine has."""
 
+OUTAGE_SECONDS = 15.0
+"""Somebody sits and waits: a picture whose host is away should not hold up the end of a table for ten minutes."""
+
 
 class LocalService:
     """A worker on this machine, and the client that feeds it."""
@@ -65,6 +68,8 @@ def local_service(output_uri: str, log: Path) -> Iterator[LocalService]:
     with _sigterm_like_ctrl_c(), private_folder() as folder, private_redis(folder) as broker_url:
         # Only this person's jobs reach this Redis: the worker may read and write what the person may.
         settings = load_settings(broker_url=broker_url, output_uri=output_uri, max_queued=0)
+        if "outage_seconds" not in settings.model_fields_set:
+            settings = settings.model_copy(update={"outage_seconds": OUTAGE_SECONDS})
         environment = {**FRIENDLY_THREADS, **os.environ, **_worker_environment(settings, folder)}
         worker = start_child(WORKER_COMMAND, log, environment)
         try:
@@ -82,6 +87,7 @@ def _worker_environment(settings: Settings, folder: Path) -> dict[str, str]:
         "DG_BUCKETS": "*",
         "DG_WORKER_NAME": f"local-{os.getpid()}",
         "DG_RUNTIME_DIR": str(folder),
+        "DG_OUTAGE_SECONDS": str(settings.outage_seconds),
         "DG_DRAIN_SECONDS": "0",  # its Redis is about to go as well
     }
 

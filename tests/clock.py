@@ -10,13 +10,17 @@ class ManualClock:
         self._now_us = 1_800_000_000_000_000
 
     def __call__(self) -> int:
-        self._now_us += 1  # two events are never at the same moment
+        self._now_us += 1  # two events are never at the same moment, unless the clock was set back
         return self._now_us
 
     @property
     def last_us(self) -> int:
         """The moment that was told last."""
         return self._now_us
+
+    def set_back(self, seconds: float) -> None:
+        """Jump, as a clock does that was wrong: what has happened since then lies in the future."""
+        self._now_us -= int(seconds * 1_000_000)
 
     def advance(self, seconds: float) -> None:
         self._now_us += int(seconds * 1_000_000)

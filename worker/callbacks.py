@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from jobs.errors import BrokerUnavailable, EditFailure, JobNotFound
-from jobs.ledger import MICROSECONDS, DueCallback, Ledger, Verdict
+from jobs.ledger import MICROSECONDS, Ledger
+from jobs.outbox import DueCallback, Outbox, Verdict
 from jobs.settings import Settings
 from jobs.signing import callback_headers
 
@@ -79,6 +80,7 @@ class CallbackSender:
         self._secrets = settings.callback_secrets
         self._hide_seconds = settings.callback_timeout_seconds * 3
         self._ledger = ledger
+        self._outbox = Outbox(ledger)
         self._client = client
         self._jitter = jitter
         self._receivers = Receivers()
@@ -95,7 +97,7 @@ class CallbackSender:
             if not self._slots.acquire(timeout=INTERVAL_SECONDS):
                 return begun
             try:
-                due = self._ledger.take_callbacks(1, self._hide_seconds)
+                due = self._outbox.take(1, self._hide_seconds)
             except BrokerUnavailable:
                 self._slots.release()
                 raise
@@ -123,18 +125,18 @@ class CallbackSender:
 
     def _deliver(self, due: DueCallback) -> None:
         try:
-            record = self._ledger.ending(due)
+            record = self._outbox.ending(due)
         except JobNotFound:
-            self._ledger.settle_callback(due.webhook_id, "dropped", "the job is no longer in the ledger")
+            self._outbox.settle(due.webhook_id, "dropped", "the job is no longer in the ledger")
             return
         callback = record.job.callback
         if callback is None:
-            self._ledger.settle_callback(due.webhook_id, "dropped", "the job names no callback")
+            self._outbox.settle(due.webhook_id, "dropped", "the job names no callback")
             return
         receiver = urlsplit(callback.url).netloc
         with self._receivers.turn(receiver) as is_given:
             if not is_given:
-                self._ledger.postpone_callback(due.webhook_id, POSTPONED_SECONDS * self._jitter(0.8, 1.2))
+                self._outbox.postpone(due.webhook_id, POSTPONED_SECONDS * self._jitter(0.8, 1.2))
                 return
             reply = self._post(callback.url, due.webhook_id, record.event().model_dump_json().encode())
         self._receivers.note(receiver, is_silent=reply.status == 0)
@@ -142,7 +144,7 @@ class CallbackSender:
 
     def _settle(self, due: DueCallback, reply: Reply) -> None:
         verdict, delay = judge(reply, due.attempts + 1, self._jitter)
-        self._ledger.settle_callback(due.webhook_id, verdict, reply.said, delay)
+        self._outbox.settle(due.webhook_id, verdict, reply.said, delay)
         level = logging.INFO if verdict == "delivered" else logging.WARNING
         log.log(
             level,

@@ -17,6 +17,8 @@ BROKEN_DEVICE_SIGNS = (
 )
 """After one of these the CUDA context is gone: every later call of the process fails as well."""
 
+CPU_REFUSAL = "can't allocate memory"
+"""What torch says, in a plain RuntimeError, when the machine has no memory left for it."""
 
 FAULTS_OF_THE_DEVICE = frozenset({ErrorCode.ENGINE_FAILED, ErrorCode.OUT_OF_MEMORY, ErrorCode.WORKER_LOST})
 MOST_FAULTS_IN_A_ROW = 3
@@ -33,7 +35,8 @@ class FaultStreak:
         if failure is None:
             self.length = 0
         elif failure.code in FAULTS_OF_THE_DEVICE and not isinstance(failure, AbortJob):
-            self.length += 1
+            is_hosts_memory = failure.code is ErrorCode.OUT_OF_MEMORY and failure.retryable
+            self.length += not is_hosts_memory
 
     def is_suspicious(self, elsewhere: list[int]) -> bool:
         """Whether this worker fails again and again while none of the others does.
@@ -51,6 +54,8 @@ def classify(error: Exception) -> EditFailure:
     """
     if isinstance(error, EditFailure):
         return error
+    if _is_out_of_host_memory(error):
+        return RetryJob(ErrorCode.OUT_OF_MEMORY, "the machine's memory was not enough for this job and its neighbours")
     if is_out_of_memory(error):
         return RejectJob(
             ErrorCode.OUT_OF_MEMORY,
@@ -68,7 +73,12 @@ def classify(error: Exception) -> EditFailure:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether the device's memory, or the machine's, was not enough."""
     torch = sys.modules.get("torch")
-    return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+    return _is_out_of_host_memory(error) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+
+
+def _is_out_of_host_memory(error: Exception) -> bool:
+    # Whoever asks for a little while a neighbour takes all fails too: so this is no reason to reject a job.
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and CPU_REFUSAL in str(error))
 
 
 def _first_line(error: Exception) -> str:

@@ -22,11 +22,12 @@ from jobs.errors import (
     ErrorCode,
     HandBack,
     LeaseLost,
+    Outage,
     RejectJob,
     RetryJob,
     StopWorker,
 )
-from jobs.ledger import Claim, Ledger, Refusal
+from jobs.ledger import Claim, Ledger, Refusal, Spent
 from jobs.queue import EditQueue
 from jobs.registry import WorkerState
 from jobs.schema import CONTENT_TYPES, JOB_ID_PATTERN, EditJob, EngineInfo, ErrorInfo, JobState, Outcome, Timings
@@ -45,7 +46,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BACK_OFF_SECONDS = 2.0
-"""Delay before the second attempt; it doubles with each further one, with jitter, up to a minute."""
+"""Pause before the second run; it doubles with each further one, with jitter, up to `LONGEST_BACK_OFF_SECONDS`."""
+
+LONGEST_BACK_OFF_SECONDS = 60.0
 
 PERSIST_SECONDS = (0.2, 0.5, 1, 2, 5)
 """Pauses while Redis is away and a run's end has to be written; the last one repeats."""
@@ -216,37 +219,54 @@ def encode(edited: EditedPicture, job: EditJob, engine: EngineInfo) -> bytes:
 
 def settle(run: Run, state: JobState, outcome: Outcome, services: Services) -> None:
     """Write the terminal state, unless the job is no longer this run's."""
-    if not services.ledger.finish(run.job_id, run.claim.token, state, outcome):
+    ended = services.ledger.finish(run.job_id, run.claim.token, state, outcome)
+    if ended is None:
         log.warning("lease_lost job=%s attempt=%d", run.job_id, run.claim.attempt)
         return
     code = outcome.error.code if outcome.error else "-"
     seconds = time.monotonic() - run.started_at
-    log.info("job_%s job=%s attempt=%d seconds=%.2f code=%s", state, run.job_id, run.claim.attempt, seconds, code)
+    log.info("job_%s job=%s attempt=%d seconds=%.2f code=%s", ended, run.job_id, run.claim.attempt, seconds, code)
 
 
 def settle_failure(run: Run, failure: EditFailure, services: Services) -> None:
     """Write how a run without a picture ended: dropped, handed back, tried again later, cancelled or failed."""
-    may_run_again = run.claim.attempt < services.settings.max_attempts
+    pause = pause_before_next_run(failure, run.claim, services.settings)
     if isinstance(failure, LeaseLost):
         log.warning("lease_lost job=%s attempt=%d", run.job_id, run.claim.attempt)
     elif isinstance(failure, HandBack):
-        give_back(run, failure, services, counts=False)
-    elif isinstance(failure, StopWorker) and may_run_again:
-        give_back(run, failure, services)
-    elif isinstance(failure, RetryJob) and may_run_again:
-        delay = min(60.0, BACK_OFF_SECONDS * 2 ** (run.claim.attempt - 1)) * uniform(0.75, 1.25)
-        give_back(run, failure, services, delay_seconds=delay)
+        give_back(run, failure, services, spent="nothing")
+    elif pause is not None:
+        spent: Spent = "outage" if isinstance(failure, Outage) else "attempt"
+        give_back(run, failure, services, pause * uniform(0.75, 1.25), spent)
     else:
         state = JobState.CANCELLED if isinstance(failure, Cancelled) else JobState.FAILED
         error = ErrorInfo(code=failure.code, message=failure.message, retryable=failure.retryable)
         settle(run, state, Outcome(timings=Timings(**run.timings), error=error), services)
 
 
+def pause_before_next_run(failure: EditFailure, claim: Claim, settings: Settings) -> float | None:
+    """How many seconds to wait before the job runs again after this failure, before jitter; None: it has to end.
+
+    Runs that a store or a host made fail are counted apart, by what the pauses between them add up to: a few minutes
+    without a store must not fail the jobs that meet them, as a job that fails by itself should after a few attempts.
+    """
+    if isinstance(failure, Outage):
+        pauses = [_back_off(number) for number in range(claim.outages + 1)]
+        return pauses[-1] if sum(pauses) <= settings.outage_seconds else None
+    if not isinstance(failure, RetryJob | StopWorker) or claim.attempt >= settings.max_attempts:
+        return None
+    return 0.0 if isinstance(failure, StopWorker) else _back_off(claim.attempt - 1)
+
+
+def _back_off(number: int) -> float:
+    return min(LONGEST_BACK_OFF_SECONDS, BACK_OFF_SECONDS * 2.0 ** min(number, 10))
+
+
 def give_back(
-    run: Run, failure: EditFailure, services: Services, delay_seconds: float = 0, counts: bool = True
+    run: Run, failure: EditFailure, services: Services, delay_seconds: float = 0, spent: Spent = "attempt"
 ) -> None:
     """Put the job back into the queue, now or after a delay."""
-    answer = services.ledger.requeue(run.job_id, run.claim.token, failure.code, delay_seconds, counts)
+    answer = services.ledger.requeue(run.job_id, run.claim.token, failure.code, delay_seconds, spent)
     log.info(
         "job_requeued job=%s attempt=%d code=%s delay=%.1f", run.job_id, run.claim.attempt, failure.code, delay_seconds
     )

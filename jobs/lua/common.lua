@@ -10,6 +10,7 @@
 --   batch:{name}    hash   jobs per state            batch:{name}:jobs   zset   id -> place in the batch
 --   outbox          zset   webhook id -> when to try  callback:{id}      hash   job, event, state, attempts, last error
 --   dropped         zset   webhook id -> when it was given up
+--   turn            the moment of the last reconciler's turn
 
 local prefix = KEYS[1]
 local now = tonumber(ARGV[1])
@@ -81,7 +82,10 @@ local function set_callback(webhook, id, state, due)
   end
   redis.call('ZREM', key('outbox'), webhook)
   redis.call('PEXPIRE', entry, math.floor(retention_us / 1000))
-  if state == 'dropped' then redis.call('ZADD', key('dropped'), now, webhook) end
+  if state == 'dropped' then
+    redis.call('ZADD', key('dropped'), now, webhook)
+    redis.call('PEXPIRE', key('dropped'), math.floor(retention_us / 1000))
+  end
 end
 
 -- The terminal state and the callback's outbox entry are one change: neither can exist without the other.

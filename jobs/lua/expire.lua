@@ -1,8 +1,10 @@
 -- Take jobs from workers that went silent. ARGV: largest number of jobs, largest number of attempts, outcome of a
--- job that has used them up, outcome of a cancelled one. Returns {ids to send again, ids that ended}.
+-- job that has used them up, outcome of a cancelled one, the latest end of a lease that counts (0: now). Returns {ids to
+-- send again, ids that ended}.
 local limit, max_attempts, exhausted, cancelled = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6]
+local latest = tonumber(ARGV[7]) == 0 and now or math.min(tonumber(ARGV[7]), now)
 local again, ended = {}, {}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('running'), '-inf', now, 'LIMIT', 0, limit)) do
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('running'), '-inf', latest, 'LIMIT', 0, limit)) do
   close_attempt(id, 'worker_lost')
   if field(id, 'cancel') then
     finish(id, 'cancelled', cancelled)

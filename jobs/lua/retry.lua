@@ -18,7 +18,8 @@ if webhook and redis.call('EXISTS', key('callback', webhook)) == 1 then
     state = state, attempts = field(id, 'attempts'), finished_at = field(id, 'finished_at'), outcome = outcome}))
 end
 
-redis.call('HDEL', record, 'outcome', 'finished_at', 'started_at', 'worker', 'token', 'cancel', 'callback', 'webhook')
+redis.call('HDEL', record, 'outcome', 'finished_at', 'started_at', 'worker', 'token', 'cancel', 'callback', 'webhook',
+           'outages')
 redis.call('HSET', record, 'attempts', 0)
 redis.call('HINCRBY', record, 'retries', 1)
 redis.call('PERSIST', record)

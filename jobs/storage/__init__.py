@@ -40,7 +40,8 @@ class Storage:
 
     Every method may raise:
         RejectJob: the job can never succeed as it stands: nothing is there, it may not be touched, it is too large.
-        RetryJob: the cause may pass: no answer, too slow, an error of the server, no space left.
+        RetryJob: too slow.
+        Outage: no answer, an error of the server, no space left.
     """
 
     def __init__(self, settings: Settings) -> None:

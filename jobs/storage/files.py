@@ -11,7 +11,7 @@ from typing import BinaryIO
 from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
-from jobs.errors import EditFailure, RejectJob, RetryJob
+from jobs.errors import EditFailure, Outage, RejectJob
 from jobs.settings import Settings
 from jobs.storage.limits import too_large
 from jobs.storage.store import INPUT, OUTPUT, Side, Store
@@ -157,4 +157,4 @@ def _failure(error: OSError, uri: str, side: Side) -> EditFailure:
         return RejectJob(side.not_found, f"{said}; name a path that exists where the worker runs")
     if error.errno in REFUSED:
         return RejectJob(side.forbidden, f"{said}; check the path and the rights of the worker's user {os.geteuid()}")
-    return RetryJob(side.unavailable, f"{said}; a later try may do")
+    return Outage(side.unavailable, f"{said}; a later try may do")

@@ -15,7 +15,7 @@ from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
 
-from jobs.errors import EditFailure, RejectJob, RetryJob, SettingsError
+from jobs.errors import EditFailure, Outage, RejectJob, SettingsError
 from jobs.settings import Settings
 from jobs.storage.limits import CHUNK_BYTES, DOWNLOAD_SECONDS, Deadline, collect, too_large
 from jobs.storage.store import INPUT, OUTPUT, Side, Store
@@ -142,14 +142,14 @@ def _failures(uri: str, side: Side) -> Iterator[None]:
         raise _refusal(error, uri, side) from error
     except NoCredentialsError as error:
         # Not a rejection: on cloud machines it also means that the metadata service did not answer just now.
-        raise RetryJob(
+        raise Outage(
             side.unavailable,
             f"{show_uri(uri)}: the worker has no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         ) from error
     except ParamValidationError as error:
         raise RejectJob(side.not_found, f"{show_uri(uri)}: not a bucket and key that S3 can have") from error
     except BotoCoreError as error:
-        raise RetryJob(side.unavailable, f"{show_uri(uri)}: {error}; a later try may do") from error
+        raise Outage(side.unavailable, f"{show_uri(uri)}: {error}; a later try may do") from error
 
 
 def _refusal(error: ClientError, uri: str, side: Side) -> EditFailure:
@@ -162,5 +162,5 @@ def _refusal(error: ClientError, uri: str, side: Side) -> EditFailure:
     if status == 404:
         return RejectJob(side.not_found, f"{said}: check bucket and key")
     if status >= 500 or status in (408, 429) or code in PASSING:
-        return RetryJob(side.unavailable, f"{said}; a later try may do")
+        return Outage(side.unavailable, f"{said}; a later try may do")
     return RejectJob(side.forbidden, f"{said}: check the rights of the worker's credentials")

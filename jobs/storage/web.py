@@ -7,7 +7,7 @@ from http import HTTPStatus
 import httpx2
 
 from jobs.addresses import ForbiddenAddress, guarded_client
-from jobs.errors import EditFailure, RejectJob, RetryJob
+from jobs.errors import EditFailure, Outage, RejectJob
 from jobs.settings import Settings
 from jobs.storage.limits import CHUNK_BYTES, DOWNLOAD_SECONDS, Deadline, collect, too_large, too_slow
 from jobs.storage.store import INPUT, Source
@@ -43,7 +43,7 @@ class Web(Source):
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
             raise RejectJob(INPUT.not_found, f"{show_uri(uri)}: not a web address ({error})") from error
         except httpx2.HTTPError as error:
-            raise RetryJob(INPUT.unavailable, f"{show_uri(uri)}: {error}; a later try may do") from error
+            raise Outage(INPUT.unavailable, f"{show_uri(uri)}: {error}; a later try may do") from error
 
     def close(self) -> None:
         self._client.close()
@@ -83,7 +83,7 @@ def _failure(response: httpx2.Response, uri: str) -> EditFailure:
     status = response.status_code
     said = f"{show_uri(uri)}: HTTP {status} {response.reason_phrase}".rstrip()
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in PASSING:
-        return RetryJob(INPUT.unavailable, f"{said}; a later try may do")
+        return Outage(INPUT.unavailable, f"{said}; a later try may do")
     if status in FORBIDDING:
         return RejectJob(INPUT.forbidden, f"{said}; a presigned link may have expired: make a new one")
     return RejectJob(INPUT.not_found, f"{said}; check the address")

@@ -59,7 +59,8 @@ def callbacks(
             _put(entry, as_json)
         return
     webhook_ids = [entry.webhook_id for entry in entries]  # all of them first: what is changed leaves the list
-    change = client.ledger.replay_callbacks if replay else client.ledger.drop_callbacks
+    outbox = Outbox(client.ledger)
+    change = outbox.replay if replay else outbox.drop
     changed = change(webhook_ids)
     say(f"{plural(changed, 'callback')} {'sent again' if replay else 'given up'}")
     if as_json:

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+import resource
 import signal
 import time
 from collections.abc import Callable, Sequence
 from functools import wraps
+from pathlib import Path
 from random import Random
 from typing import Any
 
 from PIL import Image
 
 from jobs.ledger import Ledger
+from jobs.outbox import Outbox
 from jobs.settings import Settings
 from jobs.storage import Storage
 from tests.worker.engines import Painted, PromptedEngine, TimedEngine
@@ -26,10 +30,15 @@ from worker.engines import Engine, load_engine
 from worker.leases import Run
 
 BAD_CLOCK_SECONDS = 5 * 3600.0
+CHUNK_BYTES = 40 * 2**20
+"""As large as pictures and tensors are: more than 32 MiB go straight back to the system when they are freed."""
+
+MOST_BYTES = 2 * 2**30
+"""So much a job takes at most, should the limit that it is to meet be missing: the machine must live."""
 
 
 class ChaosEngine(PromptedEngine):
-    """Knows more prompts: to leave, to crash, and to paint "noise" that no format can make small.
+    """Knows more prompts: to leave, to crash, to take all memory, and to paint "noise" that no format can make small.
 
     Of noise only the last corner has the colour of the seed.
     """
@@ -40,6 +49,8 @@ class ChaosEngine(PromptedEngine):
             os._exit(1)
         if prompt == "crash":
             ctypes.string_at(0)
+        if prompt in GREEDY:
+            GREEDY[prompt]()
 
     def run(self, images: Sequence[Image.Image], prompt: str, **options: Any) -> Painted:
         painted = super().run(images, prompt, **options)
@@ -51,9 +62,40 @@ class ChaosEngine(PromptedEngine):
         return Painted(noise)
 
 
+def take_memory() -> None:
+    """Take memory as Python code does, until there is none."""
+    taken = []
+    for _ in range(MOST_BYTES // CHUNK_BYTES):
+        taken.append(b"x" * CHUNK_BYTES)
+    raise RuntimeError(f"{MOST_BYTES} bytes were there for the taking: the test has set no limit")
+
+
+def take_memory_blindly() -> None:
+    """Take memory as a careless library does, which never looks whether it got any."""
+    malloc, memset = ctypes.CDLL(None).malloc, ctypes.memset
+    malloc.restype, malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    for _ in range(MOST_BYTES // CHUNK_BYTES):
+        memset(malloc(CHUNK_BYTES) or 0, 1, CHUNK_BYTES)
+    raise RuntimeError(f"{MOST_BYTES} bytes were there for the taking: the test has set no limit")
+
+
+GREEDY: dict[str, Callable[[], None]] = {"take memory": take_memory, "take memory blindly": take_memory_blindly}
+
+
+def poor() -> None:
+    """Limit what this process may still take: `CHAOS_MEMORY_BYTES` by itself, `CHAOS_CGROUP` by the kernel's killer."""
+    if more := os.environ.get("CHAOS_MEMORY_BYTES"):
+        status = Path("/proc/self/status").read_text()
+        taken = 1024 * int(re.findall(r"VmData:\s+(\d+) kB", status)[0])
+        resource.setrlimit(resource.RLIMIT_DATA, (taken + int(more), resource.RLIM_INFINITY))
+    if cgroup := os.environ.get("CHAOS_CGROUP"):
+        (Path(cgroup) / "cgroup.procs").write_text(str(os.getpid()))
+
+
 def steady(settings: Settings) -> TimedEngine:
     """An engine that does what the prompt says, in a worker that repeats failed callbacks at once."""
     repeat_callbacks_at_once()
+    poor()
     return ChaosEngine(float(os.environ["STANDIN_STEP_SECONDS"]))
 
 
@@ -64,10 +106,15 @@ def doomed(settings: Settings) -> TimedEngine:
 
 
 def native(settings: Settings) -> Engine:
-    """The real engine, in a worker that repeats failed callbacks at once and, if `CHAOS_DIES` is set, dies there."""
+    """The real engine, in a worker that repeats failed callbacks at once; `CHAOS_*` make it poor, wrong or die."""
     repeat_callbacks_at_once()
     PLACES.get(os.environ.get("CHAOS_DIES", ""), lambda: None)()
-    return load_engine(settings.model_copy(update={"flux_kontext_engine": "native"}))
+    if os.environ.get("CHAOS_CLOCK") == "wrong":
+        set_clock_ahead()
+    engine = load_engine(settings.model_copy(update={"flux_kontext_engine": "native"}))
+    warm_up = engine.warm_up
+    setattr(engine, "warm_up", lambda: (warm_up(), poor()))  # noqa: B010 - it may take what it needs to start
+    return engine
 
 
 def repeat_callbacks_at_once() -> None:
@@ -77,9 +124,13 @@ def repeat_callbacks_at_once() -> None:
 
 def wrong_clock(settings: Settings) -> TimedEngine:
     """An engine in a process whose clock is five hours ahead."""
+    set_clock_ahead()
+    return steady(settings)
+
+
+def set_clock_ahead() -> None:
     right = time.time
     time.time = lambda: right() + BAD_CLOCK_SECONDS
-    return steady(settings)
 
 
 def die() -> None:
@@ -111,5 +162,5 @@ PLACES: dict[str, Callable[[], None]] = {
     "while uploading": lambda: die_before(os, "fsync"),  # the bytes are written, the name is not there yet
     "between upload and finish": lambda: die_before(Ledger, "finish"),
     "between finish and callback": lambda: die_after(Ledger, "finish"),
-    "between callback and its note": lambda: die_before(Ledger, "settle_callback"),
+    "between callback and its note": lambda: die_before(Outbox, "settle"),
 }

@@ -18,6 +18,7 @@ from tests.servers.worker import WorkerProcess
 Fault = Callable[[Bench], AbstractContextManager[None]]
 
 DELAY_SECONDS = 0.3
+JUMP_SECONDS = 5 * 3600.0
 FULL_BYTES = 1  # less than Redis needs to live: it refuses every write that could make it larger
 
 FAULTS: dict[str, Fault] = {}
@@ -131,6 +132,22 @@ def redis_full(bench: Bench) -> Iterator[None]:
         redis.config_set("maxmemory", FULL_BYTES)
         yield
         redis.config_set("maxmemory", 0)
+
+
+def _redis_clock(seconds: float) -> Fault:
+    @contextmanager
+    def clock_jumps(bench: Bench) -> Iterator[None]:
+        assert bench.redis.clock is not None, "this Redis runs by the machine's clock"
+        bench.redis.clock.set_ahead(seconds)
+        yield
+        bench.redis.clock.set_ahead(0)
+
+    return clock_jumps
+
+
+redis_clock_ahead = _redis_clock(JUMP_SECONDS)
+redis_clock_behind = _redis_clock(-JUMP_SECONDS)
+"""Not among `FAULTS`: while the clock is wrong, receivers that look at it may refuse what is signed."""
 
 
 @fault

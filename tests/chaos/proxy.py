@@ -79,6 +79,11 @@ class TcpProxy:
         """Reset the next connection whose client has sent this many bytes more."""
         self._bytes_until_cut = sent_bytes
 
+    @property
+    def will_cut(self) -> bool:
+        """Whether what `cut_after` asked for is still to come."""
+        return self._bytes_until_cut is not None
+
     def mend(self) -> None:
         """Pass everything on again."""
         self._is_cut, self._bytes_until_cut, self.delay_seconds = False, None, 0.0

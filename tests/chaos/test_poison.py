@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 
 import pytest
 
@@ -18,12 +19,17 @@ FAILED = frozenset({JobState.FAILED})
 def test_a_job_that_ends_its_workers_fails_with_its_history_and_its_neighbours_finish(
     bench: Bench, prompt: str, exit_code: int
 ) -> None:
+    assert_poison_ends(bench, prompt, exit_code, {})
+
+
+def assert_poison_ends(bench: Bench, prompt: str, exit_code: int, environment: Mapping[str, str]) -> None:
+    """Run a poisonous job between two good ones, on workers that it ends with that code."""
     jobs = submit(bench, "before") | {"poison": Expected(7, FAILED)}
     submit(bench, "poison", prompt=prompt)
     jobs |= submit(bench, "after", seed=9)
     names = [f"w{number}" for number in range(MAX_ATTEMPTS)]
-    codes = [bench.begin_worker(name, **SHORT_LEASE).exit_code() for name in names]
-    bench.start_worker("last")
+    codes = [bench.begin_worker(name, **SHORT_LEASE, **environment).exit_code() for name in names]
+    bench.start_worker("last", **environment)
 
     wait_until_settled(bench)
 

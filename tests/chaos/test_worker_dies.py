@@ -13,7 +13,6 @@ from tests.chaos.engines import PLACES
 from tests.chaos.invariants import Expected, broken_promises, submit, wait_until_settled
 from tests.integration.test_promises import is_sampling
 from tests.waiting import eventually
-from worker.reconciler import LOCK_SECONDS
 
 UNCOUNTED = ("after the pop, before the claim",)
 ENDED = ("between finish and callback", "between callback and its note")
@@ -72,15 +71,12 @@ def test_a_zombie_that_comes_back_after_its_lease_changes_nothing(bench: Bench) 
     assert broken_promises(bench, jobs) == []
 
 
-def test_a_worker_killed_with_the_reconcilers_lock_delays_nobodys_job(bench: Bench) -> None:
+def test_a_worker_killed_in_its_turn_to_reconcile_delays_nobodys_job(bench: Bench) -> None:
     first = bench.start_worker("w1")
     jobs = submit(bench, "a", params={"num_inference_steps": 1000})
     eventually(lambda: is_sampling(bench, "a"))
-    with bench.redis.client() as redis:
-        eventually(lambda: not redis.exists("dg:lock:reconciler"))
-        first.kill()
-        # What the reconciler of the dead process would have left, had it died a moment earlier.
-        redis.set("dg:lock:reconciler", "the dead one's", ex=LOCK_SECONDS)
+    first.kill()
+    bench.ledger.take_turn(0)  # the last thing that the dead process would have done, had it died a moment later
     killed_at = time.monotonic()
     bench.start_worker("w2", STANDIN_STEP_SECONDS="0")
 

@@ -76,7 +76,7 @@ def test_an_input_that_cannot_be_used_fails_its_job_with_code_message_and_callba
 ) -> None:
     hook = http_server.answer("/hook", Answer(204))
     buckets = f"{s3_bucket},no-such-bucket"
-    worker = start_worker(DG_BUCKETS=buckets, DG_MAX_ATTEMPTS="1", **s3_server.environment)
+    worker = start_worker(DG_BUCKETS=buckets, DG_OUTAGE_SECONDS="0", **s3_server.environment)
     for number, (make_uri, _, _) in enumerate(BAD_INPUTS.values()):
         uri = make_uri(http_server, s3_bucket)
         service.submit(f"bad-{number}", image=uri, callback={"url": hook}, params={"num_inference_steps": 1})

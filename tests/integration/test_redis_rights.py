@@ -15,6 +15,7 @@ from redis.exceptions import NoPermissionError
 from jobs.connection import connect
 from jobs.errors import BrokerUnavailable
 from jobs.ledger import Ledger
+from jobs.outbox import Outbox
 from jobs.schema import EditJob, JobState
 from jobs.settings import load_settings
 from producer import Client
@@ -66,7 +67,7 @@ def test_each_process_does_its_whole_job_with_its_own_rights(
         eventually(lambda: client.registry.workers())
         assert client.status("b")[JobState.SUCCEEDED] == 3
         assert client.ledger.position("a") is None
-        assert client.ledger.replay_callbacks(["msg_a_succeeded"]) == 1
+        assert Outbox(client.ledger).replay(["msg_a_succeeded"]) == 1
         running.process.terminate()
         assert running.exit_code() == 0
         eventually(lambda: client.get("a").callback == "delivered")  # with the worker gone, by the other process

@@ -8,6 +8,7 @@ import redis
 from jobs.connection import hide_password
 from jobs.errors import BrokerUnavailable, ErrorCode, JobNotFound
 from jobs.ledger import Claim, Ledger, Refusal
+from jobs.outbox import Outbox
 from jobs.record import Progress
 from jobs.schema import Callback, EditJob, ErrorInfo, JobState, Outcome
 from tests.clock import ManualClock
@@ -104,7 +105,7 @@ def test_a_finished_job_has_its_result_its_history_and_its_callback(ledger: Ledg
     assert record.result.metadata == {"order": 7}
     assert [attempt.reason for attempt in record.history] == ["succeeded"]
     assert record.callback == "pending"
-    assert [due.webhook_id for due in ledger.take_callbacks(10, hide_seconds=60)] == ["msg_a_succeeded"]
+    assert [due.webhook_id for due in Outbox(ledger).take(10, hide_seconds=60)] == ["msg_a_succeeded"]
     assert record.event().type == "edit.succeeded"
 
 
@@ -128,7 +129,7 @@ def test_only_the_events_asked_for_are_called_back(ledger: Ledger) -> None:
     ledger.finish("good", claimed(ledger, "good").token, JobState.SUCCEEDED, DONE)
     ledger.finish("bad", claimed(ledger, "bad").token, JobState.FAILED, FAILED)
 
-    assert [due.job_id for due in ledger.take_callbacks(10, hide_seconds=60)] == ["bad"]
+    assert [due.job_id for due in Outbox(ledger).take(10, hide_seconds=60)] == ["bad"]
 
 
 def test_renewing_keeps_the_lease_notes_progress_and_brings_the_cancel(ledger: Ledger, clock: ManualClock) -> None:
@@ -193,7 +194,7 @@ def test_a_job_that_loses_every_worker_fails_with_that_reason_and_calls_back(
     assert result.error is not None
     assert result.error.code is ErrorCode.WORKER_LOST
     assert result.attempts == 3
-    assert [due.event for due in ledger.take_callbacks(10, hide_seconds=60)] == ["failed"]
+    assert [due.event for due in Outbox(ledger).take(10, hide_seconds=60)] == ["failed"]
 
 
 def test_a_cancelled_job_whose_worker_died_is_cancelled_not_run_again(ledger: Ledger, clock: ManualClock) -> None:
@@ -213,9 +214,24 @@ def test_a_queued_job_is_cancelled_at_once(ledger: Ledger) -> None:
 
     assert ledger.get("a").state is JobState.CANCELLED
     assert ledger.claim("a", "w1", LEASE_SECONDS) == Refusal("cancelled")
-    assert [due.event for due in ledger.take_callbacks(10, hide_seconds=60)] == ["cancelled"]
+    assert [due.event for due in Outbox(ledger).take(10, hide_seconds=60)] == ["cancelled"]
     with pytest.raises(JobNotFound, match="'b'"):
         ledger.cancel("b")
+
+
+@pytest.mark.parametrize(("state", "outcome"), [(JobState.SUCCEEDED, DONE), (JobState.FAILED, FAILED)])
+def test_a_cancel_that_comes_before_the_end_is_written_wins(ledger: Ledger, state: JobState, outcome: Outcome) -> None:
+    submit(ledger, edit_job("a", callback={"url": "https://example.org/hook"}))
+    claim = claimed(ledger, "a")
+    ledger.cancel("a")
+
+    assert ledger.finish("a", claim.token, state, outcome) is JobState.CANCELLED
+    assert ledger.finish("a", claim.token, state, outcome) is JobState.CANCELLED, "asked again, the answer got lost"
+
+    record = ledger.get("a")
+    assert (record.state, record.result.output) == (JobState.CANCELLED, None)
+    assert [attempt.reason for attempt in record.history] == ["cancelled"]
+    assert [due.event for due in Outbox(ledger).take(10, hide_seconds=60)] == ["cancelled"]
 
 
 def test_a_job_in_back_off_is_not_claimed_before_its_time(ledger: Ledger, clock: ManualClock) -> None:
@@ -235,9 +251,21 @@ def test_a_drained_workers_run_does_not_count_as_an_attempt(ledger: Ledger) -> N
     submit(ledger, edit_job("a"))
     claim = claimed(ledger, "a")
 
-    assert ledger.requeue("a", claim.token, "worker_lost", counts=False) == "queued"
+    assert ledger.requeue("a", claim.token, "worker_lost", spent="nothing") == "queued"
 
     assert claimed(ledger, "a").attempt == 1
+
+
+def test_outages_are_counted_apart_from_attempts_and_forgotten_by_a_retry(ledger: Ledger) -> None:
+    submit(ledger, edit_job("a"))
+    for outages in range(5):
+        claim = claimed(ledger, "a")
+        assert (claim.attempt, claim.outages) == (1, outages)
+        ledger.requeue("a", claim.token, "output_unavailable", spent="outage")
+    fail(ledger, "a")
+    ledger.retry("a")
+
+    assert claimed(ledger, "a").outages == 0
 
 
 @pytest.mark.parametrize("delay_seconds", [0, 60])
@@ -249,7 +277,7 @@ def test_a_job_that_is_to_be_cancelled_ends_when_it_is_given_back(ledger: Ledger
     assert ledger.requeue("a", claim.token, "input_unreachable", delay_seconds) == "cancelled"
 
     assert ledger.get("a").state is JobState.CANCELLED
-    assert [due.event for due in ledger.take_callbacks(10, hide_seconds=60)] == ["cancelled"]
+    assert [due.event for due in Outbox(ledger).take(10, hide_seconds=60)] == ["cancelled"]
 
 
 HOOK = {"url": "https://example.org/hook"}
@@ -320,14 +348,14 @@ def test_of_a_batch_the_failed_jobs_are_retried_or_those_with_the_codes_that_are
 def test_each_end_of_a_retried_job_is_told_under_an_id_of_its_own(ledger: Ledger) -> None:
     submit(ledger, edit_job("a", callback=HOOK))
     fail(ledger, "a")
-    (first,) = ledger.take_callbacks(10, hide_seconds=60)
-    ledger.settle_callback(first.webhook_id, "delivered", "HTTP 200")
+    (first,) = Outbox(ledger).take(10, hide_seconds=60)
+    Outbox(ledger).settle(first.webhook_id, "delivered", "HTTP 200")
 
     ledger.retry("a")
     assert ledger.get("a").callback is None
     fail(ledger, "a")
 
-    (second,) = ledger.take_callbacks(10, hide_seconds=60)
+    (second,) = Outbox(ledger).take(10, hide_seconds=60)
     assert (first.webhook_id, second.webhook_id) == ("msg_a_failed", "msg_a_failed_2")
 
 
@@ -339,31 +367,32 @@ def test_a_callback_under_way_tells_the_end_it_was_made_for_though_the_job_is_op
     told_before = ledger.get("a").event()
     ledger.retry("a")
 
-    (former,) = ledger.take_callbacks(10, hide_seconds=60)
-    assert ledger.ending(former).event() == told_before
+    (former,) = Outbox(ledger).take(10, hide_seconds=60)
+    assert Outbox(ledger).ending(former).event() == told_before
     ledger.finish("a", claimed(ledger, "a").token, JobState.SUCCEEDED, DONE)
-    ledger.settle_callback(former.webhook_id, "delivered", "HTTP 200")
+    Outbox(ledger).settle(former.webhook_id, "delivered", "HTTP 200")
 
     assert ledger.get("a").callback == "pending", "the callback of the latest end"
-    (latest,) = ledger.take_callbacks(10, hide_seconds=60)
-    assert ledger.ending(latest).event().type == "edit.succeeded"
-    assert ledger.ending(former).event() == told_before
+    (latest,) = Outbox(ledger).take(10, hide_seconds=60)
+    assert Outbox(ledger).ending(latest).event().type == "edit.succeeded"
+    assert Outbox(ledger).ending(former).event() == told_before
 
 
 def test_a_callback_is_replayed_or_dropped_by_hand(ledger: Ledger, redis_client: redis.Redis) -> None:
     submit(ledger, edit_job("a", callback=HOOK))
     fail(ledger, "a")
 
-    assert ledger.drop_callbacks(["msg_a_failed", "msg_unheard_of"]) == 1
+    assert Outbox(ledger).drop(["msg_a_failed", "msg_unheard_of"]) == 1
     assert (ledger.get("a").callback, ledger.queue_counts()["callbacks"]) == ("dropped", 0)
-    assert ledger.drop_callbacks(["msg_a_failed"]) == 0
+    assert Outbox(ledger).drop(["msg_a_failed"]) == 0
 
-    assert ledger.replay_callbacks(["msg_a_failed", "msg_unheard_of"]) == 1
+    assert redis_client.ttl("dg:dropped") > 0, "the list of what was given up does not stay for ever"
+    assert Outbox(ledger).replay(["msg_a_failed", "msg_unheard_of"]) == 1
     assert ledger.get("a").callback == "pending"
     assert redis_client.zcard("dg:dropped") == 0
-    (due,) = ledger.take_callbacks(10, hide_seconds=60)
-    ledger.settle_callback(due.webhook_id, "delivered", "HTTP 200")
-    assert ledger.replay_callbacks(["msg_a_failed"]) == 1, "a receiver may have lost what it had taken"
+    (due,) = Outbox(ledger).take(10, hide_seconds=60)
+    Outbox(ledger).settle(due.webhook_id, "delivered", "HTTP 200")
+    assert Outbox(ledger).replay(["msg_a_failed"]) == 1, "a receiver may have lost what it had taken"
 
 
 def test_a_batch_counts_its_jobs_by_state_and_lists_them_in_order(ledger: Ledger) -> None:
@@ -398,17 +427,17 @@ def test_a_batch_is_kept_while_a_job_is_open_and_ages_when_the_last_has_ended(
 def test_a_taken_callback_comes_again_unless_it_is_settled(ledger: Ledger, clock: ManualClock) -> None:
     submit(ledger, edit_job("a", callback={"url": "https://example.org/hook"}))
     ledger.cancel("a")
-    assert len(ledger.take_callbacks(10, hide_seconds=60)) == 1
-    assert ledger.take_callbacks(10, hide_seconds=60) == []
+    assert len(Outbox(ledger).take(10, hide_seconds=60)) == 1
+    assert Outbox(ledger).take(10, hide_seconds=60) == []
 
     clock.advance(61)
-    (due,) = ledger.take_callbacks(10, hide_seconds=60)
-    ledger.settle_callback(due.webhook_id, "pending", "HTTP 500", delay_seconds=300)
+    (due,) = Outbox(ledger).take(10, hide_seconds=60)
+    Outbox(ledger).settle(due.webhook_id, "pending", "HTTP 500", delay_seconds=300)
     clock.advance(200)
-    assert ledger.take_callbacks(10, hide_seconds=60) == []
+    assert Outbox(ledger).take(10, hide_seconds=60) == []
     clock.advance(101)
-    (again,) = ledger.take_callbacks(10, hide_seconds=60)
-    ledger.settle_callback(again.webhook_id, "delivered", "HTTP 200")
+    (again,) = Outbox(ledger).take(10, hide_seconds=60)
+    Outbox(ledger).settle(again.webhook_id, "delivered", "HTTP 200")
 
     assert (again.webhook_id, again.attempts) == (due.webhook_id, 1)
     assert ledger.get("a").callback == "delivered"
@@ -424,7 +453,7 @@ def test_something_that_is_not_a_job_is_kept_and_says_so_when_it_is_claimed(ledg
         _ = claim.job
     ledger.finish("task-1", claim.token, JobState.FAILED, FAILED)
     assert ledger.get("task-1").result.error == FAILED.error
-    assert len(ledger.take_callbacks(10, hide_seconds=60)) == 1
+    assert len(Outbox(ledger).take(10, hide_seconds=60)) == 1
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 The model is what `jobs/ledger.py` promises, in plain Python. Steps are what workers, users and accidents do in any
 order: messages get lost and doubled, workers go silent and come back with old tokens, answers get lost and are asked
-for again.
+for again, the clock is set back.
 `LEDGER_EXAMPLES=2000` looks deeper than the default.
 """
 
@@ -13,7 +13,8 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from itertools import count
+from typing import Any, cast, get_args
 
 import hypothesis.strategies as st
 import pytest
@@ -30,13 +31,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from jobs.ledger import Claim, Ledger, Refusal, Verdict
+from jobs.ledger import Claim, Ledger, Refusal, Spent
+from jobs.outbox import Outbox, Verdict
 from jobs.queue import QUEUE, EditQueue, make_app, next_messages
 from jobs.record import Progress
 from jobs.schema import EditJob, ErrorInfo, JobState, Outcome
 from tests.clock import ManualClock
 from tests.servers.redis import RedisServer
-from worker.reconciler import GRACE_US, Reconciler
+from worker.reconciler import GRACE_US, TURN_SECONDS, Reconciler
 
 EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "150"))
 STEPS = 80
@@ -45,6 +47,9 @@ SECOND = 1_000_000
 LEASE_SECONDS = 30
 HIDE_SECONDS = 60
 MAX_ATTEMPTS = 3
+RENEWAL_US = 2 * SECOND
+"""What a lease has left at least when the clock was set back."""
+
 A_FEW_US = 100
 """The clock moves by one at each question, and one tick of the reconciler asks a few times."""
 
@@ -74,6 +79,7 @@ class ModelJob:
     token: str = ""
     lease_ends_us: int = 0
     due_us: int | None = None
+    outages: int = 0
     is_to_be_cancelled: bool = False
     progress: Progress | None = None
     retries: int = 0
@@ -105,11 +111,14 @@ class LedgerMachine(RuleBasedStateMachine):
         self.messages: Counter[str] = Counter()
         self.claims: list[tuple[str, str]] = []  # job and token, those that have lost their job too
         self.outbox: dict[str, tuple[int, int]] = {}  # webhook id -> when it is due, attempts
+        self.turn_us = 0
+        self.tokens = (f"token-{number}" for number in count())
 
     # Users
 
     @initialize(job_ids=st.sets(ids))
     def submit_some(self, job_ids: set[str]) -> None:
+        self.reconcile()
         for job_id in sorted(job_ids):
             self.submit(job_id, "snow", max_queued=0, is_sent=True)
 
@@ -156,7 +165,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.ledger.retry(job_id) is job.state
 
         if job.state in (JobState.FAILED, JobState.CANCELLED):
-            job.attempts, job.token, job.is_to_be_cancelled = 0, "", False
+            job.attempts, job.outages, job.token, job.is_to_be_cancelled = 0, 0, "", False
             job.retries += 1
             job.enqueue(self.clock.last_us)
             if is_sent:
@@ -169,7 +178,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def deliver(self) -> None:
         """A worker takes the next message and claims its job."""
         job_id = self.pop()
-        token = f"token-{self.clock.last_us}"
+        token = next(self.tokens)
         if self.claim(job_id, token):
             self.claims.append((job_id, token))
 
@@ -200,31 +209,34 @@ class LedgerMachine(RuleBasedStateMachine):
     def finish(self, back: int, state: JobState) -> None:
         job_id, token = self.claimed(back)
         job = self.jobs[job_id]
-        is_repeat = job.state is state and job.token == token
+        ending = JobState.CANCELLED if job.is_to_be_cancelled else state
+        is_repeat = job.state is ending and job.token == token
 
-        outcome = outcome_of(state)
-        is_finished = self.ledger.finish(job_id, token, state, outcome)
+        ended = self.ledger.finish(job_id, token, state, outcome_of(state))
 
-        assert is_finished == (job.is_held_by(token) or is_repeat)
+        assert ended == (ending if job.is_held_by(token) or is_repeat else None)
         if job.is_held_by(token):
-            job.reasons.append(outcome.error.code if outcome.error else state)
-            self.end(job_id, state)
+            outcome = outcome_of(ending)
+            job.reasons.append(outcome.error.code if outcome.error else ending)
+            self.end(job_id, ending)
 
     @precondition(lambda self: self.claims)
-    @rule(back=claims_ago, delay_seconds=st.sampled_from([0, 20]), counts=st.booleans())
-    def requeue(self, back: int, delay_seconds: int, counts: bool) -> None:
-        """Back-off after a failure that counts, or a draining worker's hand-back."""
+    @rule(back=claims_ago, delay_seconds=st.sampled_from([0, 20]), spent=st.sampled_from(get_args(Spent)))
+    def requeue(self, back: int, delay_seconds: int, spent: Spent) -> None:
+        """Back-off after a failure, of the job or of its store, or a draining worker's hand-back."""
         job_id, token = self.claimed(back)
         job = self.jobs[job_id]
-        counts = counts and job.attempts < MAX_ATTEMPTS  # with its last attempt used up a worker fails the job
+        if job.attempts == MAX_ATTEMPTS and spent == "attempt":  # a worker would fail the job
+            spent = "nothing"
 
-        answer = self.ledger.requeue(job_id, token, "given_back", delay_seconds, counts)
+        answer = self.ledger.requeue(job_id, token, "given_back", delay_seconds, spent)
 
         if not job.is_held_by(token):
             assert answer == "lost"
             return
         job.reasons.append("given_back")
-        job.attempts -= not counts
+        job.attempts -= spent != "attempt"
+        job.outages += spent == "outage"
         if job.is_to_be_cancelled:
             assert answer == "cancelled"
             self.end(job_id, JobState.CANCELLED)
@@ -262,20 +274,32 @@ class LedgerMachine(RuleBasedStateMachine):
     def pass_time(self, seconds: int) -> None:
         self.clock.advance(seconds)
 
+    @rule(seconds=st.sampled_from([2.13, 25.37, 3600.71]))  # no sums that end at the moment when something is due
+    def set_clock_back(self, seconds: float) -> None:
+        self.clock.set_back(seconds)
+
     # The reconciler
 
     @rule()
     def reconcile(self) -> None:
+        now_us = self.clock.last_us + 1
+        if 0 <= now_us - self.turn_us < TURN_SECONDS * SECOND:
+            Reconciler(self.ledger, self.queue, MAX_ATTEMPTS).tick()
+            return
+        latest_us = max(self.turn_us, *(job.sent_us for job in self.jobs.values() if job.is_in_queue), 0)
+        if now_us < latest_us:
+            self.move_back(latest_us - now_us, now_us)
+        self.turn_us = now_us
         silent = [(job_id, job) for job_id, job in self.jobs.items() if self.is_silent(job)]
-        due = [job for job in self.jobs.values() if job.due_us is not None and job.due_us <= self.clock.last_us]
-        latest_us = self.clock.last_us - GRACE_US
+        due = [job for job in self.jobs.values() if job.due_us is not None and job.due_us <= now_us]
+        latest_us = now_us - GRACE_US
         lost = [
             job_id
             for job_id, job in self.jobs.items()
             if job.is_in_queue and job.sent_us <= latest_us and not self.messages[job_id]
         ]
 
-        Reconciler(self.ledger, self.queue, MAX_ATTEMPTS).reconcile()
+        Reconciler(self.ledger, self.queue, MAX_ATTEMPTS).tick()
 
         for job_id, job in silent:
             self.expire(job_id, job)
@@ -290,12 +314,12 @@ class LedgerMachine(RuleBasedStateMachine):
     def take_callbacks(self) -> Any:
         due = {webhook: attempts for webhook, (due_us, attempts) in self.outbox.items() if due_us <= self.clock.last_us}
 
-        taken = self.ledger.take_callbacks(10, HIDE_SECONDS)
+        taken = Outbox(self.ledger).take(10, HIDE_SECONDS)
 
         assert {callback.webhook_id: callback.attempts for callback in taken} == due
         for callback in taken:
             assert callback.webhook_id.startswith(f"msg_{callback.job_id}_{callback.event}")
-            assert self.ledger.ending(callback).event().type == f"edit.{callback.event}"
+            assert Outbox(self.ledger).ending(callback).event().type == f"edit.{callback.event}"
             self.outbox[callback.webhook_id] = (self.clock.last_us + HIDE_SECONDS * SECOND, callback.attempts)
         return multiple(*due)
 
@@ -304,7 +328,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if webhook not in self.outbox:  # taken twice, and the other sender delivered it
             return
         verdict: Verdict = "delivered" if is_delivered else "pending"
-        self.ledger.settle_callback(webhook, verdict, "HTTP", delay_seconds=20)
+        Outbox(self.ledger).settle(webhook, verdict, "HTTP", delay_seconds=20)
 
         _, attempts = self.outbox.pop(webhook)
         if not is_delivered:
@@ -367,7 +391,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.clock.advance(LEASE_SECONDS + 1)
                 self.reconcile()
                 while +self.messages:
-                    job_id, token = self.pop(), f"token-{self.clock.last_us}"
+                    job_id, token = self.pop(), next(self.tokens)
                     if self.claim(job_id, token):
                         self.claims.append((job_id, token))
                         self.finish(0, JobState.SUCCEEDED)
@@ -395,7 +419,7 @@ class LedgerMachine(RuleBasedStateMachine):
             job.state, job.token, job.attempts = JobState.RUNNING, token, job.attempts + 1
         job.lease_ends_us = self.clock.last_us + LEASE_SECONDS * SECOND
         assert isinstance(answer, Claim)
-        assert (answer.attempt, answer.job.prompt) == (job.attempts, job.job.prompt)
+        assert (answer.attempt, answer.outages, answer.job.prompt) == (job.attempts, job.outages, job.job.prompt)
         return True
 
     def claimed(self, back: int) -> tuple[str, str]:
@@ -409,6 +433,18 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def is_silent(self, job: ModelJob) -> bool:
         return job.state is JobState.RUNNING and job.lease_ends_us <= self.clock.last_us
+
+    def move_back(self, back_us: int, now_us: int) -> None:
+        """What a turn does that finds itself before the last one."""
+
+        def moved(moment_us: int, earliest_us: int) -> int:
+            return max(moment_us - back_us, earliest_us) if moment_us > now_us else moment_us
+
+        for job in self.jobs.values():
+            job.sent_us -= back_us
+            job.lease_ends_us = moved(job.lease_ends_us, now_us + RENEWAL_US)
+            job.due_us = None if job.due_us is None else moved(job.due_us, now_us)
+        self.outbox = {webhook: (moved(due, now_us), attempts) for webhook, (due, attempts) in self.outbox.items()}
 
     def expire(self, job_id: str, job: ModelJob) -> None:
         job.reasons.append("worker_lost")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from jobs.outbox import Outbox
 from jobs.queue import QUEUE
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
 from jobs.schema import JobState
@@ -272,9 +273,9 @@ def test_callbacks_are_listed_given_up_and_sent_again(
     producer("submit", "data.csv", "--batch", "spring", "--callback-url", "https://example.org/hook")
     for job_id in waiting(redis_client, 2):
         finish(client, job_id)
-    one, other = client.ledger.take_callbacks(2, hide_seconds=60)
-    client.ledger.settle_callback(one.webhook_id, "dropped", "HTTP 410")
-    client.ledger.settle_callback(other.webhook_id, "pending", "HTTP 500", delay_seconds=60)
+    one, other = Outbox(client.ledger).take(2, hide_seconds=60)
+    Outbox(client.ledger).settle(one.webhook_id, "dropped", "HTTP 410")
+    Outbox(client.ledger).settle(other.webhook_id, "pending", "HTTP 500", delay_seconds=60)
 
     def listed(*arguments: str) -> list[str]:
         lines = producer("callbacks", *arguments, "--json").stdout.splitlines()

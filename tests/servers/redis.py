@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import redis
 
 from producer.private_redis import HOW_TO_INSTALL, find_redis_server
 from tests.requirements import require
+from tests.servers.fake_clock import FakeClock
 from tests.waiting import eventually
 
 START_SECONDS = 10
@@ -23,11 +25,15 @@ class RedisServer:
 
     Args:
         login: `name:password` with which the tests' own clients come in.
+        clock: a clock for it that a test can set; None is the machine's.
         options: what its configuration has besides, or instead.
     """
 
-    def __init__(self, folder: Path, login: str = "", **options: str | int | Path) -> None:
+    def __init__(
+        self, folder: Path, login: str = "", clock: FakeClock | None = None, **options: str | int | Path
+    ) -> None:
         self.folder = folder
+        self.clock = clock
         self.port = free_port()
         self.url = self.url_of(login)
         self._options = options
@@ -48,7 +54,8 @@ class RedisServer:
             **self._options,
         }
         words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-        self._process = subprocess.Popen([str(binary), *words], stdin=subprocess.DEVNULL)
+        environment = {**os.environ, **(self.clock.environment if self.clock else {})}
+        self._process = subprocess.Popen([str(binary), *words], stdin=subprocess.DEVNULL, env=environment)
         eventually(self._answers, START_SECONDS, what=f"Redis answers at {self.url}, see {self.folder}/redis.log")
 
     def url_of(self, login: str) -> str:
@@ -96,9 +103,11 @@ class RedisServer:
 
 
 @contextmanager
-def running_redis(folder: Path, login: str = "", **options: str | int | Path) -> Iterator[RedisServer]:
+def running_redis(
+    folder: Path, login: str = "", clock: FakeClock | None = None, **options: str | int | Path
+) -> Iterator[RedisServer]:
     """A Redis that runs inside the `with` block, its data in `folder`."""
-    server = RedisServer(folder, login, **options)
+    server = RedisServer(folder, login, clock, **options)
     server.start()
     try:
         yield server

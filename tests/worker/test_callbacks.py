@@ -13,6 +13,7 @@ from standardwebhooks import WebhookVerificationError
 
 from jobs.addresses import guarded_client
 from jobs.ledger import Ledger
+from jobs.outbox import Outbox
 from jobs.schema import EditJob
 from jobs.settings import load_settings
 from tests.clock import ManualClock
@@ -213,7 +214,7 @@ def test_a_callback_given_up_by_hand_during_its_attempt_stays_given_up(
     with sending(ledger) as sender:
         sender.tick()
         eventually(lambda: http_server.requests(HOOK))
-        assert ledger.drop_callbacks([webhook]) == 1
+        assert Outbox(ledger).drop([webhook]) == 1
 
     assert ledger.get("a").callback == "dropped"
     assert redis_client.zcard("dg:outbox") == 0

@@ -12,11 +12,21 @@ from worker.faults import FaultStreak, classify
 ENGINE_FAILED = RetryJob(ErrorCode.ENGINE_FAILED, "the engine raised")
 
 
+def refused_by_the_machine() -> Exception:
+    """What torch raises when the machine has no memory left for it."""
+    import torch
+
+    with pytest.raises(RuntimeError) as refusal:
+        torch.empty(2**48, dtype=torch.uint8)
+    return refusal.value
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "code"),
     [
         (out_of_memory(), RejectJob, ErrorCode.OUT_OF_MEMORY),
-        (MemoryError(), RejectJob, ErrorCode.OUT_OF_MEMORY),
+        (MemoryError(), RetryJob, ErrorCode.OUT_OF_MEMORY),
+        (refused_by_the_machine(), RetryJob, ErrorCode.OUT_OF_MEMORY),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), StopWorker, ErrorCode.WORKER_LOST),
         (RuntimeError("CUDA error: device-side assert triggered"), StopWorker, ErrorCode.WORKER_LOST),
         (RequestError("width is 17"), RejectJob, ErrorCode.INVALID_JOB),
@@ -40,6 +50,7 @@ def test_only_faults_of_the_engine_make_a_streak_and_a_success_ends_it() -> None
     streak = FaultStreak()
     streak.note(ENGINE_FAILED)
     streak.note(RejectJob(ErrorCode.INPUT_NOT_FOUND, "no such picture"))
+    streak.note(RetryJob(ErrorCode.OUT_OF_MEMORY, "a neighbour may have taken it"))
     streak.note(Cancelled())
     streak.note(ENGINE_FAILED)
     assert streak.length == 2

@@ -8,11 +8,14 @@ import pytest
 import redis
 
 from jobs.ledger import Claim, Ledger
+from jobs.outbox import Outbox
 from jobs.queue import QUEUE, EditQueue, make_app, next_messages
 from jobs.schema import EditJob
 from tests.clock import ManualClock
 from tests.servers.redis import RedisServer
 from worker.reconciler import Reconciler
+
+JOB = {"image": "s3://in/cat.png", "prompt": "make it snow"}
 
 
 @pytest.fixture
@@ -26,7 +29,7 @@ def reconciler(ledger: Ledger, queue: EditQueue) -> Reconciler:
 
 
 def submit(ledger: Ledger, *job_ids: str) -> None:
-    jobs = [EditJob(id=job_id, image=("s3://in/cat.png",), prompt="make it snow") for job_id in job_ids]
+    jobs = [EditJob.model_validate({**JOB, "id": job_id}) for job_id in job_ids]
     assert [submission.verdict for submission in ledger.submit(jobs, "s3://out")] == ["created"] * len(jobs)
 
 
@@ -47,14 +50,14 @@ def test_a_message_that_was_popped_and_never_claimed_is_sent_again(
     queue.send(["a"])
     pop(redis_client)
 
-    reconciler.reconcile()
+    reconciler.reconcile(ledger.now_us())
     assert in_queue(redis_client) == [], "it may have been popped just now by a worker that is about to claim it"
     clock.advance(6)
-    reconciler.reconcile()
+    reconciler.reconcile(ledger.now_us())
 
     assert in_queue(redis_client) == ["a"]
     clock.advance(1)
-    reconciler.reconcile()
+    reconciler.reconcile(ledger.now_us())
     assert in_queue(redis_client) == ["a"], "sent once, not at every tick"
 
 
@@ -64,7 +67,7 @@ def test_a_job_whose_message_was_never_sent_is_sent(
     submit(ledger, "a", "b")
     clock.advance(6)
 
-    reconciler.reconcile()
+    reconciler.reconcile(ledger.now_us())
 
     assert in_queue(redis_client) == ["a", "b"]
 
@@ -79,8 +82,8 @@ def test_a_long_queue_is_left_alone_and_only_its_lost_head_is_sent_again(
     queue.send(waiting)
     clock.advance(3600)
 
-    reconciler.reconcile()
-    reconciler.reconcile()
+    reconciler.reconcile(ledger.now_us())
+    reconciler.reconcile(ledger.now_us())
 
     assert redis_client.llen(QUEUE) == 301
     assert ledger.position("lost") == 300, "it has lost its place, not its turn"
@@ -95,7 +98,7 @@ def test_a_doubled_message_does_not_hide_a_lost_one(
     queue.send(["done", "done", "waiting"])
     clock.advance(6)
 
-    reconciler.reconcile()
+    reconciler.reconcile(ledger.now_us())
 
     assert in_queue(redis_client) == ["done", "done", "lost", "waiting"]
 
@@ -109,10 +112,10 @@ def test_an_expired_lease_and_a_back_off_that_is_over_are_sent_again(
     assert isinstance(claim, Claim)
     ledger.requeue("later", claim.token, "input_unreachable", delay_seconds=20)
 
-    reconciler.reconcile()
+    reconciler.reconcile(ledger.now_us())
     assert in_queue(redis_client) == []
     clock.advance(31)
-    reconciler.reconcile()
+    reconciler.reconcile(ledger.now_us())
 
     assert in_queue(redis_client) == ["later", "silent"]
 
@@ -126,10 +129,10 @@ def test_after_redis_was_out_of_reach_the_holders_of_leases_may_renew_them_first
     clock.advance(40)
     with monkeypatch.context() as patch:
         patch.setattr("worker.reconciler.SILENCE_SECONDS", -1)
-        reconciler.reconcile()
+        reconciler.reconcile(ledger.now_us())
 
     assert ledger.renew("a", claim.token, lease_seconds=30) == "held"
-    reconciler.reconcile()
+    reconciler.reconcile(ledger.now_us())
     assert ledger.get("a").attempts == 1
     assert ledger.get("a").history == ()
 
@@ -143,7 +146,7 @@ def test_one_tick_takes_back_every_job_of_a_fleet_that_went_silent_together(
         ledger.claim(name, "w1", lease_seconds=30)
     clock.advance(31)
 
-    reconciler.reconcile()
+    reconciler.reconcile(ledger.now_us())
 
     assert redis_client.llen(QUEUE) == 300
 
@@ -152,14 +155,90 @@ def test_a_fleet_reconciles_once_in_a_while_not_once_per_worker(
     ledger: Ledger, queue: EditQueue, reconciler: Reconciler, clock: ManualClock, redis_client: redis.Redis
 ) -> None:
     another = Reconciler(ledger, queue, max_attempts=3)
-    another.tick()
     submit(ledger, "a")
-    clock.advance(6)
+    clock.advance(4.9)
+    another.tick()
+    clock.advance(0.5)
 
     reconciler.tick()
     assert in_queue(redis_client) == [], "another worker has just done it"
-    assert redis_client.pttl("dg:lock:reconciler") <= 1000, "and its death would not be missed"
-    redis_client.delete("dg:lock:reconciler")
+    clock.advance(1)  # and the death of that worker would not be missed
     reconciler.tick()
 
     assert in_queue(redis_client) == ["a"]
+
+
+@pytest.mark.parametrize("hours", [1, 100])
+def test_a_clock_that_was_set_back_delays_no_repair(
+    hours: float, ledger: Ledger, queue: EditQueue, reconciler: Reconciler, clock: ManualClock
+) -> None:
+    submit(ledger, "silent", "held", "later", "lost")
+    ledger.claim("silent", "w1", lease_seconds=30)
+    held, later = ledger.claim("held", "w2", lease_seconds=30), ledger.claim("later", "w2", lease_seconds=30)
+    assert isinstance(held, Claim)
+    assert isinstance(later, Claim)
+    ledger.requeue("later", later.token, "input_unreachable", delay_seconds=20)
+    reconciler.tick()
+    clock.set_back(3600 * hours)
+
+    clock.advance(2)
+    reconciler.tick()
+    assert ledger.renew("held", held.token, lease_seconds=30) == "held"
+    for _ in range(16):
+        clock.advance(2)
+        reconciler.tick()
+        ledger.renew("held", held.token, lease_seconds=30)
+
+    assert sorted(next_messages(ledger.redis, 10)[0]) == ["later", "lost", "silent"]
+    assert ledger.get("held").attempts == 1
+    assert ledger.get("held").history == ()
+
+
+def test_a_callback_is_due_when_it_was_due_before_the_clock_was_set_back(
+    ledger: Ledger, reconciler: Reconciler, clock: ManualClock
+) -> None:
+    list(ledger.submit([EditJob.model_validate({**JOB, "id": "a", "callback": {"url": "https://a.org/"}})], "s3://out"))
+    ledger.cancel("a")
+    (due,) = Outbox(ledger).take(1, hide_seconds=60)
+    Outbox(ledger).settle(due.webhook_id, "pending", "HTTP 503", delay_seconds=600)
+    reconciler.tick()
+    clock.set_back(5 * 3600)
+    clock.advance(2)
+    reconciler.tick()
+
+    clock.advance(590)
+    assert Outbox(ledger).take(1, hide_seconds=60) == []
+    clock.advance(10)
+    assert Outbox(ledger).take(1, hide_seconds=60) != []
+
+
+def test_a_clock_set_ahead_takes_no_job_from_a_worker_that_lives(
+    ledger: Ledger, reconciler: Reconciler, clock: ManualClock
+) -> None:
+    submit(ledger, "held", "silent")
+    claim = ledger.claim("held", "w1", lease_seconds=30)
+    assert isinstance(claim, Claim)
+    ledger.claim("silent", "w2", lease_seconds=30)
+    reconciler.tick()
+
+    clock.advance(5 * 3600)
+    reconciler.tick()
+    ledger.renew("held", claim.token, lease_seconds=30)
+    clock.advance(2)
+    reconciler.tick()
+
+    assert ledger.get("held").history == ()
+    assert [attempt.reason for attempt in ledger.get("silent").history] == ["worker_lost"]
+
+
+def test_a_lease_is_judged_by_the_time_that_the_turn_saw(
+    ledger: Ledger, reconciler: Reconciler, clock: ManualClock
+) -> None:
+    submit(ledger, "a")
+    ledger.claim("a", "w1", lease_seconds=30)
+    seen_us = ledger.now_us()
+    clock.advance(3600)
+
+    reconciler.reconcile(seen_us)
+
+    assert ledger.get("a").history == ()
