@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     flux_kontext_attention: Literal["auto", "cudnn", "flash", "efficient", "math", "fa3", "fa2"] = Field(
         "auto", description="attention kernel; auto measures them once on CUDA"
     )
+    flux_kontext_kernels: Literal["auto", "reference", "fast"] = Field(
+        "auto", description="on a CPU: fast ones also for bfloat16, or the reference's also for float32"
+    )
     flux_kontext_precision: Literal["bf16", "fp8"] = Field("bf16", description="fp8: faster linears, not exact")
     flux_kontext_max_sequence_length: int | None = Field(
         None, ge=64, le=1024, description="T5 tokens (64 to 1024); default: the model's, else 512"

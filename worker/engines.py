@@ -90,6 +90,7 @@ def load_engine(settings: Settings, on_progress: Callable[[int, int], None] | No
             compile=settings.flux_kontext_compile,
             attention=settings.flux_kontext_attention,
             precision=settings.flux_kontext_precision,
+            kernels=settings.flux_kontext_kernels,
         )
     if settings.flux_kontext_engine == "official":
         from kontext import official

@@ -48,3 +48,10 @@ def test_the_cache_has_the_size_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_engine_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="ENGINE='unknown': expected native, official or module:callable"):
         engine(monkeypatch, ENGINE="unknown")
+
+
+@pytest.mark.parametrize(("kernels", "is_fast"), [("auto", False), ("fast", True), ("reference", False)])
+def test_a_cpu_takes_other_kernels_for_bfloat16_only_when_asked(
+    monkeypatch: pytest.MonkeyPatch, kernels: str, is_fast: bool
+) -> None:
+    assert engine(monkeypatch, KERNELS=kernels).networks.autoencoder.channels_last == is_fast
