@@ -14,7 +14,7 @@ from training.judge import faults, pixels
 from training.progress import Progress
 
 EXAMPLES_SEED = 2_000_003  # not that of the evaluation
-WANTED = {"recolour": 4, "background": 2, "remove": 2, "grey": 1, "invert": 1, "border": 2}
+WANTED = {"recolour": 3, "background": 3, "remove": 2, "grey": 1, "invert": 1, "border": 2}
 
 
 def write_examples(model: Kontext, folder: Path, steps: int, tries: int) -> list[str]:

@@ -28,7 +28,6 @@ def write_record(model: Path, begin: Path, flow: FlowTraining, autoencoder: Auto
             "steps": flow.step,
             "edits": flow.samples,
             "minutes": round(flow.seconds / 60, 1),
-            "processes": flow.ranks.size,
             "matrix_rate": flow.plan.matrix_rate,
             "other_rate": flow.plan.other_rate,
         }
