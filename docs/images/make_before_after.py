@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 import kontext
 
 ROOT = Path(__file__).parent.parent.parent
-SHOWN = ("03_recolor.png", "05_background.png", "09_border.png", "08_invert.png")
+SHOWN = ("03_recolour.png", "05_background.png", "07_remove.png", "12_border.png")
 SIDE, GAP, CAPTION = 256, 16, 44  # pixels
 
 
@@ -20,10 +20,12 @@ def main() -> None:
     sheet = Image.new("RGB", (len(SHOWN) * (SIDE + GAP) + GAP, 2 * SIDE + CAPTION + 2 * GAP), "white")
     for column, name in enumerate(SHOWN):
         before = Image.open(ROOT / "examples" / name).convert("RGB")
-        after = model.edit(before, rows[name]["prompt"], num_inference_steps=20, seed=int(rows[name]["seed"]))
+        size = {side: int(rows[name][side]) for side in ("width", "height")}
+        after = model.edit(before, rows[name]["prompt"], num_inference_steps=20, seed=int(rows[name]["seed"]), **size)
         left = GAP + column * (SIDE + GAP)
-        sheet.paste(before, (left, GAP))
-        sheet.paste(after, (left, GAP + SIDE + CAPTION))
+        for picture, top in ((before, GAP), (after, GAP + SIDE + CAPTION)):
+            fitted = ImageOps.pad(picture, (SIDE, SIDE), color="white")
+            sheet.paste(fitted, (left, top))
         write_caption(sheet, rows[name]["prompt"], left + SIDE // 2, GAP + SIDE + CAPTION // 2)
     sheet.save(Path(__file__).with_name("before_after.png"), optimize=True)
 
