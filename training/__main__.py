@@ -119,7 +119,7 @@ def choose_examples(work: Work) -> None:
     if not work.ranks.is_first:
         return
     model = kontext.load(work.model, device=str(work.ranks.device))
-    short = write_examples(model, work.folder / "examples", work.plan.evaluation_steps, work.plan.tries)
+    short = write_examples(model, work.folder / "examples", work.plan.example_steps, work.plan.tries)
     if short:
         sys.stderr.write(f"too few right among {work.plan.tries}: {', '.join(short)}\n")
 

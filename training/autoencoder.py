@@ -46,7 +46,8 @@ class AutoencoderTraining:
         learning = [parameter for parameter in autoencoder.parameters() if parameter.requires_grad]
         # Group normalisation takes the overall colour away unless what it norms is tiny, so the decoder learns tiny
         # weights there; a rate that moves usual weights throws these about. A tensor's rate is a share of its own size.
-        groups = [{"params": [weights], "full_rate": plan.rate * size_of(weights)} for weights in learning]
+        rate = plan.decoder_rate if decoder_only else plan.rate
+        groups = [{"params": [weights], "full_rate": rate * size_of(weights)} for weights in learning]
         self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
         self.step = 0
         self.seconds = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -17,9 +17,12 @@ EXAMPLES_SEED = 2_000_003  # not that of the evaluation
 WANTED = {"recolour": 3, "background": 3, "remove": 2, "grey": 1, "invert": 1, "border": 2}
 
 
-def write_examples(model: Kontext, folder: Path, steps: int, tries: int) -> list[str]:
+def write_examples(model: Kontext, folder: Path, steps: Sequence[int], tries: int) -> list[str]:
     """Write inputs, `data.csv` and the wanted pictures.
 
+    Args:
+        steps: numbers of steps; an example is right with each of them.
+        tries: cases of an edit to look among.
     Returns:
         The kinds of edits for which the model got too few right.
     """
@@ -36,10 +39,14 @@ def write_examples(model: Kontext, folder: Path, steps: int, tries: int) -> list
     return short
 
 
-def _right(model: Kontext, edit: str, steps: int, tries: int) -> Iterator[Case]:
+def _right(model: Kontext, edit: str, steps: Sequence[int], tries: int) -> Iterator[Case]:
     for case in cases(edit, tries, model.config.preferred_resolutions, seed=EXAMPLES_SEED):
-        if not list(faults(case.wanted, pixels(edited(model, case, steps)))):
+        if not any(_faults(model, case, number) for number in steps):
             yield case
+
+
+def _faults(model: Kontext, case: Case, steps: int) -> list[str]:
+    return list(faults(case.wanted, pixels(edited(model, case, steps))))
 
 
 def _write_table(folder: Path, found: list[Case]) -> None:

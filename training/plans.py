@@ -70,7 +70,8 @@ class AutoencoderPlan:
     steps: int
     samples: int
     side: int  # pixels
-    rate: float  # Adam's, as a share of the size of a tensor
+    rate: float = 0.03  # Adam's, as a share of the size of a tensor, from random weights
+    decoder_rate: float = 4e-4  # likewise for a trained decoder alone; at 3e-3 it unlearnt within 100 steps
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class Plan:
     autoencoder: AutoencoderPlan
     cases: int  # of every edit, in the evaluation
     evaluation_steps: int = 20
-    tries: int = 16  # unseen cases of an edit, of which the first that succeed become examples
+    tries: int = 24  # unseen cases of an edit, of which the first that succeed become examples
+    example_steps: tuple[int, ...] = (8, 20, 30)
 
 
 PLANS = {
@@ -97,7 +99,7 @@ PLANS = {
             lessons=256,
             average=0.999,
         ),
-        autoencoder=AutoencoderPlan(steps=6000, samples=64, side=128, rate=0.03),
+        autoencoder=AutoencoderPlan(steps=6000, samples=64, side=128),
         cases=50,
     ),
     # Two processor cores, about an hour and a half for the flow, from weights that are there.
@@ -113,7 +115,7 @@ PLANS = {
             uses=3,
             lessons=192,
         ),
-        autoencoder=AutoencoderPlan(steps=1500, samples=8, side=96, rate=0.0004),
+        autoencoder=AutoencoderPlan(steps=1500, samples=8, side=96),
         cases=50,
     ),
     "smoke": Plan(
@@ -128,9 +130,10 @@ PLANS = {
             uses=4,
             lessons=16,
         ),
-        autoencoder=AutoencoderPlan(steps=12, samples=4, side=32, rate=0.03),
+        autoencoder=AutoencoderPlan(steps=12, samples=4, side=32),
         cases=1,
         evaluation_steps=2,
         tries=1,
+        example_steps=(1,),
     ),
 }

@@ -94,7 +94,7 @@ def test_the_loss_of_the_autoencoder_falls(tmp_path: Path, decoder_only: bool) -
     torch.manual_seed(0)
     autoencoder = Autoencoder(CONFIG.autoencoder)
     encoder = {key: value.clone() for key, value in autoencoder.encoder.state_dict().items()}
-    plan = AutoencoderPlan(steps=40, samples=4, side=32, rate=0.1)
+    plan = AutoencoderPlan(steps=40, samples=4, side=32, rate=0.1, decoder_rate=0.1)
     pictures = crops(8, 64, Random(99), torch.device("cpu"))
 
     def loss_of_unseen_pictures() -> float:
@@ -110,7 +110,7 @@ def test_the_loss_of_the_autoencoder_falls(tmp_path: Path, decoder_only: bool) -
 
 
 def test_a_stopped_training_of_the_autoencoder_goes_on(tmp_path: Path) -> None:
-    plan = AutoencoderPlan(steps=2, samples=2, side=32, rate=1e-3)
+    plan = AutoencoderPlan(steps=2, samples=2, side=32)
     AutoencoderTraining(Autoencoder(CONFIG.autoencoder), plan, tmp_path, ALONE, True).run()
 
     again = AutoencoderTraining(Autoencoder(CONFIG.autoencoder), replace(plan, steps=3), tmp_path, ALONE, True)
