@@ -205,7 +205,8 @@ def swish(x: Tensor) -> Tensor:
     if x.dtype == torch.float32 and _has_channels_last(x):
         return nn.functional.silu(x, inplace=True)
     # In two roundings as in the reference; the fused one moves a decode under autocast by 1 %.
-    if x.device.type == "cpu" and x.is_contiguous() and not torch.is_grad_enabled():
+    in_pieces = x.device.type == "cpu" and x.is_contiguous() and not torch.is_grad_enabled()
+    if in_pieces and not torch.compiler.is_compiling():  # whose graph would be of one number of pieces
         # Piece by piece within a cache: new memory for large pictures takes a CPU longer than the arithmetic.
         for piece in torch.split(x.view(-1), SWISH_PIECE):
             piece.mul_(torch.sigmoid(piece))
