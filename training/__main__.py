@@ -21,6 +21,7 @@ from random import Random
 import torch
 
 import kontext
+from kontext.errors import CheckpointError, KontextError
 from kontext.layout import find_model
 from kontext.pipeline import Networks, load_networks
 from training.autoencoder import AutoencoderTraining, latent_statistics
@@ -65,6 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name in STEPS:
             if name in steps:
                 STEPS[name](work)
+                ranks.wait()  # the next step reads what the first process has written
 
 
 def begin(work: Work) -> None:
@@ -94,6 +96,8 @@ def export_model(work: Work) -> None:
         return
     networks, flow, autoencoder = _trainings(work)
     flow.load_state()
+    if not flow.step and not autoencoder.step:
+        raise CheckpointError(f"{work.folder} holds no training: do the step flow or autoencoder first")
     averaged = flow.averaged()
     trained = Networks(averaged.transformer, networks.autoencoder, averaged.t5, averaged.clip)
     files = find_model(work.begin)
@@ -182,4 +186,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except KontextError as error:
+        sys.exit(f"training: {error}")

@@ -20,6 +20,7 @@ from training.plans import LARGE, AutoencoderPlan
 from training.progress import Progress
 from training.ranks import Ranks, channels_last
 from training.scenes import COLOURS, Finish, Scene, random_scene
+from training.states import read_state, write_state
 
 SQUARE_WEIGHT, GRADIENT_WEIGHT, COARSE_WEIGHT, KL_WEIGHT = 0.5, 0.5, 0.5, 2e-4
 COARSE = (4, 16)  # reductions at which pictures are compared as well: the overall colour of an area
@@ -41,16 +42,19 @@ class AutoencoderTraining:
         seed: int = 0,
     ) -> None:
         self.autoencoder = channels_last(autoencoder, ranks.device).requires_grad_(True)
-        self.autoencoder.encoder.requires_grad_(not decoder_only)
         self.plan, self.folder, self.ranks, self.decoder_only, self.seed = plan, folder, ranks, decoder_only, seed
-        learning = [parameter for parameter in autoencoder.parameters() if parameter.requires_grad]
-        # Group normalisation takes the overall colour away unless what it norms is tiny, so the decoder learns tiny
-        # weights there; a rate that moves usual weights throws these about. A tensor's rate is a share of its own size.
-        rate = plan.decoder_rate if decoder_only else plan.rate
-        groups = [{"params": [weights], "full_rate": rate * size_of(weights)} for weights in learning]
-        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        self.optimizer = self._new_optimizer()
         self.step = 0
         self.seconds = 0.0
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        self.autoencoder.encoder.requires_grad_(not self.decoder_only)
+        learning = [parameter for parameter in self.autoencoder.parameters() if parameter.requires_grad]
+        # Group normalisation takes the overall colour away unless what it norms is tiny, so the decoder learns tiny
+        # weights there; a rate that moves usual weights throws these about. A tensor's rate is a share of its own size.
+        rate = self.plan.decoder_rate if self.decoder_only else self.plan.rate
+        groups = [{"params": [weights], "full_rate": rate * size_of(weights)} for weights in learning]
+        return torch.optim.Adam(groups, betas=(0.9, 0.99))
 
     @property
     def state_file(self) -> Path:
@@ -97,17 +101,16 @@ class AutoencoderTraining:
             "model": self.autoencoder.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        part = self.state_file.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(self.state_file)  # a kill leaves the old state or the new one
+        write_state(self.state_file, state)
 
     def load_state(self) -> None:
-        """Take up the folder's state, if there is one."""
-        if not self.state_file.exists():
+        """Take up the folder's state, if there is one; it also says which parts were trained."""
+        state = read_state(self.state_file, self.ranks.device)
+        if state is None:
             return
-        state = torch.load(self.state_file, map_location=self.ranks.device, weights_only=True)
         self.step, self.seconds, self.decoder_only = state["step"], state["seconds"], state["decoder_only"]
         self.autoencoder.load_state_dict(state["model"])
+        self.optimizer = self._new_optimizer()
         self.optimizer.load_state_dict(state["optimizer"])
 
 

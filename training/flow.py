@@ -25,6 +25,7 @@ from training.lessons import Batch, Bucket, Pools
 from training.plans import FlowPlan
 from training.progress import Progress
 from training.ranks import Ranks, channels_last, gathered_mean
+from training.states import read_state, write_state
 
 CHANGED_WEIGHT = 3.0  # of a token that the edit changes; with 12 the network, where in doubt, changed what was to stay
 EARLY = 0.5  # of the samples have t near 1, where it is decided which shape is meant
@@ -107,8 +108,7 @@ class FlowTraining:
 
     def run(self, save_every: int = 100) -> None:
         """Train to the plan's last step, from where the folder's state stands."""
-        if self.state_file.exists():
-            self.load_state()
+        self.load_state()
         # Other edits after every start, and for every process; a state does not hold the edits at hand.
         pools = Pools(self.encoder, self._seed(1), self.plan.uses, self.plan.lessons)
         generator = torch.Generator().manual_seed(self._seed(2))
@@ -182,12 +182,13 @@ class FlowTraining:
             "average": self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
-        part = self.state_file.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(self.state_file)  # a kill leaves the old state or the new one
+        write_state(self.state_file, state)
 
     def load_state(self) -> None:
-        state = torch.load(self.state_file, map_location=self.ranks.device, weights_only=True)
+        """Take up the folder's state, if there is one."""
+        state = read_state(self.state_file, self.ranks.device)
+        if state is None:
+            return
         self.step, self.samples, self.seconds = state["step"], state["samples"], state["seconds"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])

@@ -28,6 +28,11 @@ class Ranks:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    def wait(self) -> None:
+        """Until all processes have come here."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
     @contextmanager
     def hold_gradients(self, learner: nn.Module, until: bool) -> Iterator[None]:
         """Within the context gradients are only exchanged where `until` holds: once per step."""

@@ -13,6 +13,7 @@ from PIL import Image
 
 import kontext
 from kontext.autoencoder import Autoencoder
+from kontext.errors import CheckpointError
 from kontext.layout import find_model
 from kontext.pipeline import load_networks
 from training.__main__ import main
@@ -168,6 +169,22 @@ def test_a_model_can_be_trained_further(finished: Path, tmp_path: Path) -> None:
     assert old.autoencoder.read_bytes() == new.autoencoder.read_bytes()
     assert old.transformer.read_bytes() != new.transformer.read_bytes()
     assert old.config == new.config
+
+
+def test_a_better_decoder_is_exported_without_a_training_of_the_flow(finished: Path, tmp_path: Path) -> None:
+    begin = ["--plan", "smoke", "--device", "cpu", "--begin", str(finished / "model"), "--folder", str(tmp_path)]
+    main(["autoencoder", "--decoder-only", *begin])
+    main(["export", *begin])  # the state knows that it was the decoder alone
+
+    old, new = (find_model(folder / "model") for folder in (finished, tmp_path))
+    assert old.autoencoder.read_bytes() != new.autoencoder.read_bytes()
+    assert old.transformer.read_bytes() == new.transformer.read_bytes()
+    assert old.config == new.config
+
+
+def test_nothing_trained_is_nothing_to_export(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="do the step flow or autoencoder first"):
+        main(["export", "--plan", "smoke", "--begin", str(finished / "model"), "--folder", str(tmp_path)])
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["--plan", "smoke"]])
