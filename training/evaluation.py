@@ -46,7 +46,9 @@ def evaluate(
     Args:
         sheets: a folder for contact sheets, one per edit: input, result, wanted picture.
     """
-    progress = Progress("evaluation", count * len(edits), None if sheets is None else sheets / "evaluation.jsonl")
+    # Processes that share the edits have a file each, named after the first of theirs.
+    file = sheets / f"{_file_name(edits[0])}.jsonl" if sheets else None
+    progress = Progress("evaluation", count * len(edits), file)
     verdicts: list[Verdict] = []
     for edit in edits:
         judged = []
@@ -56,8 +58,12 @@ def evaluate(
             verdicts.append(judged[-1][2])
             progress.report(len(verdicts), 1, success=float(verdicts[-1].succeeded))
         if sheets:
-            sheet(judged).save(sheets / f"{edit.replace(' ', '_')}.png")
+            sheet(judged).save(sheets / f"{_file_name(edit)}.png")
     return verdicts
+
+
+def _file_name(edit: str) -> str:
+    return edit.replace(" ", "_")
 
 
 def edited(model: Kontext, case: Case, steps: int) -> Image.Image:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -19,12 +20,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from kontext.autoencoder import Autoencoder
+from kontext.compile import compile_blocks
 from kontext.config import ModelConfig
 from kontext.pipeline import Networks
 from training.lessons import Batch, Bucket, Pools
 from training.plans import FlowPlan
 from training.progress import Progress
 from training.ranks import Ranks, channels_last, gathered_mean
+from training.speed import PlainAttention
 from training.states import read_state, write_state
 
 CHANGED_WEIGHT = 3.0  # of a token that the edit changes; with 12 the network, where in doubt, changed what was to stay
@@ -112,6 +115,10 @@ class FlowTraining:
         # Other edits after every start, and for every process; a state does not hold the edits at hand.
         pools = Pools(self.encoder, self._seed(1), self.plan.uses, self.plan.lessons)
         generator = torch.Generator().manual_seed(self._seed(2))
+        if self.plan.compiled:
+            # A block is smaller than what the exchange of gradients would cut a graph into, and cutting fails here.
+            torch._dynamo.config.optimize_ddp = False
+            compile_blocks(self.model.transformer)
         learner = DistributedDataParallel(self.model) if self.ranks.size > 1 else self.model
         progress = Progress("flow", self.plan.steps, self.folder / "flow.jsonl" if self.ranks.is_first else None)
         while self.step < self.plan.steps:
@@ -128,10 +135,11 @@ class FlowTraining:
         buckets = self._phase_buckets()
         total = sum(bucket.samples for bucket in buckets)
         loss_sum = 0.0
+        attention = PlainAttention() if self.ranks.device.type == "cpu" else nullcontext()
         for i, bucket in enumerate(buckets):
             batch = pools.batch(bucket)
             with self.ranks.hold_gradients(learner, until=i == len(buckets) - 1):
-                with torch.autocast(self.ranks.device.type, torch.bfloat16):
+                with torch.autocast(self.ranks.device.type, torch.bfloat16), attention:
                     losses = learner(batch, *self._noise(batch, generator))
                 torch.autograd.backward(losses.sum() / total)
             loss_sum += float(losses.detach().sum())

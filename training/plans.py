@@ -26,19 +26,20 @@ ALL: Shares = (
     ("two edits", 1.0),
 )
 TRANSFER: Shares = (("transfer", 1.0),)
-# What a short training can teach: one thing more than it knows, which shape is meant.
+# What some hours on a CPU can teach: above all which shape is meant.
 FEW: Shares = (
-    ("recolour", 4.0),
-    ("background", 1.0),
-    ("remove", 2.5),
-    ("replace", 1.0),
-    ("add", 0.5),
-    ("resize", 0.4),
-    ("swap", 0.4),
-    ("grey", 0.5),
-    ("invert", 0.6),
-    ("border", 0.5),
-    ("two edits", 0.4),
+    ("recolour", 3.5),
+    ("background", 0.7),
+    ("remove", 2.2),
+    ("replace", 1.5),
+    ("add", 1.0),
+    ("move", 0.5),
+    ("resize", 0.8),
+    ("swap", 0.6),
+    ("grey", 0.3),
+    ("invert", 0.4),
+    ("border", 0.4),
+    ("two edits", 0.6),
 )
 
 
@@ -61,6 +62,15 @@ class FlowPlan:
     uses: int  # of every drawn edit
     lessons: int  # kept for every size
     average: float = 0.998  # decay of the moving average that is exported
+    compiled: bool = True  # takes about a minute, and halves the rest
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How far a step moves a tensor, as a share of its size."""
+
+    kernels: float  # of convolutions, by Muon
+    others: float  # by Adam
 
 
 @dataclass(frozen=True)
@@ -70,8 +80,9 @@ class AutoencoderPlan:
     steps: int
     samples: int
     side: int  # pixels
-    rate: float = 0.03  # Adam's, as a share of the size of a tensor, from random weights
-    decoder_rate: float = 4e-4  # likewise for a trained decoder alone; at 3e-3 it unlearnt within 100 steps
+    rates: Rates = Rates(0.03, 0.03)  # from random weights
+    decoder_rates: Rates = Rates(2.5e-3, 1e-3)  # of a trained decoder alone
+    compiled: bool = True
 
 
 @dataclass(frozen=True)
@@ -102,20 +113,20 @@ PLANS = {
         autoencoder=AutoencoderPlan(steps=6000, samples=64, side=128),
         cases=50,
     ),
-    # Two processor cores, about an hour and a half for the flow, from weights that are there.
+    # Two processor cores, a process on each, about an hour and a half for the flow, from weights that are there.
     "cpu": Plan(
         flow=FlowPlan(
-            steps=1400,
+            steps=2400,
             phases=(
-                Phase(0.65, (Bucket(SMALL, 16, FEW), Bucket(LARGE, 4, FEW))),
-                Phase(0.35, (Bucket(LARGE, 8, FEW), Bucket(SMALL, 4, FEW))),
+                Phase(0.75, (Bucket(SMALL, 48, FEW), Bucket(LARGE, 4, FEW))),
+                Phase(0.25, (Bucket(LARGE, 12, FEW), Bucket(SMALL, 16, FEW))),
             ),
-            matrix_rate=0.01,
-            other_rate=5e-4,
-            uses=3,
-            lessons=192,
+            matrix_rate=0.015,
+            other_rate=7e-4,
+            uses=6,
+            lessons=256,
         ),
-        autoencoder=AutoencoderPlan(steps=1500, samples=8, side=96),
+        autoencoder=AutoencoderPlan(steps=2000, samples=16, side=64),
         cases=50,
     ),
     "smoke": Plan(
@@ -129,8 +140,9 @@ PLANS = {
             other_rate=1e-3,
             uses=4,
             lessons=16,
+            compiled=False,
         ),
-        autoencoder=AutoencoderPlan(steps=12, samples=4, side=32),
+        autoencoder=AutoencoderPlan(steps=12, samples=4, side=32, compiled=False),
         cases=1,
         evaluation_steps=2,
         tries=1,

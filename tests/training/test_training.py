@@ -22,7 +22,7 @@ from training.beginning import CONFIG, write_beginning
 from training.card import NAMES
 from training.flow import FlowTraining, moving_average, random_times, token_weights
 from training.lessons import Bucket, Pools, changed_tokens
-from training.plans import PLANS, AutoencoderPlan, FlowPlan, Phase
+from training.plans import PLANS, AutoencoderPlan, FlowPlan, Phase, Rates
 from training.ranks import Ranks
 
 ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
@@ -45,7 +45,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def flow_training(beginning: Path, folder: Path, steps: int) -> FlowTraining:
-    plan = FlowPlan(steps, (Phase(1.0, (RECOLOUR,)),), matrix_rate=0.02, other_rate=2e-3, uses=4, lessons=12)
+    phases = (Phase(1.0, (RECOLOUR,)),)
+    plan = FlowPlan(steps, phases, matrix_rate=0.02, other_rate=2e-3, uses=4, lessons=12, compiled=False)
     return FlowTraining(load_networks(find_model(beginning), torch.float32), CONFIG, plan, folder, ALONE)
 
 
@@ -95,7 +96,8 @@ def test_the_loss_of_the_autoencoder_falls(tmp_path: Path, decoder_only: bool) -
     torch.manual_seed(0)
     autoencoder = Autoencoder(CONFIG.autoencoder)
     encoder = {key: value.clone() for key, value in autoencoder.encoder.state_dict().items()}
-    plan = AutoencoderPlan(steps=40, samples=4, side=32, rate=0.1, decoder_rate=0.1)
+    rates = Rates(0.1, 0.1)
+    plan = AutoencoderPlan(steps=40, samples=4, side=32, rates=rates, decoder_rates=rates, compiled=False)
     pictures = crops(8, 64, Random(99), torch.device("cpu"))
 
     def loss_of_unseen_pictures() -> float:
@@ -110,8 +112,20 @@ def test_the_loss_of_the_autoencoder_falls(tmp_path: Path, decoder_only: bool) -
     assert same == decoder_only
 
 
+def test_every_weight_of_a_decoder_learns(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(CONFIG.autoencoder)
+    before = {name: weights.clone() for name, weights in autoencoder.decoder.named_parameters()}
+    plan = AutoencoderPlan(steps=2, samples=2, side=32, decoder_rates=Rates(0.1, 0.1), compiled=False)
+
+    AutoencoderTraining(autoencoder, plan, tmp_path, ALONE, True).run()
+
+    same = [name for name, weights in autoencoder.decoder.named_parameters() if torch.equal(weights, before[name])]
+    assert same == []
+
+
 def test_a_stopped_training_of_the_autoencoder_goes_on(tmp_path: Path) -> None:
-    plan = AutoencoderPlan(steps=2, samples=2, side=32)
+    plan = AutoencoderPlan(steps=2, samples=2, side=32, compiled=False)
     AutoencoderTraining(Autoencoder(CONFIG.autoencoder), plan, tmp_path, ALONE, True).run()
 
     again = AutoencoderTraining(Autoencoder(CONFIG.autoencoder), replace(plan, steps=3), tmp_path, ALONE, True)

@@ -1,0 +1,94 @@
+"""How many edits a training of the bundled model learns from in a second, and what compiling and plain attention bring.
+
+    python -m benchmarks.learning [--repetitions 5]
+
+One process, one thread, on a CPU: forward and backward of one batch, as `python -m training flow` does them, without
+the drawing of edits and the optimizers' step. The variants take turns. Takes about four minutes, most of them compiling.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from random import Random
+from statistics import median
+
+import torch
+
+from benchmarks.report import write_result
+from kontext.compile import compile_blocks
+from kontext.config import Resolution
+from kontext.layout import find_model
+from kontext.pipeline import load_networks
+from training.flow import FlowModel, random_times
+from training.lessons import Batch, Pool
+from training.plans import ALL
+from training.ranks import channels_last
+from training.speed import PlainAttention
+
+MODEL = Path(__file__).parents[1] / "models" / "tiny"
+BATCHES: dict[Resolution, int] = {(128, 128): 32, (256, 256): 8}
+CPU = torch.device("cpu")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    figures = {f"{width}x{height}": measure((width, height), arguments.repetitions) for width, height in BATCHES}
+    path = write_result("learning", {"repetitions": arguments.repetitions, "threads": 1, "edits_per_second": figures})
+    sys.stdout.write(f"{path.read_text()}{path}\n")
+
+
+def measure(size: Resolution, repetitions: int) -> dict[str, float]:
+    """Edits per second of every variant."""
+    steps = {
+        "as it is": learner(size, compiled=False, plain=False),
+        "compiled": learner(size, compiled=True, plain=False),
+        "compiled, plain attention": learner(size, compiled=True, plain=True),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(repetitions):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: round(BATCHES[size] / median(taken), 1) for name, taken in seconds.items()}
+
+
+def learner(size: Resolution, compiled: bool, plain: bool) -> Callable[[], None]:
+    """A step of learning that is warm."""
+    files = find_model(MODEL)
+    networks = load_networks(files, torch.float32)
+    encoder = channels_last(networks.autoencoder.requires_grad_(False), CPU)
+    model = FlowModel(networks, files.config).requires_grad_(True)
+    batch = Pool(encoder, size, ALL, Random(0), uses=1, capacity=64).batch(BATCHES[size])
+    if compiled:
+        compile_blocks(model.transformer)
+
+    def step() -> None:
+        t, noise, guidance = drawn(batch)
+        with torch.autocast("cpu", torch.bfloat16), PlainAttention() if plain else nullcontext():
+            loss = model(batch, t, noise, guidance).mean()
+        model.zero_grad()
+        torch.autograd.backward(loss)
+
+    step()
+    return step
+
+
+def drawn(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(t, noise, guidance), the same at every call."""
+    generator = torch.Generator().manual_seed(0)
+    samples, tokens, _ = batch.target.shape
+    noise = torch.randn(batch.target.shape, generator=generator)
+    return random_times(samples, tokens, generator), noise, torch.full((samples,), 2.5)
+
+
+if __name__ == "__main__":
+    main()
