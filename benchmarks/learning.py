@@ -3,7 +3,7 @@
     python -m benchmarks.learning [--repetitions 5]
 
 One process, one thread, on a CPU: forward and backward of one batch, as `python -m training flow` does them, without
-the drawing of edits and the optimizers' step. The variants take turns. Takes about four minutes, most of them compiling.
+the drawing of edits and the optimizers' step. The variants take turns. Takes about four minutes, mostly to compile.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.report import write_result
 from kontext.compile import compile_blocks
 from kontext.config import Resolution
 from kontext.layout import find_model
-from kontext.pipeline import load_networks
+from kontext.networks import load_networks
 from training.flow import FlowModel, random_times
 from training.lessons import Batch, Pool
 from training.plans import ALL

@@ -36,7 +36,7 @@ from kontext.config import AutoencoderConfig, ModelConfig, TransformerConfig
 from kontext.copies import ThreadCopies
 from kontext.layout import ModelFiles, find_model
 from kontext.memory import CUDA_CONTEXT_BYTES, Memory, Resident, Streamed, Workload, need_of
-from kontext.pipeline import load_networks
+from kontext.networks import load_networks
 from kontext.planner import Part, Plan, least_budget, make_plan, seconds_per_step
 from kontext.text import TextEncoder
 from kontext.transformer import Transformer

@@ -13,7 +13,8 @@ from kontext.errors import BudgetError, CheckpointError, DeviceError, ImageError
 from kontext.images import ImageOptions, decode_image, encode_image
 
 if TYPE_CHECKING:
-    from kontext.pipeline import Edited, Kontext, load
+    from kontext.loading import load
+    from kontext.pipeline import Edited, Kontext
 
 __all__ = [
     "BudgetError",
@@ -32,6 +33,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Edited", "Kontext", "load"):
+    if name == "load":
+        return import_module("kontext.loading").load
+    if name in ("Edited", "Kontext"):
         return getattr(import_module("kontext.pipeline"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

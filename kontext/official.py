@@ -34,8 +34,9 @@ from kontext.errors import CheckpointError, RequestError
 from kontext.images import DEFAULT_OPTIONS, ImageOptions, to_rgb
 from kontext.layout import ModelFiles, find_model
 from kontext.memory import DEFAULT_BUDGET_BYTES, Memory, Resident, Streamed
+from kontext.networks import Networks
 from kontext.pieces import Stage
-from kontext.pipeline import Encoded, Kontext, Networks
+from kontext.pipeline import Encoded, Kontext
 from kontext.reading import Convert, Fill, OnProgress, Reader, convert_now, fill_now
 from kontext.request import EditRequest
 from kontext.sampling import OnStep

@@ -23,7 +23,7 @@ import torch
 import kontext
 from kontext.errors import CheckpointError, KontextError
 from kontext.layout import find_model
-from kontext.pipeline import Networks, load_networks
+from kontext.networks import Networks, load_networks
 from training.autoencoder import AutoencoderTraining, latent_statistics
 from training.beginning import write_beginning
 from training.card import write_card

@@ -13,7 +13,7 @@ from torch import nn
 
 from kontext.config import ModelConfig
 from kontext.layout import ModelFiles
-from kontext.pipeline import Networks
+from kontext.networks import Networks
 
 TRANSFORMER, AUTOENCODER, T5, CLIP = "flux1-tiny-kontext.safetensors", "ae.safetensors", "t5", "clip"
 WEIGHTS = "model.safetensors"  # of either text encoder

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 from kontext.autoencoder import Autoencoder
 from kontext.compile import compile_blocks
 from kontext.config import ModelConfig
-from kontext.pipeline import Networks
+from kontext.networks import Networks
 from training.lessons import Batch, Bucket, Pools
 from training.plans import FlowPlan
 from training.progress import Progress

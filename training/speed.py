@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -16,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention as two products and a softmax; all of shape (batch, heads, tokens, channels)."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    return scores.softmax(-1) @ v
+    return torch.matmul(scores.softmax(-1), v)
 
 
 class PlainAttention(TorchFunctionMode):

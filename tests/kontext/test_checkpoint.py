@@ -13,7 +13,7 @@ from torch import Tensor
 from kontext.checkpoint import fingerprint
 from kontext.errors import CheckpointError
 from kontext.layout import find_model
-from kontext.pipeline import load_networks
+from kontext.networks import load_networks
 from tests.kontext.golden import MODEL
 from tests.kontext.models import copy_model, shard
 

@@ -18,7 +18,7 @@ from kontext.compile import compile_autoencoder, compile_blocks
 from kontext.config import TransformerConfig
 from kontext.layout import find_model
 from kontext.memory import Memory, Resident
-from kontext.pipeline import load_networks
+from kontext.networks import load_networks
 from kontext.sampling import position_ids
 from kontext.transformer import Transformer
 from tests.kontext.golden import BFLOAT16, FLOAT32_FROM_TENSORS, MODEL, model_config, relative_error, tensors

@@ -14,7 +14,7 @@ import torch
 from kontext.config import ModelConfig, TransformerConfig
 from kontext.errors import CheckpointError
 from kontext.layout import CLIP_REPOSITORY, T5_REPOSITORY, ModelFiles, find_model
-from kontext.pipeline import load_networks
+from kontext.networks import load_networks
 from tests.kontext.golden import MODEL, model_config
 from tests.kontext.models import copy_model, hub_cache, published_layout, weights_alone
 

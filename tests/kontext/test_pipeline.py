@@ -14,7 +14,7 @@ from PIL import Image
 import kontext
 from kontext.layout import find_model
 from kontext.memory import Memory, Resident, Streamed
-from kontext.pipeline import load_networks
+from kontext.networks import load_networks
 from kontext.request import edit_request
 from tests.kontext.golden import GOLDEN, MODEL
 

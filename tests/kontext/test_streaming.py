@@ -21,8 +21,8 @@ import kontext
 from kontext.copies import Copies, Mark, ThreadCopies
 from kontext.layout import find_model
 from kontext.memory import Memory, Resident, Streamed, Workload
+from kontext.networks import load_networks
 from kontext.pieces import Piece, places_beside
-from kontext.pipeline import load_networks
 from kontext.planner import Plan
 from kontext.streaming import Streamer
 from tests.kontext.golden import GOLDEN, MODEL

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kontext.compile import compile_blocks
 from kontext.layout import find_model
-from kontext.pipeline import load_networks
+from kontext.networks import load_networks
 from kontext.transformer import Transformer
 from training.beginning import write_beginning
 from training.speed import PlainAttention

@@ -15,7 +15,7 @@ import kontext
 from kontext.autoencoder import Autoencoder
 from kontext.errors import CheckpointError
 from kontext.layout import find_model
-from kontext.pipeline import load_networks
+from kontext.networks import load_networks
 from training.__main__ import main
 from training.autoencoder import AutoencoderTraining, crops, reconstruction_loss
 from training.beginning import CONFIG, write_beginning

@@ -1,0 +1,39 @@
+"""The four networks of a model, read from its files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from kontext.autoencoder import Autoencoder
+from kontext.checkpoint import build_on_meta, load_weights
+from kontext.layout import ModelFiles
+from kontext.reading import Convert, convert_now
+from kontext.text import TextEncoder, load_clip, load_t5
+from kontext.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The four networks of a model, in the dtypes they run in."""
+
+    transformer: Transformer
+    autoencoder: Autoencoder
+    t5: TextEncoder
+    clip: TextEncoder
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter((self.transformer, self.autoencoder, self.t5, self.clip))
+
+
+def load_networks(files: ModelFiles, dtype: torch.dtype, convert: Convert = convert_now) -> Networks:
+    """Map all weights into host memory: the autoencoder in float32, everything else in dtype."""
+    transformer = build_on_meta(lambda: Transformer(files.config.transformer))
+    load_weights(transformer, [files.transformer], dtype, convert=convert)
+    autoencoder = build_on_meta(lambda: Autoencoder(files.config.autoencoder))
+    load_weights(autoencoder, [files.autoencoder], torch.float32, convert=convert)
+    t5, clip = load_t5(files.t5, dtype, convert), load_clip(files.clip, dtype, convert)
+    return Networks(transformer, autoencoder, t5, clip)
