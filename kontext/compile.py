@@ -13,7 +13,26 @@ import torch
 from torch import Tensor, nn
 
 from kontext.autoencoder import Autoencoder
+from kontext.errors import DeviceError
 from kontext.transformer import Transformer
+
+GRAPHS_OF_A_BLOCK = 64  # beyond which torch refuses; its 8 might be reached by pictures of ever other sizes
+
+
+def check_compiler(device: torch.device, backend: str = "inductor") -> None:
+    """Compile something small.
+
+    Raises:
+        DeviceError: the compiler does not work here.
+    """
+    try:
+        torch.compile(torch.neg, backend=backend)(torch.ones(16, device=device))
+    except torch._dynamo.exc.TorchDynamoException as error:
+        reason = " ".join(str(error).strip().splitlines()[:2])
+        raise DeviceError(
+            f"the compiler fails on {device} ({reason}); install a C++ compiler and Python's headers, "
+            "or load without compiling"
+        ) from error
 
 
 def compile_blocks(transformer: Transformer, backend: str = "inductor") -> None:
@@ -25,6 +44,7 @@ def compile_blocks(transformer: Transformer, backend: str = "inductor") -> None:
     Args:
         backend: of torch.compile. "inductor" is the fast one; "eager" only captures the graph.
     """
+    torch._dynamo.config.recompile_limit = GRAPHS_OF_A_BLOCK
     for block in (*transformer.double_blocks, *transformer.single_blocks):
         block.forward = torch.compile(block.forward, fullgraph=True, dynamic=True, backend=backend)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -9,10 +10,10 @@ import torch
 from kontext.backends import choose_backend
 from kontext.cache import DEFAULT_CACHE_BYTES
 from kontext.checkpoint import fingerprint
-from kontext.compile import compile_autoencoder, compile_blocks
+from kontext.compile import check_compiler, compile_autoencoder, compile_blocks
 from kontext.config import LONGEST_TEXT, SHORTEST_TEXT
 from kontext.device import choose_device
-from kontext.errors import RequestError
+from kontext.errors import DeviceError, RequestError
 from kontext.images import DEFAULT_OPTIONS, ImageOptions
 from kontext.layout import find_model
 from kontext.memory import DEFAULT_BUDGET_BYTES, Resident, Streamed
@@ -23,6 +24,8 @@ from kontext.products import choose_products
 from kontext.reading import OnProgress, Reader
 
 KERNELS = ("auto", "reference", "fast")
+
+log = logging.getLogger(__name__)
 
 
 def load(
@@ -55,7 +58,8 @@ def load(
         max_sequence_length: T5 tokens of a prompt, 64 to 1024; None for the model's own, 512 unless it says otherwise.
         image_options: how pictures come in and go out.
         cache_bytes: of host memory for encoded prompts and pictures that may come again; 0 keeps none.
-        compile: the transformer's blocks and the autoencoder, while weights are read; None for on CUDA only.
+        compile: the transformer's blocks and the autoencoder, while weights are read; None for on CUDA only,
+            and there only if the compiler works.
         attention: "auto" (the fastest kernel, measured now), or one of `kontext.backends.KERNELS`.
         precision: of the blocks' linear layers, "bf16" (the dtype) or "fp8", an approximation that results tell of.
         kernels: of a CPU. "reference" takes those of the official code, whose bits bfloat16 pictures then have; "fast"
@@ -65,7 +69,7 @@ def load(
     Raises:
         BudgetError: the model does not fit the budget, however its weights are streamed.
         CheckpointError: files are missing, cut short, or do not fit.
-        DeviceError: the device is not there.
+        DeviceError: the device is not there, or cannot compile what was to be compiled.
         RequestError: max_sequence_length, cache_bytes, attention, precision or kernels is none of these.
     """
     chosen = choose_device(device)
@@ -84,7 +88,7 @@ def load(
         reader.settle(networks.transformer)
     approximations = set_precision(networks.transformer, precision, chosen, dtype or torch.bfloat16)
     networks.autoencoder.channels_last = is_fast
-    is_compiled = chosen.type == "cuda" if compile is None else compile
+    is_compiled = can_compile(compile, chosen)
     if is_compiled:
         compile_blocks(networks.transformer)
         compile_autoencoder(networks.autoencoder)
@@ -106,3 +110,21 @@ def load(
         if is_compiled:
             loaded.compile_ahead()
     return loaded
+
+
+def can_compile(wanted: bool | None, device: torch.device) -> bool:
+    """Whether to compile; where nobody insists, slower is better than not at all.
+
+    Raises:
+        DeviceError: it was asked for, and the compiler does not work.
+    """
+    if wanted is False or (wanted is None and device.type != "cuda"):
+        return False
+    try:
+        check_compiler(device)
+    except DeviceError as error:
+        if wanted:
+            raise
+        log.warning("not_compiled reason=%s", error)
+        return False
+    return True

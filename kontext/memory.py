@@ -102,6 +102,7 @@ class Streamed(Memory):
         """
         copies = self._copies or copies_for(self.device)
         self.plan = self.plan_for(workload, copies)
+        release_cached_memory(self.device)  # what was needed to measure is not in the plan
         self._workload = workload
         self._place(workload, self.plan, copies, fill)
 

@@ -199,7 +199,8 @@ class Kontext:
         ]
 
     def _prepare_block(self) -> Callable[[], object]:
-        inputs = block_inputs(self.config, self.max_sequence_length, self.memory.device, self.dtype)
+        with torch.inference_mode():
+            inputs = block_inputs(self.config, self.max_sequence_length, self.memory.device, self.dtype)
 
         @torch.inference_mode()
         def run() -> object:

@@ -117,10 +117,10 @@ class Reader:
     def _read(self, target: Tensor, source: Tensor) -> None:
         if target.data_ptr() == source.data_ptr():
             _touch(source)
-        elif self._stage is None or target.device.type != self._device.type or target.nbytes > CHUNK_BYTES:
-            _copy(target, source)
-        else:
+        elif self._stage is not None and target.device.type == self._device.type and _fits_staging(target, source):
             self._staging_of_this_thread(self._stage).send(target, source)
+        else:
+            _copy(target, source)
         with self._lock:
             self._done += source.nbytes
             if self._on_progress is not None:
@@ -176,6 +176,10 @@ def _chunks(target: Tensor, source: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     target, source = target.view(-1), source.view(-1)
     for start in range(0, len(source), step):
         yield target[start : start + step], source[start : start + step]
+
+
+def _fits_staging(target: Tensor, source: Tensor) -> bool:
+    return target.nbytes <= CHUNK_BYTES and target.is_contiguous() and source.is_contiguous()
 
 
 def _copy(target: Tensor, source: Tensor) -> None:

@@ -81,17 +81,23 @@ def usual_tokens(config: ModelConfig, text_tokens: int) -> int:
 def block_inputs(
     config: ModelConfig, text_tokens: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Sequence[Adjustment], Tensor]:
-    """Inputs of a double block in the usual edit, to measure it with."""
+    """Inputs of a double block in the usual edit, to measure it with.
+
+    Laid out as `Transformer.condition` does, or a compiled block would be compiled for these and again for the others.
+    """
     sizes, tokens = config.transformer, usual_tokens(config, text_tokens)
     img, txt = (
         torch.randn(1, length, sizes.hidden_size, device=device).to(dtype)
         for length in (tokens - text_tokens, text_tokens)
     )
-    adjustment = Adjustment(*torch.zeros(3, 1, 1, sizes.hidden_size, device=device, dtype=dtype))
+
+    def zeros() -> Tensor:
+        return torch.zeros(1, 1, sizes.hidden_size, device=device, dtype=dtype)
+
     return (
         img,
         txt,
-        [adjustment] * 4,
+        [Adjustment(zeros(), zeros(), zeros()) for _ in range(4)],
         rotary_table(torch.zeros(1, tokens, 3, device=device), sizes.axes_dim, sizes.theta),
     )
 

@@ -14,10 +14,12 @@ from torch import Tensor
 import kontext
 from kontext.autoencoder import Autoencoder
 from kontext.checkpoint import build_on_meta, load_weights
-from kontext.compile import compile_autoencoder, compile_blocks
+from kontext.compile import check_compiler, compile_autoencoder, compile_blocks
 from kontext.config import TransformerConfig
+from kontext.errors import DeviceError
 from kontext.layout import find_model
-from kontext.memory import Memory, Resident
+from kontext.loading import can_compile
+from kontext.memory import Memory, Resident, Streamed
 from kontext.networks import load_networks
 from kontext.sampling import position_ids
 from kontext.transformer import Transformer
@@ -102,18 +104,47 @@ def test_weights_that_move_need_no_new_graph() -> None:
         assert torch.equal(velocity(network, 4, 6), before)
 
 
-def compiled_autoencoder(backend: str) -> Autoencoder:
+def test_a_compiler_that_fails_says_what_to_do() -> None:
+    def backend(*_: object) -> None:
+        raise RuntimeError("Failed to find C compiler")
+
+    with pytest.raises(DeviceError, match=r"Failed to find C compiler.*; install a C"):
+        check_compiler(CPU, backend)
+
+
+def test_a_compiler_that_works_says_nothing() -> None:
+    check_compiler(CPU, "eager")
+
+
+def test_without_a_compiler_nothing_is_compiled_unless_asked_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(device: torch.device) -> None:
+        raise DeviceError("the compiler fails")
+
+    monkeypatch.setattr("kontext.loading.check_compiler", fail)
+
+    assert not can_compile(None, torch.device("cuda"))
+    assert "the compiler fails" in caplog.text
+    with pytest.raises(DeviceError):
+        can_compile(True, torch.device("cuda"))
+    assert not can_compile(False, torch.device("cuda"))
+    assert not can_compile(None, CPU)
+
+
+def compiled_autoencoder(backend: str, channels_last: bool) -> Autoencoder:
     network = build_on_meta(lambda: Autoencoder(model_config().autoencoder))
     load_weights(network, [MODEL / "ae.safetensors"], torch.float32)
+    network.channels_last = channels_last
     compile_autoencoder(network, backend)
     return network
 
 
 @from_torch
-@pytest.mark.parametrize("backend", ["eager", "inductor"])
+@pytest.mark.parametrize(("backend", "channels_last"), [("eager", False), ("inductor", False), ("inductor", True)])
 @torch.inference_mode()
-def test_a_compiled_autoencoder_gives_the_references_latents_and_pictures(backend: str) -> None:
-    golden, network = tensors("ae/pictures"), compiled_autoencoder(backend)
+def test_a_compiled_autoencoder_gives_the_references_latents_and_pictures(backend: str, channels_last: bool) -> None:
+    golden, network = tensors("ae/pictures"), compiled_autoencoder(backend, channels_last)
 
     for picture in ("image_64x48", "image_72x40"):
         latent = network.encode(golden[f"{picture}.x"])
@@ -166,6 +197,16 @@ def test_an_edit_of_any_size_compiles_nothing_that_was_not_compiled_ahead() -> N
             edit(model, *size, steps)
 
     # Three graphs of blocks, encoder, decoder.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 5
+
+
+def test_a_block_that_was_measured_is_not_compiled_again_for_an_edit() -> None:
+    model = compiled_model(Streamed(CPU, budget_bytes=None))
+    model.compile_ahead()
+
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        edit(model, *SIZES[0])
+
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 5
 
 

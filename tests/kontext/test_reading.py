@@ -81,9 +81,14 @@ def test_every_value_arrives_on_a_gpu(stored: dict[str, Tensor], dtype: torch.dt
     assert all(torch.equal(targets[name].cpu(), tensor.to(dtype)) for name, tensor in stored.items())
 
 
-def test_tensors_that_do_not_lie_in_one_row_are_read_too() -> None:
+@pytest.mark.parametrize("is_turned", [False, True])
+@pytest.mark.parametrize("chunk", [1_000, 100_000])
+def test_tensors_that_do_not_lie_in_one_row_are_read_too(
+    is_turned: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "CHUNK_BYTES", chunk)
     source = torch.arange(6_000.0).reshape(60, 100).t()
-    target = torch.empty(100, 60)
+    target = torch.empty(60, 100).t() if is_turned else torch.empty(100, 60)
     reader = Reader(CPU, stage=lambda: ThreadCopies(CPU))
     reader.fill(target, source)
 

@@ -50,6 +50,37 @@ class DestructiveCopies(ThreadCopies):
         return super().copy(target, source, after)
 
 
+class WitnessedCopies(ThreadCopies):
+    """Tells whether a copy would overwrite weights on a device that is behind, as CUDA is.
+
+    The CPU has done all work when a mark is made, and would forgive a wrong one. Here marks are numbered, and a copy
+    into a slot must be told to wait for one that was made after the slot's last use had begun.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(CPU)
+        self.marks = 0
+        self.copied = 0
+        self.last_use: dict[int, int] = {}  # marks made when what lies at an address was last used
+        self.targets: dict[int, int] = {}  # addresses, by the identity of the mark of a copy
+
+    def mark(self) -> Mark:
+        self.marks += 1
+        return self.marks
+
+    def copy(self, target: Tensor, source: Tensor, after: Mark | None) -> Mark:
+        assert after is not None
+        assert after > self.last_use.get(target.data_ptr(), 0), "the slot may still be in use"
+        copied = super().copy(target, source, after)
+        self.targets[id(copied)] = target.data_ptr()
+        self.copied += 1
+        return copied
+
+    def wait(self, copied: Mark) -> None:
+        super().wait(copied)
+        self.last_use[self.targets[id(copied)]] = self.marks
+
+
 class Chosen(Streamed):
     """Streams the pieces it is told to."""
 
@@ -101,6 +132,22 @@ def piece_names() -> tuple[str, ...]:
 
 def all_pieces(model: kontext.Kontext) -> list[Piece]:
     return [piece for stage in model.workload().stages for piece in (*stage.once, *stage.loop)]
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_a_copy_waits_until_its_slot_is_no_longer_used(slots: int) -> None:
+    copies = WitnessedCopies()
+    model = load(Chosen(CPU, lambda name: True, slots, copies))
+
+    def cancel(done: int, total: int) -> None:
+        raise Cancelled
+
+    edit(model)
+    with pytest.raises(Cancelled):
+        edit(model, on_step=cancel)
+    edit(model)
+
+    assert copies.copied > 3 * len(piece_names())
 
 
 @pytest.mark.parametrize("rate", [FAST, SLOW])
