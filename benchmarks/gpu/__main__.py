@@ -1,14 +1,19 @@
 """The full-size model with random weights on this machine's GPU: is it right, how fast is it, what memory does it take.
 
-    python -m benchmarks.gpu [--vs official] [--vs diffusers] [--device cuda] [--folder /dev/shm]
+    python -m benchmarks.gpu --minutes 9
+    python -m benchmarks.gpu --only resident,offload_16 --folder /dev/shm --keep
+    python -m benchmarks.gpu --vs official --vs diffusers
 
-Writes the model (34 GB) to a folder, then measures, each in a process of its own: the speed of large products, edits of
-a shallow model against a CPU in float32, edits of the whole model resident, compiled and not, and with offload at
-several budgets, whose pictures are compared. Needs PyTorch, safetensors, einops, transformers, sentencepiece, Pillow,
-numpy, and no network; for `--vs diffusers` that package too, for `--vs official` the code in third_party/flux1. The
-result goes to benchmarks/results; `python -m benchmarks.gpu.table` brings it into the documentation.
+Writes the model (34 GB) to a folder, then measures, each in a process of its own, in this order: the speed of large
+products; edits with all weights resident; loading again; offload at 16, 12 and 8 GiB; fp8; edits of a shallow model
+against a CPU; offload at 24 GiB; edits without compiling; others' engines. Pictures of all modes are compared. Needs
+PyTorch, safetensors, einops, transformers, sentencepiece, protobuf, Pillow, numpy, and no network; for `--vs diffusers`
+that package too, for `--vs official` the code in third_party/flux1.
 
-`--tiny --device cpu` tries all of it out in a minute; its figures mean nothing.
+The result goes to benchmarks/results and is written anew after every measurement; beside it lies a folder with the log
+of each. `python -m benchmarks.gpu.table` brings results into the documentation. Ends with 1 when something failed.
+
+`--tiny --device cpu` tries all of it out in a minute or two; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -16,111 +21,124 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-
 from benchmarks import report
-from benchmarks.gpu.measurement import measure
-from benchmarks.gpu.scale import GIB, SCALES, Scale
+from benchmarks.gpu.measurement import Place
+from benchmarks.gpu.plan import MODEL, RIVALS, Measurement, make_plan
+from benchmarks.gpu.scale import SCALES, Scale
+from benchmarks.gpu.series import TimeBudget, measure_series
 
 MODEL_BYTES = 36e9
-RIVALS: dict[str, dict[str, dict[str, Any]]] = {
-    "official": {"official": {"engine": "official"}},
-    "diffusers": {
-        "diffusers": {"engine": "diffusers", "compile": False},
-        "diffusers, blocks compiled": {"engine": "diffusers", "compile": True},
-    },
-}
-TIMEOUT_SECONDS = 300.0
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    scale = SCALES["tiny" if options.tiny else "full"]
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        check_room(Path(folder), scale)
-        figures = measure_all(Path(folder), scale, options)
-    name = result_name(options.device)
-    path = report.write_result(name, {"gpu_benchmark": scale.name, **figures}, options.results)
+    budget = TimeBudget(options.minutes)
+    # As Ctrl-C does: end the measured process and take the model away.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    scale = SCALES[scale_key(options)]
+    run = report.describe_run(options.commit)
+    name = free_name(options.results, run["machine"].get("gpu", options.device))
+    key = scale_key(options)
+    with (
+        workplace(options.folder, f"kontext-benchmark-{key}", options.keep) as folder,
+        # Not beside the model: programs cannot be run from a /dev/shm that is mounted as containers have it.
+        workplace(None, "kontext-benchmark-compiled", options.keep) as compiled,
+    ):
+        check_room(folder, scale, options.plan)
+        place = Place(key, options.device, folder, compiled, options.results / f"{name}-logs")
+        figures = measure_series(
+            options.plan,
+            scale,
+            place,
+            budget,
+            write=lambda figures: report.write_result(name, figures, options.results, run),
+        )
+    path = options.results / f"{name}.json"
     sys.stdout.write(f"{path.read_text()}{path}\n")
-    if failures := failed(figures):
-        raise SystemExit(f"failed: {', '.join(failures)}")
+    end(figures)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [measurement.name for measurement in make_plan(SCALES["full"], rivals=RIVALS)]
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the benchmark out")
+    parser.add_argument("--only", type=split, default=[], help=f"names with commas between, of: {', '.join(names)}")
+    parser.add_argument("--minutes", type=float, help="skip what does not fit into this time; default: no limit")
     parser.add_argument("--vs", action="append", choices=[*RIVALS], default=[], help="measure this too")
     parser.add_argument("--folder", type=Path, help="where the model is written; default: that for temporary files")
+    parser.add_argument("--keep", action="store_true", help="leave model and compiled code, and use what is there")
     parser.add_argument("--results", type=Path, default=report.RESULTS, help="where the result goes")
-    return parser.parse_args(arguments)
+    parser.add_argument("--commit", help="what is measured, where there is no .git; default: BENCHMARK_COMMIT")
+    options = parser.parse_args(arguments)
+    options.results = options.results.absolute()
+    try:
+        options.plan = make_plan(SCALES[scale_key(options)], options.only, options.vs)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
 
 
-def check_room(folder: Path, scale: Scale) -> None:
+def split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def scale_key(options: argparse.Namespace) -> str:
+    return "tiny" if options.tiny else "full"
+
+
+@contextmanager
+def workplace(parent: Path | None, name: str, is_kept: bool) -> Iterator[Path]:
+    """A folder in another, or in that for temporary files; taken away afterwards unless it is kept."""
+    if is_kept:
+        folder = (parent or Path(tempfile.gettempdir())).absolute() / name
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(dir=parent, prefix=f"{name}-") as made:
+        yield Path(made).absolute()
+
+
+def check_room(folder: Path, scale: Scale, plan: list[Measurement]) -> None:
+    is_written = (folder / "full" / "config.json").exists()
+    if scale.name != SCALES["full"].name or is_written or MODEL not in [measurement.name for measurement in plan]:
+        return
     free = shutil.disk_usage(folder).free
-    if scale.name == SCALES["full"].name and free < MODEL_BYTES:
+    if free < MODEL_BYTES:
         raise SystemExit(
             f"{folder} has {free / 1e9:.0f} GB free, the model takes {MODEL_BYTES / 1e9:.0f}; give --folder another"
         )
 
 
-def measure_all(folder: Path, scale: Scale, options: argparse.Namespace) -> dict[str, Any]:
-    """Figures of every measurement, under its name."""
-    common = {"scale": "tiny" if options.tiny else "full", "device": options.device, "folder": str(folder)}
-    figures: dict[str, Any] = {"edit": {"pixels": scale.pixels, "steps": scale.steps}}
-    for what in ("model", "ceiling", "check"):
-        figures[what] = tell(what, measure({**common, "what": what}, TIMEOUT_SECONDS))
-    if "error" in figures["model"]:
-        return figures
-    modes = {}
-    for name, mode in edit_modes(scale, options.vs).items():
-        modes[name] = tell(name, measure({**common, "what": "edits", "name": name, **mode}, TIMEOUT_SECONDS))
-        modes[name] |= compare_pictures(folder / f"{name}.png", folder / "resident.png")
-    return {**figures, "modes": modes}
+def free_name(results: Path, machine: str) -> str:
+    """`<gpu>-<date>`, with a number behind where there is such a result already."""
+    name = f"{re.sub('[^a-z0-9]+', '-', machine.lower()).strip('-')}-{datetime.now(UTC):%Y-%m-%d}"
+    number = 1
+    while (results / f"{numbered(name, number)}.json").exists():
+        number += 1
+    return numbered(name, number)
 
 
-def edit_modes(scale: Scale, rivals: list[str]) -> dict[str, dict[str, Any]]:
-    """Ways of running the model; the resident one, to which the others are compared, comes first."""
-    usual = {"engine": "native", "budget_bytes": None, "compile": None, "jobs": scale.few_jobs}
-    modes: dict[str, dict[str, Any]] = {
-        "resident": {**usual, "jobs": scale.jobs},
-        "resident, not compiled": {**usual, "compile": False},
-    }
-    for budget in scale.budgets_bytes:
-        modes[f"offload {budget / GIB:.0f} GiB"] = {**usual, "budget_bytes": budget}
-    return modes | {name: usual | mode for rival in rivals for name, mode in RIVALS[rival].items()}
+def numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}-{number}"
 
 
-def compare_pictures(picture: Path, resident: Path) -> dict[str, Any]:
-    """How far 8-bit values are from those of the resident model."""
-    if not picture.exists() or not resident.exists():
-        return {}
-    one, other = (np.asarray(Image.open(path)).astype(int) for path in (picture, resident))
-    difference = np.abs(one - other)
-    return {"largest_pixel_difference": int(difference.max()), "mean_pixel_difference": round(difference.mean(), 4)}
-
-
-def failed(figures: dict[str, Any]) -> list[str]:
-    measured = {**{name: figures[name] for name in ("model", "ceiling", "check")}, **figures.get("modes", {})}
-    return [name for name, found in measured.items() if "error" in found or not found.get("is_close", True)]
-
-
-def result_name(device: str) -> str:
-    name = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
-    return f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-{datetime.now(UTC):%Y-%m-%d}"
-
-
-def tell(name: str, figures: dict[str, Any]) -> dict[str, Any]:
-    sys.stderr.write(f"{name}: {figures}\n")
-    return figures
+def end(figures: dict[str, Any]) -> None:
+    """Say what was skipped and what failed; the latter is the exit status too."""
+    for title, found in {**figures, **figures["modes"]}.items():
+        if isinstance(found, dict) and "skipped" in found:
+            sys.stderr.write(f"skipped {title}: {found['skipped']}\n")
+    if figures["failed"]:
+        raise SystemExit("\n".join(f"failed {title}: {reason}" for title, reason in figures["failed"].items()))
 
 
 if __name__ == "__main__":

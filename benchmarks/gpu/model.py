@@ -26,7 +26,7 @@ NORMS_AND_BIASES = 0.05  # standard deviation: weights with one dimension are ne
 
 def write_full_model(folder: Path, scale: Scale, device: torch.device) -> None:
     """Write the model that is timed; every network in bfloat16 but the autoencoder, as published."""
-    folder.mkdir(parents=True)
+    _make_empty(folder)
     _write_networks(folder, scale.model, device)
     _write_encoder(folder / "t5", _t5, scale.t5, device)
     _write_encoder(folder / "clip", CLIPTextModel, scale.clip, device)
@@ -35,9 +35,19 @@ def write_full_model(folder: Path, scale: Scale, device: torch.device) -> None:
 
 def write_shallow_model(folder: Path, scale: Scale, device: torch.device) -> None:
     """Write the model that is compared with a CPU: few blocks, and the bundled text encoders."""
-    folder.mkdir(parents=True)
+    _make_empty(folder)
     _write_networks(folder, scale.shallow, device)
     _describe(folder, scale.shallow, encoders=bundled_model())  # an absolute path stays one when it is joined
+
+
+def is_written(folder: Path) -> bool:
+    """Whether a model is there as a whole: its description is written last."""
+    return (folder / "config.json").exists()
+
+
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # what was begun and not ended
+    folder.mkdir(parents=True)
 
 
 def _write_networks(folder: Path, config: ModelConfig, device: torch.device) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kontext.config import AutoencoderConfig, ModelConfig, TransformerConfig
@@ -24,9 +24,12 @@ class Scale:
     jobs: int  # with all weights resident; the first and the last are reported
     few_jobs: int  # in every other mode
     budgets_bytes: tuple[int, ...]
+    roomy_budgets_bytes: tuple[int, ...]  # measured late: they tell least
     shallow: ModelConfig  # the same widths with few blocks, for the comparison with a CPU
     shallow_pixels: int
     matmul_size: int
+    usual_seconds: float  # that a measurement takes, with its process's start: estimates, to know what still fits
+    estimated_seconds: dict[str, float] = field(default_factory=dict)  # of those that take longer or less
 
 
 FULL = Scale(
@@ -39,15 +42,31 @@ FULL = Scale(
     steps=30,
     jobs=10,
     few_jobs=2,
-    budgets_bytes=(24 * GIB, 16 * GIB, 12 * GIB, 8 * GIB),
+    budgets_bytes=(16 * GIB, 12 * GIB, 8 * GIB),
+    roomy_budgets_bytes=(24 * GIB,),
     shallow=ModelConfig(
         name="two blocks of each kind, full width",
         transformer=TransformerConfig(
             depth=2, depth_single_blocks=2, context_in_dim=TINY_T5_WIDTH, vec_in_dim=TINY_CLIP_WIDTH
         ),
+        # Otherwise its input picture is brought to a megapixel, and a CPU has four times the tokens.
+        preferred_resolutions=((512, 512),),
     ),
     shallow_pixels=512,
     matmul_size=8192,
+    usual_seconds=45,
+    estimated_seconds={
+        "ceiling": 20,
+        "model": 60,
+        "resident": 130,
+        "warm_load": 25,
+        "offload_8": 60,
+        "fp8": 100,
+        "check": 75,
+        "official": 65,
+        "diffusers": 70,
+        "diffusers_compiled": 120,
+    },
 )
 
 _TINY = TransformerConfig(
@@ -75,6 +94,7 @@ TINY = Scale(
     jobs=2,
     few_jobs=2,
     budgets_bytes=(GIB,),
+    roomy_budgets_bytes=(),
     shallow=ModelConfig(
         name="tiny, one block of each kind",
         transformer=TransformerConfig(
@@ -92,5 +112,6 @@ TINY = Scale(
     ),
     shallow_pixels=64,
     matmul_size=256,
+    usual_seconds=10,
 )
 SCALES = {"full": FULL, "tiny": TINY}

@@ -32,6 +32,7 @@ COLUMNS = {
     "slow-down measured": "slow_down",
     "largest difference of a pixel": "largest_pixel_difference",
     "mean": "mean_pixel_difference",
+    "deviation of the picture": "picture_deviation",
 }
 NOT_MEASURED = "No GPU has been at hand: not measured yet."
 
@@ -59,24 +60,44 @@ def replace_table(document: str, table: str) -> str:
 
 def _section(result: dict[str, Any]) -> str:
     figures = result["figures"]
-    edit, versions = figures["edit"], result["versions"]
+    edit, versions, ceiling = figures["edit"], result["versions"], figures.get("ceiling", {})
+    gpu = result["machine"].get("gpu") or ceiling.get("gpu", "no GPU")
     heading = (
-        f"{result['machine'].get('gpu', 'no GPU')}, {edit['pixels']}x{edit['pixels']}, {edit['steps']} steps, "
-        f"torch {versions['torch']}, commit {result['commit']}, {result['measured_at'][:10]}; "
-        f"large products: {figures['ceiling'].get('matmul_tflops_per_second', '?')} TFLOP/s"
+        f"{gpu}, {edit['pixels']}x{edit['pixels']}, {edit['steps']} steps, "
+        f"torch {versions['torch']}, commit {result['commit'] or 'unknown'}, {result['measured_at'][:10]}; "
+        f"large products: {ceiling.get('matmul_tflops_per_second', '?')} TFLOP/s"
     )
     modes = figures.get("modes", {})
     resident_seconds = modes.get("resident", {}).get("median_job_seconds")
     rows = [_row(name, mode, resident_seconds) for name, mode in modes.items()]
-    return "\n".join([heading, "", _line(["", *COLUMNS]), _line(["---"] * (1 + len(COLUMNS))), *rows])
+    table = "\n".join([_line(["", *COLUMNS]), _line(["---"] * (1 + len(COLUMNS))), *rows])
+    return "\n\n".join(filter(None, [heading, table, _remarks(figures)]))
 
 
 def _row(name: str, mode: dict[str, Any], resident_seconds: float | None) -> str:
-    if "error" in mode:
-        return _line([name, f"failed: {mode['error']}".replace("|", " "), *[""] * (len(COLUMNS) - 1)])
+    for ending in ("error", "skipped"):
+        if ending in mode:
+            said = f"{'failed' if ending == 'error' else ending}: {mode[ending]}".replace("|", " ").replace("\n", " ")
+            return _line([name, said, *[""] * (len(COLUMNS) - 1)])
     if resident_seconds:
         mode = {**mode, "slow_down": round(mode["median_job_seconds"] / resident_seconds, 2)}
     return _line([name, *(str(mode.get(key, "")) for key in COLUMNS.values())])
+
+
+def _remarks(figures: dict[str, Any]) -> str:
+    """What is not told of every mode: a warm start, the comparison with a CPU, what failed."""
+    warm, check = figures.get("warm_load", {}), figures.get("check", {})
+    remarks = []
+    if "load_seconds_warm" in warm:
+        remarks.append(
+            "- Started again with files and compiled code in their caches: loaded after "
+            f"{warm['load_seconds_warm']} s, ready {warm['ready_seconds_warm']} s after the start of the process."
+        )
+    if "is_close" in check:
+        differences = ", ".join(f"`{name}` {value}" for name, value in check.items() if "_to_cpu" in name)
+        remarks.append(f"- Latents of the shallow model, relative difference: {differences}.")
+    remarks += [f"- Failed: {title}: {reason}." for title, reason in figures.get("failed", {}).items()]
+    return "\n".join(remarks)
 
 
 def _line(cells: list[str]) -> str:
