@@ -35,6 +35,8 @@ from benchmarks.gpu.measurement import Place
 from benchmarks.gpu.plan import MODEL, RIVALS, Measurement, make_plan
 from benchmarks.gpu.scale import SCALES, Scale
 from benchmarks.gpu.series import TimeBudget, measure_series
+from kontext.device import choose_device
+from kontext.errors import DeviceError
 
 MODEL_BYTES = 36e9
 
@@ -44,10 +46,10 @@ def main(arguments: list[str] | None = None) -> None:
     budget = TimeBudget(options.minutes)
     # As Ctrl-C does: end the measured process and take the model away.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    scale = SCALES[scale_key(options)]
+    key = scale_key(options)
+    scale = SCALES[key]
     run = report.describe_run(options.commit)
     name = free_name(options.results, run["machine"].get("gpu", options.device))
-    key = scale_key(options)
     with (
         workplace(options.folder, f"kontext-benchmark-{key}", options.keep) as folder,
         # Not beside the model: programs cannot be run from a /dev/shm that is mounted as containers have it.
@@ -68,7 +70,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     names = [measurement.name for measurement in make_plan(SCALES["full"], rivals=RIVALS)]
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the benchmark out")
@@ -82,8 +86,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     options.results = options.results.absolute()
     try:
+        options.device = str(choose_device(options.device))
         options.plan = make_plan(SCALES[scale_key(options)], options.only, options.vs)
-    except ValueError as error:
+    except (DeviceError, ValueError) as error:
         parser.error(str(error))
     return options
 

@@ -88,9 +88,17 @@ def test_the_model_is_written_for_edits_only() -> None:
 
 def test_an_unknown_name_is_answered_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        parse(["--only", "resident,offload_17"])
+        parse(["--device", "cpu", "--only", "resident,offload_17"])
 
     assert "there is no offload_17; choose from ceiling, model, resident" in capsys.readouterr().err
+
+
+def test_a_machine_without_that_gpu_is_told_so_before_anything_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(["--device", "cuda:99"])
+
+    (*_, last_line) = capsys.readouterr().err.splitlines()
+    assert last_line.startswith("python -m benchmarks.gpu: error: device is cuda:99, but torch")
 
 
 def test_all_that_is_known_is_written_after_every_measurement(go: Any) -> None:
