@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from kontext.autoencoder import Autoencoder
 from kontext.config import AutoencoderConfig, Resolution
 from training.drawing import draw
+from training.optimizers import Optimizers, rate_share
 from training.plans import LARGE, AutoencoderPlan
 from training.progress import Progress
 from training.ranks import Ranks, channels_last
@@ -30,7 +31,7 @@ CROPS_OF_A_SCENE = 4
 SMALLEST_SIZE = 1e-4
 CHANNELS = 3  # of a picture; a convolution to so few is no matter for Muon
 MUON_MOVES = 0.2  # root mean square of what torch's Muon changes at a rate of 1, set to Adam's
-WARM_UP_STEPS = 50  # at most; a fifth of a short training
+WARM_UP_STEPS = 50
 
 
 class AutoencoderTraining:
@@ -63,14 +64,14 @@ class AutoencoderTraining:
         self.matrices = [(weights, nn.Parameter(as_matrix(weights))) for weights in kernels]
         others = [weights for weights in learning if all(weights is not kernel for kernel in kernels)]
         rates = self.plan.decoder_rates if self.decoder_only else self.plan.rates
-        self.optimizers: list[torch.optim.Optimizer] = [
+        self.optimizers = Optimizers(
             torch.optim.Muon(
                 _groups([matrix for _, matrix in self.matrices], rates.kernels / MUON_MOVES),
                 weight_decay=0.0,
                 adjust_lr_fn="match_rms_adamw",
             ),
             torch.optim.Adam(_groups(others, rates.others), betas=(0.9, 0.99)),
-        ]
+        )
 
     @property
     def state_file(self) -> Path:
@@ -99,20 +100,12 @@ class AutoencoderTraining:
         with torch.autocast(self.ranks.device.type, torch.bfloat16):
             decoded, kl = _reconstructed(self.autoencoder, pictures, self.decoder_only, generator)
         loss = reconstruction_loss(decoded.float(), pictures) + KL_WEIGHT * kl
-        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
-            group["lr"] = group["full_rate"] * self._rate()
         self.autoencoder.zero_grad()
         torch.autograd.backward(loss)
         for weights, matrix in self.matrices:
             matrix.grad = None if weights.grad is None else as_matrix(weights.grad)
-        for optimizer in self.optimizers:
-            optimizer.step()
+        self.optimizers.step(rate_share(self.step, self.plan.steps, WARM_UP_STEPS))
         return float(loss.detach()), _psnr(decoded, pictures)
-
-    def _rate(self) -> float:
-        """Learning rate as a share of the full one: up, level, down to nearly nothing."""
-        warm_up_steps = min(WARM_UP_STEPS, self.plan.steps / 5)
-        return min((self.step + 1) / warm_up_steps, 1.0, 0.02 + 2 * (1 - self.step / self.plan.steps))
 
     def save_state(self) -> None:
         state = {
@@ -120,7 +113,7 @@ class AutoencoderTraining:
             "seconds": self.seconds,
             "decoder_only": self.decoder_only,
             "model": self.autoencoder.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizers": self.optimizers.state_dicts(),
         }
         write_state(self.state_file, state)
 
@@ -132,8 +125,7 @@ class AutoencoderTraining:
         self.step, self.seconds, self.decoder_only = state["step"], state["seconds"], state["decoder_only"]
         self.autoencoder.load_state_dict(state["model"])
         self._make_optimizers()
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        self.optimizers.load_state_dicts(state["optimizers"])
 
 
 def as_matrix(weights: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from kontext.compile import compile_blocks
 from kontext.config import ModelConfig
 from kontext.networks import Networks
 from training.lessons import Batch, Bucket, Pools
+from training.optimizers import Optimizers, rate_share
 from training.plans import FlowPlan
 from training.progress import Progress
 from training.ranks import Ranks, channels_last, gathered_mean
@@ -33,8 +34,7 @@ from training.states import read_state, write_state
 CHANGED_WEIGHT = 3.0  # of a token that the edit changes; with 12 the network, where in doubt, changed what was to stay
 EARLY = 0.5  # of the samples have t near 1, where it is decided which shape is meant
 GUIDANCE = (1.0, 5.0)
-WARM_UP_STEPS = 40  # at most; a fifth of a short training
-CALM_SHARE = 0.5  # of the steps, at the end, in which the rates fall
+WARM_UP_STEPS = 40
 
 
 class FlowModel(nn.Module):
@@ -143,11 +143,8 @@ class FlowTraining:
                     losses = learner(batch, *self._noise(batch, generator))
                 torch.autograd.backward(losses.sum() / total)
             loss_sum += float(losses.detach().sum())
-        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
-            group["lr"] = group["full_rate"] * self._rate()
-        nn.utils.clip_grad_norm_(self.optimizers[1].param_groups[0]["params"], 1.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
+        nn.utils.clip_grad_norm_(self.optimizers.adam.param_groups[0]["params"], 1.0)
+        self.optimizers.step(self._rate())
         self.model.zero_grad()
         self.average.update_parameters(self.model)
         return loss_sum / total, total * self.ranks.size
@@ -171,10 +168,7 @@ class FlowTraining:
         return self.plan.phases[-1].buckets
 
     def _rate(self) -> float:
-        """Learning rate as a share of the full one: up, level, down to nearly nothing."""
-        left = 1 - self.step / self.plan.steps
-        warm_up_steps = min(WARM_UP_STEPS, self.plan.steps / 5)
-        return min((self.step + 1) / warm_up_steps, 1.0, 0.02 + left / CALM_SHARE)
+        return rate_share(self.step, self.plan.steps, WARM_UP_STEPS)
 
     def _seed(self, purpose: int) -> int:
         return hash((self.seed, purpose, self.step, self.ranks.rank)) & 0x7FFFFFFF
@@ -188,7 +182,7 @@ class FlowTraining:
             "seconds": self.seconds,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizers": self.optimizers.state_dicts(),
         }
         write_state(self.state_file, state)
 
@@ -200,15 +194,14 @@ class FlowTraining:
         self.step, self.samples, self.seconds = state["step"], state["samples"], state["seconds"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        self.optimizers.load_state_dicts(state["optimizers"])
 
     def averaged(self) -> FlowModel:
         """The networks that are exported."""
         return cast(FlowModel, self.average.module)
 
 
-def make_optimizers(model: FlowModel, plan: FlowPlan) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: FlowModel, plan: FlowPlan) -> Optimizers:
     """Muon for the matrices of the blocks but modulation, Adam for the rest."""
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -216,10 +209,10 @@ def make_optimizers(model: FlowModel, plan: FlowPlan) -> list[torch.optim.Optimi
         inside = name.startswith(("transformer.double_blocks", "transformer.single_blocks"))
         is_matrix = parameter.ndim == 2 and inside and ".modulation." not in name and "_mod." not in name
         (matrices if is_matrix else others).append(parameter)
-    return [
-        torch.optim.Muon([{"params": matrices, "full_rate": plan.matrix_rate}], lr=plan.matrix_rate, weight_decay=0.0),
-        torch.optim.Adam([{"params": others, "full_rate": plan.other_rate}], lr=plan.other_rate, betas=(0.9, 0.99)),
-    ]
+    return Optimizers(
+        torch.optim.Muon([{"params": matrices, "full_rate": plan.matrix_rate}], weight_decay=0.0),
+        torch.optim.Adam([{"params": others, "full_rate": plan.other_rate}], betas=(0.9, 0.99)),
+    )
 
 
 def moving_average(average: Tensor, current: Tensor, count: Tensor | int, decay: float) -> Tensor:
