@@ -5,33 +5,13 @@ from __future__ import annotations
 import pytest
 import redis
 
-from jobs.connection import hide_password
-from jobs.errors import BrokerUnavailable, ErrorCode, JobNotFound
+from jobs.errors import ErrorCode, JobNotFound
 from jobs.ledger import Claim, Ledger, Refusal
 from jobs.outbox import Outbox
 from jobs.record import Progress
-from jobs.schema import Callback, EditJob, ErrorInfo, JobState, Outcome
+from jobs.schema import JobState, Outcome
 from tests.clock import ManualClock
-from tests.servers.redis import RedisServer
-
-OUTPUT_ROOT = "s3://out/edits"
-LEASE_SECONDS = 30
-DONE = Outcome(output="s3://out/edits/cat.png", width=256, height=256)
-FAILED = Outcome(error=ErrorInfo(code=ErrorCode.INPUT_NOT_FOUND, message="s3://in/cat.png: no such object"))
-
-
-def edit_job(job_id: str, **fields: object) -> EditJob:
-    return EditJob.model_validate({"id": job_id, "image": "s3://in/cat.png", "prompt": "make it snow", **fields})
-
-
-def submit(ledger: Ledger, *jobs: EditJob) -> list[str]:
-    return [submission.verdict for submission in ledger.submit(jobs, OUTPUT_ROOT)]
-
-
-def claimed(ledger: Ledger, job_id: str, worker: str = "w1") -> Claim:
-    claim = ledger.claim(job_id, worker, LEASE_SECONDS)
-    assert isinstance(claim, Claim)
-    return claim
+from tests.jobs.lives import DONE, FAILED, LEASE_SECONDS, OUTPUT_ROOT, claimed, edit_job, fail, submit
 
 
 def test_a_submitted_job_waits_with_seed_and_output_filled_in(ledger: Ledger) -> None:
@@ -120,16 +100,6 @@ def test_a_terminal_state_never_changes_by_itself(ledger: Ledger) -> None:
     assert ledger.cancel("a") is JobState.SUCCEEDED
     assert ledger.claim("a", "w2", LEASE_SECONDS) == Refusal("succeeded")
     assert ledger.get("a").state is JobState.SUCCEEDED
-
-
-def test_only_the_events_asked_for_are_called_back(ledger: Ledger) -> None:
-    hook = Callback(url="https://example.org/hook", events=("failed",))
-    submit(ledger, edit_job("good", callback=hook), edit_job("bad", callback=hook))
-
-    ledger.finish("good", claimed(ledger, "good").token, JobState.SUCCEEDED, DONE)
-    ledger.finish("bad", claimed(ledger, "bad").token, JobState.FAILED, FAILED)
-
-    assert [due.job_id for due in Outbox(ledger).take(10, hide_seconds=60)] == ["bad"]
 
 
 def test_renewing_keeps_the_lease_notes_progress_and_brings_the_cancel(ledger: Ledger, clock: ManualClock) -> None:
@@ -280,16 +250,6 @@ def test_a_job_that_is_to_be_cancelled_ends_when_it_is_given_back(ledger: Ledger
     assert [due.event for due in Outbox(ledger).take(10, hide_seconds=60)] == ["cancelled"]
 
 
-HOOK = {"url": "https://example.org/hook"}
-
-
-def fail(ledger: Ledger, job_id: str, code: ErrorCode = ErrorCode.INPUT_NOT_FOUND) -> Claim:
-    claim = claimed(ledger, job_id)
-    outcome = Outcome(error=ErrorInfo(code=code, message="it ended"))
-    assert ledger.finish(job_id, claim.token, JobState.FAILED, outcome)
-    return claim
-
-
 def test_a_retried_job_waits_again_under_its_id_with_all_its_attempts_and_its_history(
     ledger: Ledger, redis_client: redis.Redis
 ) -> None:
@@ -345,56 +305,6 @@ def test_of_a_batch_the_failed_jobs_are_retried_or_those_with_the_codes_that_are
         next(ledger.retry_batch("autumn"))
 
 
-def test_each_end_of_a_retried_job_is_told_under_an_id_of_its_own(ledger: Ledger) -> None:
-    submit(ledger, edit_job("a", callback=HOOK))
-    fail(ledger, "a")
-    (first,) = Outbox(ledger).take(10, hide_seconds=60)
-    Outbox(ledger).settle(first.webhook_id, "delivered", "HTTP 200")
-
-    ledger.retry("a")
-    assert ledger.get("a").callback is None
-    fail(ledger, "a")
-
-    (second,) = Outbox(ledger).take(10, hide_seconds=60)
-    assert (first.webhook_id, second.webhook_id) == ("msg_a_failed", "msg_a_failed_2")
-
-
-def test_a_callback_under_way_tells_the_end_it_was_made_for_though_the_job_is_open_again(
-    ledger: Ledger, clock: ManualClock
-) -> None:
-    submit(ledger, edit_job("a", callback=HOOK))
-    fail(ledger, "a", ErrorCode.OUT_OF_MEMORY)
-    told_before = ledger.get("a").event()
-    ledger.retry("a")
-
-    (former,) = Outbox(ledger).take(10, hide_seconds=60)
-    assert Outbox(ledger).ending(former).event() == told_before
-    ledger.finish("a", claimed(ledger, "a").token, JobState.SUCCEEDED, DONE)
-    Outbox(ledger).settle(former.webhook_id, "delivered", "HTTP 200")
-
-    assert ledger.get("a").callback == "pending", "the callback of the latest end"
-    (latest,) = Outbox(ledger).take(10, hide_seconds=60)
-    assert Outbox(ledger).ending(latest).event().type == "edit.succeeded"
-    assert Outbox(ledger).ending(former).event() == told_before
-
-
-def test_a_callback_is_replayed_or_dropped_by_hand(ledger: Ledger, redis_client: redis.Redis) -> None:
-    submit(ledger, edit_job("a", callback=HOOK))
-    fail(ledger, "a")
-
-    assert Outbox(ledger).drop(["msg_a_failed", "msg_unheard_of"]) == 1
-    assert (ledger.get("a").callback, ledger.queue_counts()["callbacks"]) == ("dropped", 0)
-    assert Outbox(ledger).drop(["msg_a_failed"]) == 0
-
-    assert redis_client.ttl("dg:dropped") > 0, "the list of what was given up does not stay for ever"
-    assert Outbox(ledger).replay(["msg_a_failed", "msg_unheard_of"]) == 1
-    assert ledger.get("a").callback == "pending"
-    assert redis_client.zcard("dg:dropped") == 0
-    (due,) = Outbox(ledger).take(10, hide_seconds=60)
-    Outbox(ledger).settle(due.webhook_id, "delivered", "HTTP 200")
-    assert Outbox(ledger).replay(["msg_a_failed"]) == 1, "a receiver may have lost what it had taken"
-
-
 def test_a_batch_counts_its_jobs_by_state_and_lists_them_in_order(ledger: Ledger) -> None:
     names = [f"job-{number}" for number in (3, 1, 2)]
     submit(ledger, *(edit_job(name, batch="spring") for name in names))
@@ -424,26 +334,6 @@ def test_a_batch_is_kept_while_a_job_is_open_and_ages_when_the_last_has_ended(
         assert redis_client.ttl(key) not in (forever, missing)
 
 
-def test_a_taken_callback_comes_again_unless_it_is_settled(ledger: Ledger, clock: ManualClock) -> None:
-    submit(ledger, edit_job("a", callback={"url": "https://example.org/hook"}))
-    ledger.cancel("a")
-    assert len(Outbox(ledger).take(10, hide_seconds=60)) == 1
-    assert Outbox(ledger).take(10, hide_seconds=60) == []
-
-    clock.advance(61)
-    (due,) = Outbox(ledger).take(10, hide_seconds=60)
-    Outbox(ledger).settle(due.webhook_id, "pending", "HTTP 500", delay_seconds=300)
-    clock.advance(200)
-    assert Outbox(ledger).take(10, hide_seconds=60) == []
-    clock.advance(101)
-    (again,) = Outbox(ledger).take(10, hide_seconds=60)
-    Outbox(ledger).settle(again.webhook_id, "delivered", "HTTP 200")
-
-    assert (again.webhook_id, again.attempts) == (due.webhook_id, 1)
-    assert ledger.get("a").callback == "delivered"
-    assert ledger.queue_counts()["callbacks"] == 0
-
-
 def test_something_that_is_not_a_job_is_kept_and_says_so_when_it_is_claimed(ledger: Ledger) -> None:
     ledger.adopt("task-1", {"prompt": "make it snow", "callback": {"url": "https://example.org/hook"}}, OUTPUT_ROOT)
 
@@ -454,23 +344,3 @@ def test_something_that_is_not_a_job_is_kept_and_says_so_when_it_is_claimed(ledg
     ledger.finish("task-1", claim.token, JobState.FAILED, FAILED)
     assert ledger.get("task-1").result.error == FAILED.error
     assert len(Outbox(ledger).take(10, hide_seconds=60)) == 1
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("redis://host:6379/0", "redis://host:6379/0"),
-        ("redis://user:secret@host/0", "redis://user:***@host/0"),
-        ("redis://:sec@ret@host/0", "redis://:***@host/0"),
-        ("redis://host/0?password=secret&x=1", "redis://host/0?password=***&x=1"),
-    ],
-)
-def test_a_password_is_never_shown(url: str, shown: str) -> None:
-    assert hide_password(url) == shown
-
-
-def test_a_redis_that_is_away_is_one_clear_error(ledger: Ledger, redis_server: RedisServer) -> None:
-    redis_server.kill()
-
-    with pytest.raises(BrokerUnavailable, match=rf"127\.0\.0\.1:{redis_server.port} does not answer .*DG_BROKER_URL"):
-        ledger.get("a")
