@@ -62,7 +62,7 @@ class FlowPlan:
     uses: int  # of every drawn edit
     lessons: int  # kept for every size
     average: float = 0.998  # decay of the moving average that is exported
-    compiled: bool = True  # takes about a minute, and halves the rest
+    compiled: bool = True  # takes about a minute
 
 
 @dataclass(frozen=True)
