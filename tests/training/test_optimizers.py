@@ -33,4 +33,6 @@ def test_a_step_takes_a_share_of_every_full_rate() -> None:
     both.step(share=0.5)
 
     assert vector.tolist() == pytest.approx([-0.1, -0.1])  # Adam's first step is the rate
-    assert float((torch.eye(2) - matrix.detach()).norm()) == pytest.approx(0.05 * 2**0.5, rel=0.35)  # Muon's is about orthogonal
+    assert float((torch.eye(2) - matrix.detach()).norm()) == pytest.approx(
+        0.05 * 2**0.5, rel=0.35
+    )  # Muon's is about orthogonal
