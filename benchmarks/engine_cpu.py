@@ -33,8 +33,8 @@ from benchmarks.gpu.diffusers_rival import DiffusersKontext
 from benchmarks.report import write_result
 from kontext import official
 from kontext.config import AutoencoderConfig, ModelConfig, Resolution, TransformerConfig
+from kontext.matmul import using_products
 from kontext.pipeline import Edited, Encoded, Kontext
-from kontext.products import using_products
 from kontext.request import EditRequest, edit_request
 from kontext.sampling import pack_latents, position_ids, starting_noise, token_grid
 from tests.parity.random_model import CLIP_WIDTH, T5_WIDTH, write_random_model

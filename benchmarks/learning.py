@@ -22,8 +22,8 @@ import torch
 from benchmarks.report import write_result
 from kontext.compile import compile_blocks
 from kontext.config import Resolution
-from kontext.layout import find_model
 from kontext.networks import load_networks
+from kontext.weights.layout import find_model
 from training.flow import FlowModel, random_times
 from training.lessons import Batch, Pool
 from training.plans import ALL

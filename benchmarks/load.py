@@ -31,10 +31,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmarks.report import write_result
-from kontext.checkpoint import build_on_meta, load_weights
 from kontext.device import synchronize
-from kontext.pieces import Piece, places
-from kontext.reading import CHUNK_BYTES, Reader, default_threads
+from kontext.offload.pieces import Piece, places
+from kontext.weights.checkpoint import build_on_meta, load_weights
+from kontext.weights.reading import CHUNK_BYTES, Reader, default_threads
 
 LAYERS, WIDTH = 12, 8192
 CPU = torch.device("cpu")

@@ -31,16 +31,16 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 import kontext
 from benchmarks.report import write_result
 from kontext.autoencoder import Autoencoder
-from kontext.checkpoint import build_on_meta
 from kontext.config import AutoencoderConfig, ModelConfig, TransformerConfig
-from kontext.copies import ThreadCopies
-from kontext.layout import ModelFiles, find_model
-from kontext.memory import CUDA_CONTEXT_BYTES, Memory, Resident, Streamed, Workload, need_of
 from kontext.networks import load_networks
-from kontext.planner import Part, Plan, least_budget, make_plan, seconds_per_step
+from kontext.offload.copies import ThreadCopies
+from kontext.offload.memory import CUDA_CONTEXT_BYTES, Memory, Resident, Streamed, Workload, need_of
+from kontext.offload.planner import Part, Plan, least_budget, make_plan, seconds_per_step
+from kontext.offload.workload import autoencoder_stages, text_stages, transformer_stage, working_bytes
 from kontext.text import TextEncoder
 from kontext.transformer import Transformer
-from kontext.workload import autoencoder_stages, text_stages, transformer_stage, working_bytes
+from kontext.weights.checkpoint import build_on_meta
+from kontext.weights.layout import ModelFiles, find_model
 from tests.parity.random_model import CLIP_WIDTH, T5_WIDTH, write_random_model
 
 CPU = torch.device("cpu")

@@ -29,7 +29,7 @@ from typing import Any
 from benchmarks.report import write_result
 from benchmarks.workers import picture, running_workers, submit, turns, wait_for_end
 from producer import Client
-from producer.private_redis import private_folder, private_redis
+from producer.embedded.private_redis import private_folder, private_redis
 
 NETWORK_SECONDS = 0.3
 START_ROUNDS = 10

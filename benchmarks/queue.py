@@ -32,13 +32,13 @@ from typing import Any, TypeVar
 from benchmarks.report import write_result
 from benchmarks.simulation import DONE, PROCESSES, lives_per_second, next_job, run_busy, run_lives
 from benchmarks.workers import picture, running_workers
-from jobs.ledger import Claim, Ledger
+from jobs.ledger.ledger import Claim, Ledger
 from jobs.queue import EditQueue, make_app
 from jobs.registry import WorkerInfo, WorkerState
 from jobs.schema import JobState
 from jobs.settings import load_settings
 from producer import Client, EditJob
-from producer.private_redis import private_folder, private_redis
+from producer.embedded.private_redis import private_folder, private_redis
 from worker.reconciler import Reconciler
 
 STEPS = 200

@@ -13,10 +13,10 @@ from typing import cast
 
 from celery import Celery
 
-from jobs.ledger import Claim, Ledger
-from jobs.outbox import Outbox
+from jobs.ledger.ledger import Claim, Ledger
+from jobs.ledger.outbox import Outbox
+from jobs.ledger.record import Progress
 from jobs.queue import QUEUE, EditQueue, make_app
-from jobs.record import Progress
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
 from jobs.schema import JobState, Outcome
 from jobs.settings import Settings, load_settings

@@ -21,9 +21,9 @@ from pathlib import Path
 from benchmarks.report import write_result
 from jobs.queue import EditQueue, make_app
 from producer import Client
-from producer.plan import RowDefaults
-from producer.private_redis import private_folder, private_redis
-from producer.table import open_table
+from producer.embedded.private_redis import private_folder, private_redis
+from producer.table.plan import RowDefaults
+from producer.table.table import open_table
 
 PART_ROWS = 20_000
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from jobs.settings import load_settings
 from producer import Client, EditJob
-from producer.child import start_child, stop_child
+from producer.embedded.child import start_child, stop_child
 
 START_SECONDS = 60
 STOP_SECONDS = 20

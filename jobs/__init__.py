@@ -1,1 +1,1 @@
-"""What producers and workers agree on: the job, its ledger in Redis, the queue, storage, signing, settings, errors."""
+"""What producers and workers agree on: the job, its ledger in Redis, the queue, settings, errors."""

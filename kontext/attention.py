@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kontext.products import onednn_multiplies
+from kontext.matmul import onednn_multiplies
 
 
 def rope(positions: Tensor, dim: int, theta: int) -> Tensor:

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import torch
 
-from kontext.backends import choose_backend
+from kontext.attention_kernels import choose_backend
 from kontext.cache import DEFAULT_CACHE_BYTES
-from kontext.checkpoint import fingerprint
 from kontext.compile import check_compiler, compile_autoencoder, compile_blocks
 from kontext.config import LONGEST_TEXT, SHORTEST_TEXT
 from kontext.device import choose_device
 from kontext.errors import DeviceError, RequestError
 from kontext.images import DEFAULT_OPTIONS, ImageOptions
-from kontext.layout import find_model
-from kontext.memory import DEFAULT_BUDGET_BYTES, Resident, Streamed
+from kontext.matmul import choose_products
 from kontext.networks import load_networks
+from kontext.offload.memory import DEFAULT_BUDGET_BYTES, Resident, Streamed
 from kontext.pipeline import Kontext
 from kontext.precision import set_precision
-from kontext.products import choose_products
-from kontext.reading import OnProgress, Reader
+from kontext.weights.checkpoint import fingerprint
+from kontext.weights.layout import find_model
+from kontext.weights.reading import OnProgress, Reader
 
 KERNELS = ("auto", "reference", "fast")
 
@@ -60,7 +60,7 @@ def load(
         cache_bytes: of host memory for encoded prompts and pictures that may come again; 0 keeps none.
         compile: the transformer's blocks and the autoencoder, while weights are read; None for on CUDA only,
             and there only if the compiler works.
-        attention: "auto" (the fastest kernel, measured now), or one of `kontext.backends.KERNELS`.
+        attention: "auto" (the fastest kernel, measured now), or one of `kontext.attention_kernels.KERNELS`.
         precision: of the blocks' linear layers, "bf16" (the dtype) or "fp8", an approximation that results tell of.
         kernels: of a CPU. "reference" takes those of the official code, whose bits bfloat16 pictures then have; "fast"
             others that are as exact; "auto" is fast in float32, where last bits do not show.

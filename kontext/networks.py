@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from kontext.autoencoder import Autoencoder
-from kontext.checkpoint import build_on_meta, load_weights
-from kontext.layout import ModelFiles
-from kontext.reading import Convert, convert_now
 from kontext.text import TextEncoder, load_clip, load_t5
 from kontext.transformer import Transformer
+from kontext.weights.checkpoint import build_on_meta, load_weights
+from kontext.weights.layout import ModelFiles
+from kontext.weights.reading import Convert, convert_now
 
 
 @dataclass(frozen=True)

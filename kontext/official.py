@@ -27,21 +27,21 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from kontext.checkpoint import build_on_meta, fingerprint, load_weights
 from kontext.config import LONGEST_TEXT, SHORTEST_TEXT, ModelConfig, Resolution
 from kontext.device import choose_device
 from kontext.errors import CheckpointError, RequestError
 from kontext.images import DEFAULT_OPTIONS, ImageOptions, to_rgb
-from kontext.layout import ModelFiles, find_model
-from kontext.memory import DEFAULT_BUDGET_BYTES, Memory, Resident, Streamed
 from kontext.networks import Networks
-from kontext.pieces import Stage
+from kontext.offload.memory import DEFAULT_BUDGET_BYTES, Memory, Resident, Streamed
+from kontext.offload.pieces import Stage
+from kontext.offload.workload import autoencoder_stages, block_inputs, text_stages, whole_blocks_stage
 from kontext.pipeline import Encoded, Kontext
-from kontext.reading import Convert, Fill, OnProgress, Reader, convert_now, fill_now
 from kontext.request import EditRequest
 from kontext.sampling import OnStep
 from kontext.text import TextEncoder, load_clip, load_t5
-from kontext.workload import autoencoder_stages, block_inputs, text_stages, whole_blocks_stage
+from kontext.weights.checkpoint import build_on_meta, fingerprint, load_weights
+from kontext.weights.layout import ModelFiles, find_model
+from kontext.weights.reading import Convert, Fill, OnProgress, Reader, convert_now, fill_now
 
 SUBMODULE = "third_party/flux1"
 CHECKOUT = Path(__file__).parent.parent

@@ -15,20 +15,20 @@ from PIL import Image
 from torch import Tensor, nn
 
 from kontext import sampling
-from kontext.backends import using_backend
+from kontext.attention_kernels import using_backend
 from kontext.cache import TensorCache, picture_key, prompt_key
 from kontext.config import ModelConfig, Resolution
 from kontext.device import synchronize
 from kontext.images import ImageOptions, crop_to_size, image_to_tensor, tensor_to_image, to_rgb
-from kontext.memory import Memory, Streamed, Workload
+from kontext.matmul import using_products
 from kontext.networks import Networks
-from kontext.pieces import Stage
-from kontext.products import using_products
+from kontext.offload.memory import Memory, Streamed, Workload
+from kontext.offload.pieces import Stage
+from kontext.offload.workload import autoencoder_stages, block_inputs, text_stages, transformer_stage, working_bytes
 from kontext.progress import report_steps
-from kontext.reading import Fill, fill_now
 from kontext.request import EditRequest, edit_request
 from kontext.sampling import OnStep
-from kontext.workload import autoencoder_stages, block_inputs, text_stages, transformer_stage, working_bytes
+from kontext.weights.reading import Fill, fill_now
 
 Images = Image.Image | Sequence[Image.Image]
 

@@ -24,10 +24,10 @@ from transformers import (
     T5Tokenizer,
 )
 
-from kontext.checkpoint import build_on_meta, load_weights
 from kontext.errors import CheckpointError
-from kontext.layout import EncoderFiles
-from kontext.reading import Convert, convert_now
+from kontext.weights.checkpoint import build_on_meta, load_weights
+from kontext.weights.layout import EncoderFiles
+from kontext.weights.reading import Convert, convert_now
 
 # T5's embedding table is rounded up to a multiple of 128 rows; 32,100 pieces lie in 32,128 rows.
 MOST_UNUSED_ROWS = 127

@@ -14,9 +14,9 @@ from contextlib import suppress
 from itertools import islice
 
 from jobs.errors import ErrorCode, JobNotFound
-from jobs.ledger import PIPELINE_LENGTH, Ledger, Submission
+from jobs.ledger.ledger import PIPELINE_LENGTH, Ledger, Submission
+from jobs.ledger.record import JobRecord
 from jobs.queue import EditQueue, make_app
-from jobs.record import JobRecord
 from jobs.registry import WorkerRegistry
 from jobs.schema import EditJob, EditResult, JobState
 from jobs.settings import Settings, load_settings

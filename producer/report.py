@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
-from jobs.ledger import PIPELINE_LENGTH, Ledger
-from jobs.record import JobRecord
+from jobs.ledger.ledger import PIPELINE_LENGTH, Ledger
+from jobs.ledger.record import JobRecord
 from jobs.schema import EditJob
 from producer.errors import TableError
-from producer.plan import Plan
-from producer.row_reader import TableRow
-from producer.rows import LARGEST_CELL_BYTES, Cells
-from producer.table import Table
+from producer.table.formats import LARGEST_CELL_BYTES, Cells
+from producer.table.plan import Plan
+from producer.table.rows import TableRow
+from producer.table.table import Table
 
 RESULT_COLUMNS = ("state", "output", "seed", "attempts", "seconds", "error", "job_id")
 

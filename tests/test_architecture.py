@@ -1,4 +1,4 @@
-"""Imports point one way, `producer -> jobs <- worker -> kontext <- training`, and enqueueing needs no GPU stack."""
+"""Imports point one way, `producer -> jobs <- storage <- worker -> kontext <- training`; enqueueing needs no torch."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {
     "jobs": set(),
     "kontext": set(),
+    "storage": {"jobs"},
     "producer": {"jobs"},
-    "worker": {"jobs", "kontext"},
+    "worker": {"jobs", "storage", "kontext"},
     "training": {"kontext"},
 }
 SERVICE_LIBRARIES = {"celery", "kombu", "redis", "boto3", "botocore", "httpx2", "pydantic_settings"}

@@ -22,16 +22,16 @@ import torch
 
 import kontext
 from kontext.errors import CheckpointError, KontextError
-from kontext.layout import find_model
 from kontext.networks import Networks, load_networks
+from kontext.weights.layout import find_model
 from training.autoencoder import AutoencoderTraining, latent_statistics
 from training.beginning import write_beginning
-from training.card import write_card
-from training.edits import EDITS
-from training.evaluation import evaluate, write_report
-from training.examples import write_examples
+from training.data.edits import EDITS
 from training.export import export
 from training.flow import FlowTraining
+from training.judging.card import write_card
+from training.judging.evaluation import evaluate, write_report
+from training.judging.examples import write_examples
 from training.plans import PLANS, Plan
 from training.ranks import Ranks, all_ranks, gathered
 from training.record import write_record

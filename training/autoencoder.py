@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from kontext.autoencoder import Autoencoder
 from kontext.config import AutoencoderConfig, Resolution
-from training.drawing import draw
+from training.data.drawing import draw
+from training.data.scenes import COLOURS, Finish, Scene, random_scene
 from training.optimizers import Optimizers, rate_share
 from training.plans import LARGE, AutoencoderPlan
 from training.progress import Progress
 from training.ranks import Ranks, channels_last
-from training.scenes import COLOURS, Finish, Scene, random_scene
 from training.states import read_state, write_state
 
 SQUARE_WEIGHT, GRADIENT_WEIGHT, COARSE_WEIGHT, KL_WEIGHT = 0.5, 0.5, 1.0, 2e-4

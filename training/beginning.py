@@ -12,9 +12,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 from kontext.autoencoder import Autoencoder
 from kontext.config import AutoencoderConfig, ModelConfig, TransformerConfig
 from kontext.transformer import Transformer
+from training.data.vocabulary import T5_PIECES, sentences, write_clip_vocabulary, write_t5_vocabulary
 from training.export import AUTOENCODER, CLIP, T5, TRANSFORMER, WEIGHTS, export_weights, write_config
 from training.plans import LARGE
-from training.vocabulary import T5_PIECES, sentences, write_clip_vocabulary, write_t5_vocabulary
 
 T5_WIDTH, CLIP_WIDTH = 128, 64
 CONFIG = ModelConfig(

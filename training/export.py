@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from kontext.config import ModelConfig
-from kontext.layout import ModelFiles
 from kontext.networks import Networks
+from kontext.weights.layout import ModelFiles
 
 TRANSFORMER, AUTOENCODER, T5, CLIP = "flux1-tiny-kontext.safetensors", "ae.safetensors", "t5", "clip"
 WEIGHTS = "model.safetensors"  # of either text encoder

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from kontext.autoencoder import Autoencoder
 from kontext.config import PIXELS_PER_TOKEN, Resolution
 from kontext.sampling import pack_latents, position_ids, token_grid
-from training.drawing import draw
-from training.edits import Edit, edit_of
-from training.scenes import Scene, random_scene
+from training.data.drawing import draw
+from training.data.edits import Edit, edit_of
+from training.data.scenes import Scene, random_scene
 
 CHANGED = 24 / 127.5  # a pixel that differs by more than 24 of 255 belongs to the edit
 EDITS_OF_A_SCENE = 6

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from jobs.errors import BrokerUnavailable, EditFailure, JobNotFound
-from jobs.ledger import MICROSECONDS, Ledger
-from jobs.outbox import DueCallback, Outbox, Verdict
+from jobs.ledger.ledger import MICROSECONDS, Ledger
+from jobs.ledger.outbox import DueCallback, Outbox, Verdict
 from jobs.settings import Settings
-from jobs.signing import callback_headers
+from storage.signing import callback_headers
 
 if TYPE_CHECKING:
     import httpx2

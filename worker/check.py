@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from jobs.connection import connect, hide_password, redis_errors
 from jobs.errors import Error
 from jobs.settings import Settings
-from jobs.storage import Storage
+from storage import Storage
 
 
 class Level(StrEnum):
@@ -61,7 +61,7 @@ def check_device(settings: Settings) -> Iterator[Finding]:
 
 
 def check_model(settings: Settings) -> Iterator[Finding]:
-    from kontext.layout import find_model
+    from kontext.weights.layout import find_model
 
     if ":" in settings.flux_kontext_engine:
         yield Finding("model", Level.OK, f"engine {settings.flux_kontext_engine}")

@@ -10,14 +10,14 @@ from threading import Event, Thread
 
 from celery.worker import state as celery_state
 
-from jobs.addresses import guarded_client
 from jobs.connection import connect
 from jobs.errors import BrokerUnavailable
-from jobs.ledger import Ledger
+from jobs.ledger.ledger import Ledger
 from jobs.queue import EditQueue, make_app
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
 from jobs.settings import Settings
-from jobs.storage import Storage
+from storage import Storage
+from storage.addresses import guarded_client
 from worker.admission import Admission
 from worker.background import Periodic
 from worker.callbacks import INTERVAL_SECONDS as CALLBACK_SECONDS

@@ -27,14 +27,14 @@ from jobs.errors import (
     RetryJob,
     StopWorker,
 )
-from jobs.ledger import Claim, Ledger, Refusal, Spent
+from jobs.ledger.ledger import Claim, Ledger, Refusal, Spent
 from jobs.queue import EditQueue
 from jobs.registry import WorkerState
 from jobs.schema import CONTENT_TYPES, JOB_ID_PATTERN, EditJob, EngineInfo, ErrorInfo, JobState, Outcome, Timings
 from jobs.settings import Settings
-from jobs.storage import Storage
-from jobs.storage.uris import show_uri
 from kontext import ImageError, ImageOptions, decode_image, encode_image
+from storage import Storage
+from storage.uris import show_uri
 from worker.admission import Admission
 from worker.engines import EditedPicture, Engine
 from worker.faults import FaultStreak, classify, is_out_of_memory

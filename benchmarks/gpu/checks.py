@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import kontext
 from benchmarks.gpu.edits import SEED, noise_picture
 from benchmarks.gpu.scale import Scale
-from kontext.backends import TOKENS, candidates, measure_backends
+from kontext.attention_kernels import TOKENS, candidates, measure_backends
 from kontext.device import synchronize
 from kontext.precision import Float8Linear
 from kontext.request import edit_request

@@ -18,13 +18,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from kontext.checkpoint import build_on_meta
 from kontext.config import AutoencoderConfig, TransformerConfig
 from kontext.device import synchronize
-from kontext.layout import find_model
 from kontext.pipeline import Edited
 from kontext.sampling import pack_latents, starting_noise
 from kontext.text import load_clip, load_t5
+from kontext.weights.checkpoint import build_on_meta
+from kontext.weights.layout import find_model
 
 Part = tuple[str, Tensor]  # diffusers' name of a module, and its weight or bias
 

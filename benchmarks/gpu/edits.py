@@ -21,9 +21,9 @@ from benchmarks.gpu.rivals import load_rival
 from benchmarks.gpu.scale import GIB, Scale
 from kontext.config import ModelConfig, TransformerConfig
 from kontext.device import synchronize
-from kontext.memory import CUDA_CONTEXT_BYTES
-from kontext.reading import OnProgress
+from kontext.offload.memory import CUDA_CONTEXT_BYTES
 from kontext.sampling import token_grid
+from kontext.weights.reading import OnProgress
 
 STAGES = ("encode", "sample", "decode")
 SEED = 7

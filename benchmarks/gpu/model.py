@@ -16,10 +16,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from benchmarks.gpu.scale import Scale
 from kontext.autoencoder import Autoencoder
-from kontext.checkpoint import build_on_meta
 from kontext.config import ModelConfig
-from kontext.layout import bundled_model
 from kontext.transformer import Transformer
+from kontext.weights.checkpoint import build_on_meta
+from kontext.weights.layout import bundled_model
 
 NORMS_AND_BIASES = 0.05  # standard deviation: weights with one dimension are near 1 or 0
 

@@ -9,7 +9,7 @@ import torch
 
 from kontext import official
 from kontext.errors import CheckpointError
-from kontext.reading import OnProgress
+from kontext.weights.reading import OnProgress
 
 
 class Unavailable(Exception):

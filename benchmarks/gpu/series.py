@@ -13,7 +13,7 @@ from benchmarks.gpu.judgement import complaints, describe_picture
 from benchmarks.gpu.measurement import Place, measure
 from benchmarks.gpu.plan import MODEL, RESIDENT, WARM_LOAD, Measurement, needs_model
 from benchmarks.gpu.scale import Scale
-from kontext.backends import KERNELS
+from kontext.attention_kernels import KERNELS
 
 Figures = dict[str, Any]
 Measure = Callable[..., Figures]  # as `measure`

@@ -10,17 +10,17 @@ from typing import Annotated
 
 import typer
 
-from jobs.record import JobRecord
+from jobs.ledger.record import JobRecord
 from jobs.schema import EditJob, EditResult, JobState, parse_job
-from producer.cells import CellProblem, check_output_suffix, parse_images
 from producer.client import Client
 from producer.commands import options
+from producer.embedded.local_service import LocalService, local_service
+from producer.embedded.private_redis import private_folder
 from producer.errors import TableError
 from producer.exit_codes import ExitCode
-from producer.local_service import LocalService, local_service
-from producer.plan import RowDefaults
-from producer.private_redis import private_folder
 from producer.report import local_path
+from producer.table.cells import CellProblem, check_output_suffix, parse_images
+from producer.table.plan import RowDefaults
 from producer.terminal import people_console, put, say
 
 POLL_SECONDS = 0.1

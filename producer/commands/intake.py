@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from producer.plan import Plan
-from producer.table import Table
+from producer.table.plan import Plan
+from producer.table.table import Table
 from producer.terminal import plural, put_json, say
 
 PROBLEMS_SHOWN = 20

@@ -11,7 +11,6 @@ from typing import Annotated
 from producer.client import Client
 from producer.commands import options
 from producer.gallery import write_gallery
-from producer.plan import RowDefaults
 from producer.report import (
     ReportRow,
     batch_columns,
@@ -21,7 +20,8 @@ from producer.report import (
     table_report,
     write_results,
 )
-from producer.table import open_table
+from producer.table.plan import RowDefaults
+from producer.table.table import open_table
 from producer.terminal import put, put_json
 
 BatchArgument = Annotated[str, options.argument("BATCH", help="Name of a batch.")]

@@ -11,11 +11,11 @@ from jobs.errors import Error
 from jobs.schema import JobState
 from producer.commands import options
 from producer.commands.intake import check_table
-from producer.embedded_run import EmbeddedRun, nothing_known
+from producer.embedded.run import EmbeddedRun, nothing_known
 from producer.errors import TableError
 from producer.exit_codes import ExitCode
-from producer.plan import RowDefaults
-from producer.table import open_table
+from producer.table.plan import RowDefaults
+from producer.table.table import open_table
 from producer.terminal import plural, put, put_json, say
 
 

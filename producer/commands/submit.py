@@ -10,16 +10,16 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from jobs.ledger import PIPELINE_LENGTH, Submission
+from jobs.ledger.ledger import PIPELINE_LENGTH, Submission
 from producer.client import Client
 from producer.commands import options
 from producer.commands.intake import TableCheck, check_table
 from producer.errors import QueueFull, TableError
 from producer.exit_codes import ExitCode
-from producer.plan import Plan, RowDefaults
 from producer.progress import watch
 from producer.report import table_report, write_results
-from producer.table import Table, open_table
+from producer.table.plan import Plan, RowDefaults
+from producer.table.table import Table, open_table
 from producer.terminal import people_console, plural, put, put_json, say
 
 

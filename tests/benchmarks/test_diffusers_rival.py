@@ -13,10 +13,10 @@ from benchmarks.gpu.edits import noise_picture
 from benchmarks.gpu.model import write_full_model
 from benchmarks.gpu.scale import TINY
 from kontext.autoencoder import Autoencoder
-from kontext.checkpoint import build_on_meta, load_weights
-from kontext.layout import ModelFiles, find_model
 from kontext.sampling import position_ids
 from kontext.transformer import Transformer
+from kontext.weights.checkpoint import build_on_meta, load_weights
+from kontext.weights.layout import ModelFiles, find_model
 
 pytest.importorskip("diffusers", reason="diffusers is not installed: pip install '.[benchmarks]'")
 

@@ -220,7 +220,7 @@ def test_a_saturated_picture_is_told_from_others(tmp_path: Path) -> None:
             "torch.AcceleratorError: CUDA error: device-side assert triggered",
         ),
         (
-            "2026-11-25 14:32:41,211 INFO kontext.memory offload_plan\n/a/b.py:3: UserWarning: old\n",
+            "2026-11-25 14:32:41,211 INFO kontext.offload.memory offload_plan\n/a/b.py:3: UserWarning: old\n",
             -9,
             "ended by signal 9: /a/b.py:3: UserWarning: old",
         ),

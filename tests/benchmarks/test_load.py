@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from benchmarks import load
-from kontext.checkpoint import build_on_meta
+from kontext.weights.checkpoint import build_on_meta
 
 
 @pytest.fixture(autouse=True)

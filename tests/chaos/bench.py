@@ -17,16 +17,16 @@ from random import Random
 from urllib.parse import urlsplit
 
 from jobs.connection import connect
-from jobs.ledger import Ledger
+from jobs.ledger.ledger import Ledger
 from jobs.settings import load_settings
 from producer import Client
 from tests.chaos.proxy import TcpProxy, tcp_proxy
 from tests.integration.conftest import SECRET, Service
-from tests.jobs.s3_gate import s3_gate
 from tests.servers.http import Answer, HttpServer
 from tests.servers.redis import RedisServer
 from tests.servers.s3 import S3Server
 from tests.servers.worker import WorkerProcess
+from tests.storage.s3_gate import s3_gate
 
 LEASE_SECONDS = 3.0
 SHORT_LEASE = {"DG_LEASE_SECONDS": "1"}

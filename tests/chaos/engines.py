@@ -20,10 +20,10 @@ from typing import Any
 
 from PIL import Image
 
-from jobs.ledger import Ledger
-from jobs.outbox import Outbox
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.outbox import Outbox
 from jobs.settings import Settings
-from jobs.storage import Storage
+from storage import Storage
 from tests.worker.engines import Painted, PromptedEngine, TimedEngine
 from worker import callbacks
 from worker.engines import Engine, load_engine

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
+from jobs.ledger.record import JobRecord
 from jobs.queue import QUEUE
-from jobs.record import JobRecord
 from jobs.schema import EditJob, JobState
 from tests.chaos.bench import HOOK, MAX_ATTEMPTS, Bench
 from tests.integration.conftest import SECRET

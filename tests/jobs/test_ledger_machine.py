@@ -1,6 +1,6 @@
 """The ledger against a model of itself: random lives of a few jobs, each step compared, on a real Redis.
 
-The model is what `jobs/ledger.py` promises, in plain Python. Steps are what workers, users and accidents do in any
+The model is what the ledger promises, in plain Python. Steps are what workers, users and accidents do in any
 order: messages get lost and doubled, workers go silent and come back with old tokens, answers get lost and are asked
 for again, the clock is set back.
 `LEDGER_EXAMPLES=2000` looks deeper than the default.
@@ -31,10 +31,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from jobs.ledger import Claim, Ledger, Refusal, Spent
-from jobs.outbox import Outbox, Verdict
+from jobs.ledger.ledger import Claim, Ledger, Refusal, Spent
+from jobs.ledger.outbox import Outbox, Verdict
+from jobs.ledger.record import Progress
 from jobs.queue import QUEUE, EditQueue, make_app, next_messages
-from jobs.record import Progress
 from jobs.schema import EditJob, ErrorInfo, JobState, Outcome
 from tests.clock import ManualClock
 from tests.servers.redis import RedisServer

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kontext.layout import find_model
+from kontext.weights.layout import find_model
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 MODEL = GOLDEN / "model"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kontext.autoencoder import Autoencoder, GroupNorm
-from kontext.checkpoint import build_on_meta, load_weights
+from kontext.weights.checkpoint import build_on_meta, load_weights
 from tests.kontext.golden import BFLOAT16, FLOAT32_FROM_TENSORS, MODEL, model_config, relative_error, tensors
 
 PICTURES = ["image_64x48", "image_72x40", "batch2_32x48"]

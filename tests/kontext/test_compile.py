@@ -13,18 +13,18 @@ from torch import Tensor
 
 import kontext
 from kontext.autoencoder import Autoencoder
-from kontext.checkpoint import build_on_meta, load_weights
 from kontext.compile import check_compiler, compile_autoencoder, compile_blocks
 from kontext.config import TransformerConfig
 from kontext.errors import DeviceError
-from kontext.layout import find_model
 from kontext.loading import can_compile
-from kontext.memory import Memory, Resident, Streamed
 from kontext.networks import load_networks
+from kontext.offload.memory import Memory, Resident, Streamed
 from kontext.sampling import position_ids
 from kontext.transformer import Transformer
+from kontext.weights.checkpoint import build_on_meta, load_weights
+from kontext.weights.layout import find_model
 from tests.kontext.golden import BFLOAT16, FLOAT32_FROM_TENSORS, MODEL, model_config, relative_error, tensors
-from tests.kontext.test_streaming import CPU, AsPlanned
+from tests.kontext.offload.test_streaming import CPU, AsPlanned
 from tests.parity.closeness import assert_close
 from tests.parity.random_model import random_weights
 

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 import kontext
-from kontext.layout import model_folder
-from training.evaluation import evaluate
-from training.judge import Wanted, cielab, faults, pixels
-from training.scenes import COLOURS
+from kontext.weights.layout import model_folder
+from training.data.scenes import COLOURS
+from training.judging.evaluation import evaluate
+from training.judging.judge import Wanted, cielab, faults, pixels
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 ROWS = {row["image"]: row for row in csv.DictReader((EXAMPLES / "data.csv").read_text().splitlines())}

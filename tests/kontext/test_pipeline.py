@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 import kontext
-from kontext.layout import find_model
-from kontext.memory import Memory, Resident, Streamed
 from kontext.networks import load_networks
+from kontext.offload.memory import Memory, Resident, Streamed
 from kontext.request import edit_request
+from kontext.weights.layout import find_model
 from tests.kontext.golden import GOLDEN, MODEL
 
 PICTURE = Image.open(GOLDEN / "e2e" / "landscape_default" / "input_0.png")

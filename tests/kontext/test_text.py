@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from kontext.layout import find_model
 from kontext.text import TextEncoder, load_clip, load_t5
+from kontext.weights.layout import find_model
 from tests.kontext.golden import BFLOAT16, FLOAT32_FROM_FILES, MODEL, read_json, relative_error, tensors
 
 PROMPTS = [entry["text"] for entry in read_json("text/prompts")]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kontext.checkpoint import build_on_meta, load_weights
 from kontext.layers import timestep_embedding
 from kontext.transformer import Transformer
+from kontext.weights.checkpoint import build_on_meta, load_weights
 from tests.kontext.golden import BFLOAT16, FLOAT32_FROM_TENSORS, MODEL, model_config, relative_error, tensors
 
 CASES = ["b1_cond", "b1_long", "b2", "b2_cond"]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from kontext.autoencoder import Autoencoder
 from kontext.config import AutoencoderConfig, ModelConfig, TransformerConfig
-from kontext.layout import bundled_model
 from kontext.transformer import Transformer
+from kontext.weights.layout import bundled_model
 
 HEADS = ((4, (8, 28, 28)), (5, (16, 24, 24)), (2, (16, 56, 56)), (3, (32, 40, 56)))  # number of heads, axes of one
 T5_WIDTH, CLIP_WIDTH = 128, 64  # of the bundled model's encoders, which random models use

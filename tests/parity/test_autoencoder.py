@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from kontext.autoencoder import Autoencoder
-from kontext.checkpoint import build_on_meta
 from kontext.config import AutoencoderConfig
 from kontext.official import OfficialCode
+from kontext.weights.checkpoint import build_on_meta
 from tests.parity.closeness import DTYPES, assert_close
 from tests.parity.random_model import random_autoencoder_config, random_weights
 

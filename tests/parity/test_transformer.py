@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from kontext import attention, layers, sampling
-from kontext.checkpoint import build_on_meta, load_weights
 from kontext.config import TransformerConfig
-from kontext.layout import find_model
 from kontext.official import OfficialCode
 from kontext.transformer import Transformer
+from kontext.weights.checkpoint import build_on_meta, load_weights
+from kontext.weights.layout import find_model
 from tests.parity.closeness import DTYPES, assert_close
 from tests.parity.random_model import random_transformer_config, random_weights
 

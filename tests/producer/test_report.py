@@ -15,10 +15,10 @@ from jobs.schema import JobState
 from producer import Client
 from producer.errors import TableError
 from producer.gallery import write_gallery
-from producer.plan import RowDefaults
 from producer.report import Ending, ReportRow, read_finished, table_report, write_results
-from producer.rows import LARGEST_CELL_BYTES
-from producer.table import open_table
+from producer.table.formats import LARGEST_CELL_BYTES
+from producer.table.plan import RowDefaults
+from producer.table.table import open_table
 from tests.producer.conftest import finish
 
 

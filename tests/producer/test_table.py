@@ -15,9 +15,9 @@ import pytest
 from jobs.errors import SettingsError
 from jobs.schema import EditJob
 from producer.errors import TableError
-from producer.plan import RowDefaults
-from producer.row_reader import RowProblem, TableRow
-from producer.table import open_table
+from producer.table.plan import RowDefaults
+from producer.table.rows import RowProblem, TableRow
+from producer.table.table import open_table
 
 ROOT = "s3://bucket/out"
 

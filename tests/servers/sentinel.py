@@ -10,7 +10,7 @@ from pathlib import Path
 
 import redis
 
-from producer.private_redis import HOW_TO_INSTALL, find_redis_server
+from producer.embedded.private_redis import HOW_TO_INSTALL, find_redis_server
 from tests.requirements import require
 from tests.servers.redis import START_SECONDS, RedisServer, free_port, running_redis
 from tests.waiting import eventually

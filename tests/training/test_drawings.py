@@ -8,8 +8,8 @@ from random import Random
 import pytest
 import torch
 
-from training.drawing import draw, label_map
-from training.scenes import BORDER, COLOURS, KINDS, PLACES, Background, Scene, Shape, random_scene
+from training.data.drawing import draw, label_map
+from training.data.scenes import BORDER, COLOURS, KINDS, PLACES, Background, Scene, Shape, random_scene
 
 SIZE = (96, 96)
 WHITE = Scene(Background("white"))

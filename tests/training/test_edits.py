@@ -7,9 +7,9 @@ from random import Random
 
 import pytest
 
-from training.edits import BIGGER, CHANGES, EDITS, SMALLER, Edit, draw_edit
-from training.scenes import PLACES, Background, Scene, Shape
-from training.sentences import PHRASINGS, mention, sentence
+from training.data.edits import BIGGER, CHANGES, EDITS, SMALLER, Edit, draw_edit
+from training.data.scenes import PLACES, Background, Scene, Shape
+from training.data.sentences import PHRASINGS, mention, sentence
 
 TWO_STARS = Scene(
     Background("white"),

@@ -7,11 +7,11 @@ from random import Random
 import numpy as np
 import pytest
 
-from training.cases import Case, cases, to_image
-from training.drawing import draw
-from training.edits import EDITS
-from training.judge import faults, nearest_colour, pixels, psnr
-from training.scenes import COLOURS, random_scene
+from training.data.drawing import draw
+from training.data.edits import EDITS
+from training.data.scenes import COLOURS, random_scene
+from training.judging.cases import Case, cases, to_image
+from training.judging.judge import faults, nearest_colour, pixels, psnr
 
 SIZES = ((256, 256), (224, 288))
 

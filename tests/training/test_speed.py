@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from kontext.compile import compile_blocks
-from kontext.layout import find_model
 from kontext.networks import load_networks
 from kontext.transformer import Transformer
+from kontext.weights.layout import find_model
 from training.beginning import write_beginning
 from training.speed import PlainAttention
 

@@ -14,13 +14,13 @@ from PIL import Image
 import kontext
 from kontext.autoencoder import Autoencoder
 from kontext.errors import CheckpointError
-from kontext.layout import find_model
 from kontext.networks import load_networks
+from kontext.weights.layout import find_model
 from training.__main__ import main
 from training.autoencoder import AutoencoderTraining, crops, reconstruction_loss
 from training.beginning import CONFIG, write_beginning
-from training.card import NAMES
 from training.flow import FlowTraining, moving_average, random_times, token_weights
+from training.judging.card import NAMES
 from training.lessons import Bucket, Pools, changed_tokens
 from training.plans import PLANS, AutoencoderPlan, FlowPlan, Phase, Rates
 from training.ranks import Ranks

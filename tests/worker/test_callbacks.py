@@ -11,11 +11,11 @@ import pytest
 import redis
 from standardwebhooks import WebhookVerificationError
 
-from jobs.addresses import guarded_client
-from jobs.ledger import Ledger
-from jobs.outbox import Outbox
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.outbox import Outbox
 from jobs.schema import EditJob
 from jobs.settings import load_settings
+from storage.addresses import guarded_client
 from tests.clock import ManualClock
 from tests.servers.http import Answer, HttpServer, Request
 from tests.waiting import eventually

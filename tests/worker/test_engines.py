@@ -7,7 +7,7 @@ import pytest
 from jobs.errors import SettingsError
 from jobs.settings import load_settings
 from kontext import BudgetError, Kontext
-from kontext.memory import Resident, Streamed
+from kontext.offload.memory import Resident, Streamed
 from worker.engines import load_engine
 
 

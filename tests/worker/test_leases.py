@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from jobs.errors import AbortJob, Cancelled, ErrorCode, HandBack, LeaseLost, RejectJob
-from jobs.ledger import Claim, Ledger
-from jobs.record import Progress
+from jobs.ledger.ledger import Claim, Ledger
+from jobs.ledger.record import Progress
 from jobs.schema import EditJob
 from tests.clock import ManualClock
 from worker.leases import LeaseKeeper, Run

@@ -1,0 +1,187 @@
+"""Which weights are on the device: all of them, or as many as a budget allows while the others are streamed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from kontext.device import release_cached_memory, synchronize
+from kontext.offload.copies import Copies, copies_for
+from kontext.offload.pieces import Piece, Stage, places, places_beside
+from kontext.offload.planner import Need, Part, Plan, least_budget, make_plan
+from kontext.offload.streaming import StreamedPiece, Streamer
+from kontext.weights.reading import Fill, fill_now
+
+log = logging.getLogger(__name__)
+
+DEFAULT_BUDGET_BYTES = 16 * 2**30
+CUDA_CONTEXT_BYTES = 600 * 2**20  # what the driver and its libraries take beside tensors; an estimate
+NOISE = 0.02  # standard deviation, about that of weights
+MEASUREMENTS = 3  # of which the fastest counts: the first one pays for what happens only once
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a model wants to have on the device, whose weights are in host memory."""
+
+    networks: Sequence[nn.Module]
+    stages: Sequence[Stage]
+    working_bytes: int  # beside weights, for the largest usual edit
+    prepare_block: Callable[[], Callable[[], object]]  # for that edit; what it returns runs the first block of the loop
+
+
+class Memory(Protocol):
+    """Knows how to have a network on the device while a stage runs."""
+
+    device: torch.device
+
+    def hold(self, workload: Workload, fill: Fill = fill_now) -> None:
+        """Take over a model.
+
+        Args:
+            fill: gives a weight's new place its values, at once or later; blocks that are measured do not need them.
+        """
+
+    def release(self) -> None:
+        """Give the model's weights back to host memory."""
+
+    def on_device(self, network: nn.Module) -> AbstractContextManager[object]:
+        """Within the context the weights of a stage's network are on the device when they are needed."""
+
+
+class Resident(Memory):
+    """Everything stays on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._networks: Sequence[nn.Module] = ()
+
+    def hold(self, workload: Workload, fill: Fill = fill_now) -> None:
+        self._networks = workload.networks
+        for place in places(module for network in self._networks for module in network.modules()):
+            place.move(self.device, fill)
+
+    def release(self) -> None:
+        for network in self._networks:
+            network.to("cpu")
+        release_cached_memory(self.device)
+
+    def on_device(self, network: nn.Module) -> AbstractContextManager[object]:
+        return nullcontext()
+
+
+class Streamed(Memory):
+    """As much as the budget allows stays on the device; the rest is streamed through it.
+
+    Args:
+        budget_bytes: of the device's memory, everything included; None for the least there can be.
+        copies: how weights get to the device; None for its fastest way.
+    """
+
+    def __init__(self, device: torch.device, budget_bytes: int | None, copies: Copies | None = None) -> None:
+        self.device = device
+        self.budget_bytes = budget_bytes
+        self.plan: Plan | None = None
+        self._copies = copies
+        self._workload: Workload | None = None
+        self._streamer: Streamer | None = None
+        self._stages: dict[nn.Module, tuple[list[StreamedPiece], list[StreamedPiece]]] = {}
+
+    def hold(self, workload: Workload, fill: Fill = fill_now) -> None:
+        """Plan, then move the weights to where the plan wants them.
+
+        Raises:
+            BudgetError: not even streaming everything fits.
+        """
+        copies = self._copies or copies_for(self.device)
+        self.plan = self.plan_for(workload, copies)
+        release_cached_memory(self.device)  # what was needed to measure is not in the plan
+        self._workload = workload
+        self._place(workload, self.plan, copies, fill)
+
+    def plan_for(self, workload: Workload, copies: Copies) -> Plan:
+        """The plan for a model, from what is measured here."""
+        loop = [piece for stage in workload.stages for piece in stage.loop]
+        rate, block_seconds = measure(loop[0], workload.prepare_block(), copies)
+        need = need_of(workload, block_seconds, CUDA_CONTEXT_BYTES if self.device.type == "cuda" else 0)
+        plan = make_plan(need, least_budget(need) if self.budget_bytes is None else self.budget_bytes, rate)
+        log.info("offload_plan copy=%.1fGB/s block=%.2fms %s", rate / 1e9, 1e3 * block_seconds, plan)
+        return plan
+
+    def release(self) -> None:
+        if self._streamer is None or self._workload is None:
+            return
+        self._streamer.close()
+        self._streamer, self._stages = None, {}
+        for network in self._workload.networks:
+            network.to("cpu")
+        release_cached_memory(self.device)
+
+    @contextmanager
+    def on_device(self, network: nn.Module) -> Iterator[None]:
+        if self._streamer is None:
+            raise RuntimeError("no model is held; call hold first")
+        try:
+            with self._streamer.stage(*self._stages[network]):
+                yield
+        finally:
+            release_cached_memory(self.device)  # fragments of one stage's activations would not serve the next
+
+    def _place(self, workload: Workload, plan: Plan, copies: Copies, fill: Fill) -> None:
+        self._streamer = Streamer(copies, plan.slots, plan.slot_bytes)
+        taken: dict[str, StreamedPiece] = {}
+        for piece in _pieces(workload):
+            if piece.name in plan.streamed:
+                taken[piece.name] = self._streamer.take(piece, fill)
+            else:
+                piece.pack(copies.device_buffer(piece.nbytes), fill)
+        for network in workload.networks:
+            for place in places_beside(network, _pieces(workload)):
+                place.move(self.device, fill)
+        for stage in workload.stages:
+            once, loop = ([taken[p.name] for p in pieces if p.name in taken] for pieces in (stage.once, stage.loop))
+            self._stages[stage.network] = (once, loop)
+
+
+def measure(piece: Piece, run: Callable[[], object], copies: Copies) -> tuple[float, float]:
+    """(bytes per second of a copy, seconds of a run) with a piece that the run needs, and values that it has not."""
+    host = copies.host_buffer(piece.nbytes)
+    buffer = torch.empty(piece.nbytes, dtype=torch.uint8, device=copies.device)
+    copy_seconds = _fastest(lambda: copies.wait(copies.copy(buffer, host, copies.mark())), copies.device)
+    buffer.view(torch.bfloat16).normal_(std=NOISE)  # a GPU multiplies zeros faster than weights
+    with piece.visiting(buffer):
+        run_seconds = _fastest(run, copies.device)
+    return piece.nbytes / copy_seconds, run_seconds
+
+
+def _fastest(work: Callable[[], object], device: torch.device) -> float:
+    seconds = []
+    for _ in range(MEASUREMENTS):
+        synchronize(device)
+        started = time.perf_counter()
+        work()
+        synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def need_of(workload: Workload, block_seconds: float, context_bytes: int) -> Need:
+    pieces = _pieces(workload)
+    total = sum(place.tensor.nbytes for network in workload.networks for place in places_beside(network, pieces))
+    return Need(
+        loop=[Part(piece.name, piece.nbytes, block_seconds) for stage in workload.stages for piece in stage.loop],
+        once=[Part(piece.name, piece.nbytes) for stage in workload.stages for piece in stage.once],
+        fixed_bytes=total,
+        working_bytes=workload.working_bytes + context_bytes,
+    )
+
+
+def _pieces(workload: Workload) -> list[Piece]:
+    return [piece for stage in workload.stages for piece in (*stage.once, *stage.loop)]

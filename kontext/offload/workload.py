@@ -1,0 +1,109 @@
+"""How the model is cut into pieces, and what an edit needs beside weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kontext.attention import rotary_table
+from kontext.config import PIXELS_PER_TOKEN, ModelConfig
+from kontext.layers import Adjustment
+from kontext.offload.pieces import Piece, Stage
+from kontext.text import TextEncoder
+from kontext.transformer import Transformer
+
+# Widest moment of a block without fusion, in activations of the hidden size: the stream, its normed form, both wide
+# layers of a single block (7 + 5), the MLP's activation (4), and queries and keys in float32 while they turn.
+WIDEST_OF_A_BLOCK = 24
+# Widest moment of the decoder, at full resolution: a map of twice the base width in bfloat16, and in float32 its norm,
+# its sigmoid and their product.
+WIDEST_OF_THE_DECODER = 2 * (2 + 3 * 4)  # bytes per pixel and channel of the base width
+
+
+def text_stages(t5: TextEncoder, clip: TextEncoder) -> list[Stage]:
+    """T5 layer by layer; CLIP, half the size of one of its layers, as a whole."""
+    network = t5.network
+    layers = [Piece(f"t5.{i}", layer) for i, layer in enumerate(_blocks(network, "encoder.block"))]
+    return [
+        Stage(clip, once=[Piece("clip", clip.network)]),
+        Stage(t5, once=[Piece("t5.embedding", network.get_submodule("shared")), *layers]),
+    ]
+
+
+def autoencoder_stages(autoencoder: nn.Module) -> list[Stage]:
+    """The encoder and the decoder, as a whole each."""
+    return [
+        Stage(half, once=[Piece(f"autoencoder.{name}", half)])
+        for name, half in autoencoder.named_children()
+        if name in ("encoder", "decoder")
+    ]
+
+
+def transformer_stage(transformer: Transformer) -> Stage:
+    """Modulation first, all of it, then the blocks without theirs."""
+    once, loop = [], []
+    for i, block in enumerate(_blocks(transformer, "double_blocks")):
+        modulations = (block.img_mod, block.txt_mod)
+        once += [Piece(f"double.{i}.{stream}", part) for stream, part in zip(("img", "txt"), modulations, strict=True)]
+        loop.append(Piece(f"double.{i}", block, without=modulations))
+    for i, block in enumerate(_blocks(transformer, "single_blocks")):
+        once.append(Piece(f"single.{i}.modulation", block.modulation))
+        loop.append(Piece(f"single.{i}", block, without=[block.modulation]))
+    return Stage(transformer, once, loop)
+
+
+def whole_blocks_stage(transformer: nn.Module) -> Stage:
+    """Blocks with their modulation, for code that computes it in every step."""
+    kinds = ("double_blocks", "single_blocks")
+    return Stage(
+        transformer,
+        loop=[Piece(f"{kind}.{i}", block) for kind in kinds for i, block in enumerate(_blocks(transformer, kind))],
+    )
+
+
+def working_bytes(config: ModelConfig, text_tokens: int, element_bytes: int) -> int:
+    """Bytes beside weights at the widest moment of an edit of one picture in the largest preferred resolution."""
+    activation = usual_tokens(config, text_tokens) * config.transformer.hidden_size * element_bytes
+    pixels = max(width * height for width, height in config.preferred_resolutions)
+    return max(WIDEST_OF_A_BLOCK * activation, WIDEST_OF_THE_DECODER * config.autoencoder.ch * pixels)
+
+
+def usual_tokens(config: ModelConfig, text_tokens: int) -> int:
+    """Tokens of text, target and one picture in the largest preferred resolution."""
+    return (
+        text_tokens + 2 * max(width * height for width, height in config.preferred_resolutions) // PIXELS_PER_TOKEN**2
+    )
+
+
+def block_inputs(
+    config: ModelConfig, text_tokens: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Sequence[Adjustment], Tensor]:
+    """Inputs of a double block in the usual edit, to measure it with.
+
+    Laid out as `Transformer.condition` does, or a compiled block would be compiled for these and again for the others.
+    """
+    sizes, tokens = config.transformer, usual_tokens(config, text_tokens)
+    img, txt = (
+        torch.randn(1, length, sizes.hidden_size, device=device).to(dtype)
+        for length in (tokens - text_tokens, text_tokens)
+    )
+
+    def zeros() -> Tensor:
+        return torch.zeros(1, 1, sizes.hidden_size, device=device, dtype=dtype)
+
+    return (
+        img,
+        txt,
+        [Adjustment(zeros(), zeros(), zeros()) for _ in range(4)],
+        rotary_table(torch.zeros(1, tokens, 3, device=device), sizes.axes_dim, sizes.theta),
+    )
+
+
+def _blocks(network: nn.Module, path: str) -> Iterable[Any]:
+    """The modules of a list of modules."""
+    blocks = network.get_submodule(path)
+    assert isinstance(blocks, nn.ModuleList)
+    return blocks

@@ -1,0 +1,201 @@
+"""Weights on their way from their files to where they shall stay, by several threads at once.
+
+Files are mapped into memory, so a copy from a mapped tensor is what reads the file: straight into pinned memory, or
+into a staging buffer that a copy to the GPU starts from, and from one dtype to another on the way. What has its place
+already, as on a CPU, stays mapped and is only touched, page by page. Beside the system's cache of the files no weight
+is in the host's memory twice.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kontext.offload.copies import Copies, Mark, copies_for
+
+Fill = Callable[[Tensor, Tensor], None]  # (target, source): give the one the values of the other
+Convert = Callable[[Tensor, torch.dtype], Tensor]  # (source, dtype): a tensor of that dtype with the source's values
+OnProgress = Callable[[int, int], None]  # (bytes read, bytes in all)
+
+CHUNK_BYTES = 8 * 2**20  # of a target; 0.2 ms of a bus, so that all threads end together
+PAGE_BYTES = 4096
+MOST_THREADS = 8  # with 6 GB/s each they fill a bus of 50 GB/s: derived, no GPU has confirmed it
+
+
+def fill_now(target: Tensor, source: Tensor) -> None:
+    """Copy at once; a tensor that is given itself has its values."""
+    if target is not source:
+        target.copy_(source)
+
+
+def convert_now(source: Tensor, dtype: torch.dtype) -> Tensor:
+    return source.to(dtype)
+
+
+def default_threads() -> int:
+    """As many as there are cores, up to what fills a bus."""
+    return min(MOST_THREADS, os.cpu_count() or 1)
+
+
+class Reader:
+    """Collects what is to be read, then reads it.
+
+    Args:
+        device: where the weights go.
+        on_progress: called while reading, by one thread at a time but not always the same. What it raises ends
+            the reading.
+        threads: that read.
+        stage: makes what copies from a thread's staging buffers; None where targets can be written to directly.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        on_progress: OnProgress | None = None,
+        threads: int | None = None,
+        stage: Callable[[], Copies] | None = None,
+    ) -> None:
+        self._device = device
+        self._on_progress = on_progress
+        self._threads = threads or (1 if device.type == "mps" else default_threads())  # one at a time on Apple's GPU
+        self._stage = stage or ((lambda: copies_for(device)) if device.type == "cuda" else None)
+        self._unread: dict[int, tuple[Tensor, Tensor]] = {}  # by address, with what keeps it from being reused
+        self._fills: list[tuple[Tensor, Tensor]] = []
+        self._here = threading.local()
+        self._lock = threading.Lock()
+        self._stagings: list[_Staging] = []
+        self._done = self._total = 0
+
+    def convert(self, source: Tensor, dtype: torch.dtype) -> Tensor:
+        """A tensor of that dtype; it, or whatever is filled from it, has the source's values once they are read."""
+        if source.dtype == dtype:
+            return source
+        converted = torch.empty_like(source, dtype=dtype)  # takes no memory before it is written to
+        self._unread[converted.data_ptr()] = converted, source
+        return converted
+
+    def fill(self, target: Tensor, source: Tensor) -> None:
+        """Have a tensor filled when the reading begins."""
+        _, origin = self._unread.pop(source.data_ptr(), (source, source))
+        self._fills.append((target, origin))
+
+    def settle(self, network: nn.Module) -> None:
+        """Convert now what is still to be converted of a network, for somebody who needs its values."""
+        for tensor in (*network.parameters(), *network.buffers()):
+            converted, source = self._unread.pop(tensor.data_ptr(), (tensor, tensor))
+            fill_now(converted, source)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read beside what is done within the context, and wait at its end until all is in its place."""
+        self._total = sum(source.nbytes for _, source in self._fills)
+        self._fills.sort(key=lambda fill: fill[1].data_ptr())  # as it lies in the file
+        chunks = [chunk for target, source in self._fills for chunk in _chunks(target, source)]
+        self._fills.clear()
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="reader")
+        try:
+            reads = [pool.submit(self._read, *chunk) for chunk in chunks]
+            yield
+            for read in reads:
+                read.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            for staging in self._stagings:
+                staging.finish()
+
+    @torch.inference_mode()
+    def _read(self, target: Tensor, source: Tensor) -> None:
+        if target.data_ptr() == source.data_ptr():
+            _touch(source)
+        elif self._stage is not None and target.device.type == self._device.type and _fits_staging(target, source):
+            self._staging_of_this_thread(self._stage).send(target, source)
+        else:
+            _copy(target, source)
+        with self._lock:
+            self._done += source.nbytes
+            if self._on_progress is not None:
+                self._on_progress(self._done, self._total)
+
+    def _staging_of_this_thread(self, stage: Callable[[], Copies]) -> _Staging:
+        if not hasattr(self._here, "staging"):
+            self._here.staging = _Staging(stage())
+            with self._lock:
+                self._stagings.append(self._here.staging)
+        staging: _Staging = self._here.staging
+        return staging
+
+
+class _Staging:
+    """A thread's way to the device: two buffers in turn, one is filled while the other is copied from."""
+
+    def __init__(self, copies: Copies) -> None:
+        self._copies = copies
+        # The allocator hands out memory that work given before may still use.
+        self._begin = copies.mark()
+        self._buffers = cycle([_Buffer(copies.host_buffer(CHUNK_BYTES)) for _ in range(2)])
+        self._last: Mark | None = None
+
+    def send(self, target: Tensor, source: Tensor) -> None:
+        buffer = next(self._buffers)
+        if buffer.copied is not None:
+            self._copies.finish(buffer.copied)
+        staged = buffer.memory[: target.nbytes]
+        _copy(staged.view(target.dtype), source)
+        buffer.copied = self._last = self._copies.copy(target.view(torch.uint8), staged, after=self._begin)
+
+    def finish(self) -> None:
+        """Wait until everything has arrived: copies are done in the order they were asked for."""
+        if self._last is not None:
+            self._copies.finish(self._last)
+
+
+@dataclass
+class _Buffer:
+    memory: Tensor
+    copied: Mark | None = None  # the end of the last copy from it
+
+
+def _chunks(target: Tensor, source: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Flat parts of both, of at most `CHUNK_BYTES`; what is only touched, or not contiguous, comes as a whole."""
+    target, source = target.detach(), source.detach()
+    is_touched = target.data_ptr() == source.data_ptr()  # a gigabyte in some 10 ms
+    if is_touched or not (target.is_contiguous() and source.is_contiguous()):
+        yield target, source
+        return
+    step = CHUNK_BYTES // target.itemsize
+    target, source = target.view(-1), source.view(-1)
+    for start in range(0, len(source), step):
+        yield target[start : start + step], source[start : start + step]
+
+
+def _fits_staging(target: Tensor, source: Tensor) -> bool:
+    return target.nbytes <= CHUNK_BYTES and target.is_contiguous() and source.is_contiguous()
+
+
+def _copy(target: Tensor, source: Tensor) -> None:
+    """By numpy, which copies with the thread that asks; torch would divide every chunk among further threads."""
+    is_plain = target.dtype == source.dtype and target.device.type == "cpu" and target.is_contiguous()
+    if is_plain and source.is_contiguous():
+        np.copyto(_bytes(target), _bytes(source))
+    else:
+        target.copy_(source)
+
+
+def _touch(mapped: Tensor) -> None:
+    """Bring a mapped tensor's pages into memory."""
+    if mapped.is_contiguous():
+        _bytes(mapped)[::PAGE_BYTES].max(initial=0)
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.view(-1).view(torch.uint8).numpy()

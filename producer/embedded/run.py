@@ -1,0 +1,128 @@
+"""A whole table on this machine: pictures, `results.csv`, `gallery.html` and `worker.log` in one folder.
+
+A run goes on where an earlier one in the same folder stopped. A row is done when the folder's `results.csv` shows it as
+succeeded under the same job id and its picture is there; the id follows from the row's place and cells and from the
+values for all rows, so a changed row is done again. `results.csv` is written at the end, on Ctrl-C, SIGTERM and
+errors, and once a minute, so a power cut costs the pictures of a minute.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.ledger.record import JobRecord
+from jobs.schema import EditJob, JobState
+from producer.embedded.local_service import LocalService, local_service
+from producer.gallery import write_gallery
+from producer.progress import watch
+from producer.report import (
+    Ending,
+    LookUp,
+    ReportRow,
+    naming_what_is_written,
+    read_finished,
+    table_report,
+    write_results,
+)
+from producer.table.plan import Plan, RowDefaults
+from producer.table.table import Table
+
+REPORT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run leaves in its folder beside the pictures."""
+
+    folder: Path
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results.csv"
+
+    @property
+    def gallery(self) -> Path:
+        return self.folder / "gallery.html"
+
+    @property
+    def worker_log(self) -> Path:
+        return self.folder / "worker.log"
+
+
+class EmbeddedRun:
+    """One run of a table into a folder.
+
+    Attributes:
+        plan: the batch and the values for all rows.
+        files: the paths of what is written.
+        finished: endings by job id of the rows that an earlier run has done.
+    """
+
+    def __init__(self, table: Table, folder: Path, defaults: RowDefaults, overwrite: bool) -> None:
+        self._table = table
+        self.files = RunFiles(folder.expanduser().resolve())
+        self.plan: Plan = table.plan_for_folder(self.files.folder.as_uri(), defaults)
+        self.finished: Mapping[str, Ending] = {} if overwrite else read_finished(self.files.results, table.columns)
+
+    def jobs(self) -> Iterator[EditJob]:
+        """The jobs that are still to be done."""
+        rows = self._table.rows(self.plan)
+        return (row.job for row in rows if row.job is not None and row.job.id not in self.finished)
+
+    def make_folder(self) -> None:
+        """Make the folder, and see before anything is started that files can be written there.
+
+        Raises:
+            TableError: they cannot.
+        """
+        with naming_what_is_written(self.files.folder):
+            self.files.folder.mkdir(parents=True, exist_ok=True)
+            self.files.worker_log.touch()
+
+    def start(self, as_json: bool) -> dict[JobState, int]:
+        """Do the jobs, show how far they are, write the reports, and return how many ended in which state.
+
+        The folder is there: `make_folder` comes first.
+
+        Raises:
+            SetupError: this machine lacks a part.
+            WorkerFailed: the worker stopped; the reports say what was done.
+        """
+        with local_service(self.plan.output_root, self.files.worker_log) as service:
+            try:
+                for _ in service.client.submit_many(self.jobs()):
+                    pass
+                return watch(service.client, self.plan.batch, as_json, hint="", tick=self._ticker(service)).counts
+            finally:
+                self.report(service.client.ledger.get_many)
+
+    def report(self, look_up: LookUp) -> None:
+        """Write `results.csv` and the gallery."""
+        self._write_results(look_up)
+        write_gallery(self.files.gallery, self._table.name, self._rows(look_up))
+
+    def _write_results(self, look_up: LookUp) -> None:
+        write_results(self.files.results, self._table.columns, self._rows(look_up))
+
+    def _rows(self, look_up: LookUp) -> Iterator[ReportRow]:
+        return table_report(self._table, self.plan, look_up, self.finished)
+
+    def _ticker(self, service: LocalService) -> Callable[[], None]:
+        written_at = time.monotonic()
+
+        def tick() -> None:
+            nonlocal written_at
+            service.check()
+            if time.monotonic() - written_at >= REPORT_SECONDS:
+                self._write_results(service.client.ledger.get_many)
+                written_at = time.monotonic()
+
+        return tick
+
+
+def nothing_known(job_ids: Sequence[str]) -> list[JobRecord | None]:
+    """Look up jobs where there is no ledger."""
+    return [None] * len(job_ids)

@@ -1,0 +1,160 @@
+"""The HTTP client behind `storage.addresses.guarded_client`: it connects to the addresses it has checked.
+
+The check sits where the connection is made, below TLS. A name is resolved once, every address is checked, and one of
+these addresses is connected to, so a DNS server that answers differently the second time changes nothing. The host
+name stays what certificates are verified against.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Iterable
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from ssl import SSLContext
+from typing import Any
+
+import httpcore2
+import httpx2
+
+from storage.addresses import AddressRules, ForbiddenAddress
+
+CONNECT_SECONDS = 10
+"""For each address; a host that drops packets must not use up the time of the whole exchange."""
+
+LONGEST_EXCHANGE_SECONDS = 120.0
+"""For a request that names no time at all."""
+
+HEADERS = {
+    "User-Agent": "kontext-edits",
+    "Accept-Encoding": "identity",  # what is counted on the way in is then what there is
+    "Connection": "close",  # a connection serves one exchange: its deadline is the exchange's
+}
+
+
+def make_client(rules: AddressRules, timeout_seconds: float) -> httpx2.Client:
+    """See `storage.addresses.guarded_client`."""
+    # At INFO the library logs whole URLs, and presigned ones carry their signature.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    return httpx2.Client(
+        transport=GuardedTransport(rules),
+        timeout=timeout_seconds,
+        headers=HEADERS,
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # one person's session is not the next one's
+        trust_env=False,
+    )
+
+
+class GuardedTransport(httpx2.HTTPTransport):
+    """httpx2's own transport over connections that `GuardedBackend` makes."""
+
+    def __init__(self, rules: AddressRules) -> None:
+        certificates = httpx2.create_ssl_context()  # the system's, or those of SSL_CERT_FILE
+        super().__init__(verify=certificates)
+        self._pool = httpcore2.ConnectionPool(
+            ssl_context=certificates, network_backend=GuardedBackend(rules), max_connections=None
+        )
+
+
+class GuardedBackend(httpcore2.NetworkBackend):
+    """Makes TCP connections to allowed addresses, each of which lives until its deadline."""
+
+    def __init__(self, rules: AddressRules) -> None:
+        self._rules = rules
+        self._backend = httpcore2.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.NetworkStream:
+        """Connect to the first address of `host` that answers.
+
+        Args:
+            timeout: seconds that the whole exchange over this connection may take.
+        Raises:
+            ForbiddenAddress: one of the host's addresses may not be called.
+            httpcore2.ConnectError, httpcore2.ConnectTimeout: there is no such host, or none of its addresses answers.
+        """
+        deadline = time.monotonic() + (LONGEST_EXCHANGE_SECONDS if timeout is None else timeout)
+        failure: httpcore2.ConnectError | httpcore2.ConnectTimeout = httpcore2.ConnectError("it has no address")
+        for address in self._allowed_addresses(host, port):
+            limit = min(CONNECT_SECONDS, seconds_until(deadline, httpcore2.ConnectTimeout))
+            try:
+                stream = self._backend.connect_tcp(address, port, limit, local_address, socket_options)
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+                failure = error
+            else:
+                return DeadlineStream(stream, deadline)
+        raise type(failure)(f"cannot connect to {host}: {failure}") from failure
+
+    def _allowed_addresses(self, host: str, port: int) -> list[str]:
+        addresses = resolve(host, port)
+        for address in addresses:
+            # One forbidden address is enough: a name with both kinds was made to get past checks like this one.
+            if kind := self._rules.objection(host, address):
+                leads = "is" if address == host else f"leads to {address},"
+                raise ForbiddenAddress(
+                    f"{host} {leads} {kind}; name it in DG_PRIVATE_HOSTS where the worker runs to allow it"
+                )
+        return addresses
+
+
+class DeadlineStream(httpcore2.NetworkStream):
+    """A connection on which everything, from handshake to last byte, ends at one deadline.
+
+    The timeouts of HTTP clients count anew with every byte, so one byte a second would hold a thread for ever.
+    """
+
+    def __init__(self, stream: httpcore2.NetworkStream, deadline: float) -> None:
+        self._stream = stream
+        self._deadline = deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, seconds_until(self._deadline, httpcore2.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, seconds_until(self._deadline, httpcore2.WriteTimeout))
+
+    def start_tls(
+        self, ssl_context: SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore2.NetworkStream:
+        limit = seconds_until(self._deadline, httpcore2.ConnectTimeout)
+        return DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, limit), self._deadline)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+def resolve(host: str, port: int) -> list[str]:
+    """The numeric addresses of a host, in the order in which to try them.
+
+    Waits as long as the system's resolver does, which is bounded by its own settings (`/etc/resolv.conf`).
+
+    Raises:
+        httpcore2.ConnectError: the name has no address, or no DNS server answered.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise httpcore2.ConnectError(f"cannot find the address of {host}: {error}") from error
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+
+
+def seconds_until(deadline: float, late: type[httpcore2.TimeoutException]) -> float:
+    """What is left, more than 0.
+
+    Raises:
+        late: nothing is left.
+    """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise late("the time for the whole exchange is over")
+    return left

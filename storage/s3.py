@@ -1,0 +1,166 @@
+"""`s3://`: buckets of Amazon S3 and of everything that speaks its protocol, through boto3.
+
+Endpoint, region and credentials are boto3's own settings (`AWS_*`); `DG_BUCKETS` says which buckets may be touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from boto3.session import Session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
+
+from jobs.errors import EditFailure, Outage, RejectJob, SettingsError
+from jobs.settings import Settings
+from storage.limits import CHUNK_BYTES, DOWNLOAD_SECONDS, Deadline, collect, too_large
+from storage.store import INPUT, OUTPUT, Side, Store
+from storage.uris import scheme_of, show_uri
+
+CHECK_LASTS_SECONDS = 300
+"""How long a folder that could be written is not tried again."""
+
+PASSING = {"ExpiredToken", "RequestTimeout", "OperationAborted", "400"}
+"""Codes of errors that pass; a bare 400 is an answer that broke off before it said what is wrong."""
+
+WRONG_MD5 = "AAAAAAAAAAAAAAAAAAAAAA=="  # 16 zero bytes in base64
+
+
+class Buckets(Store):
+    """Reads from the buckets of `DG_BUCKETS`; writes there and to the bucket of `DG_OUTPUT_URI`.
+
+    Raises:
+        SettingsError: boto3 cannot use its settings.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._max_bytes = settings.max_input_bytes
+        self._readable = settings.buckets
+        self._writable = settings.buckets
+        if scheme_of(settings.output_uri) == "s3":
+            self._writable = (*settings.buckets, _bucket_and_key(settings.output_uri)[0])
+        self._tried: dict[tuple[str, str], float] = {}
+        self._client = make_client()
+
+    def read(self, uri: str) -> bytes:
+        bucket, key = _allowed(uri, self._readable, INPUT)
+        deadline = Deadline(DOWNLOAD_SECONDS)
+        with _failures(uri, INPUT):
+            answer = self._client.get_object(Bucket=bucket, Key=key)
+            with contextlib.closing(answer["Body"]) as body:
+                announced = answer.get("ContentLength", 0)
+                if announced > self._max_bytes:
+                    raise too_large(uri, announced, self._max_bytes)
+                return collect(body.iter_chunks(CHUNK_BYTES), uri, self._max_bytes, deadline)
+
+    def publish(self, uri: str, data: bytes, content_type: str) -> None:
+        # One request, which takes up to 5 GiB: the object appears when all of it has arrived. An upload in parts would
+        # leave them in the bucket, invisible and paid for, when the worker is killed between two.
+        bucket, key = _allowed(uri, self._writable, OUTPUT)
+        with _failures(uri, OUTPUT):
+            self._client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=content_type)
+
+    def check_output(self, uri: str) -> None:
+        """Offer an object with a wrong checksum: who may not write is refused for that, who may for the checksum."""
+        bucket, key = _allowed(uri, self._writable, OUTPUT)
+        folder, now = (bucket, key.rpartition("/")[0]), time.monotonic()
+        if self._tried.get(folder, 0) > now:
+            return
+        with _failures(uri, OUTPUT):
+            self._offer_damaged(bucket, f"{key}.write-check")
+        # A new dict without what is over: it does not grow for ever, and other threads may be reading the old one.
+        lasting = {known: until for known, until in self._tried.items() if until > now}
+        self._tried = lasting | {folder: now + CHECK_LASTS_SECONDS}
+
+    def _offer_damaged(self, bucket: str, key: str) -> None:
+        # Not the beginning of an upload in parts, which stays in the bucket when its answer is lost on the way.
+        try:
+            self._client.put_object(Bucket=bucket, Key=key, Body=b"damaged", ContentMD5=WRONG_MD5)
+        except ClientError as error:
+            if error.response["Error"].get("Code") != "BadDigest":
+                raise
+        else:
+            with contextlib.suppress(ClientError):  # the store does not look at checksums and has kept it
+                self._client.delete_object(Bucket=bucket, Key=key)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def make_client() -> Any:  # boto3 makes the class of its clients at run time
+    """A client that several threads may use, with bounded waits.
+
+    Raises:
+        SettingsError: boto3 cannot use its settings.
+    """
+    has_own_endpoint = bool(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
+    config = Config(
+        connect_timeout=10,
+        read_timeout=30,
+        retries={"mode": "standard", "total_max_attempts": 3},
+        max_pool_connections=16,
+        # Checksums that boto3 adds on its own are refused by many servers that speak S3.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        # Buckets as host names need DNS entries that such servers rarely have.
+        s3={"addressing_style": "path"} if has_own_endpoint else None,
+    )
+    try:
+        return Session().client("s3", config=config)
+    except (BotoCoreError, ValueError) as error:
+        raise SettingsError(f"S3 cannot be used: {error}; correct the AWS_* variables") from error
+
+
+def _bucket_and_key(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri[len("s3://") :].partition("/")
+    return bucket, key
+
+
+def _allowed(uri: str, buckets: tuple[str, ...], side: Side) -> tuple[str, str]:
+    bucket, key = _bucket_and_key(uri)
+    if bucket not in buckets and "*" not in buckets:
+        raise RejectJob(
+            side.forbidden,
+            f"{show_uri(uri)}: bucket {bucket!r} is not in DG_BUCKETS (now: {', '.join(buckets) or 'none'}); "
+            "add it where the worker runs",
+        )
+    if not key:
+        raise RejectJob(side.not_found, f"{show_uri(uri)}: names no object; expected s3://bucket/key")
+    return bucket, key
+
+
+@contextlib.contextmanager
+def _failures(uri: str, side: Side) -> Iterator[None]:
+    """Turn what boto3 raises into a rejection or a retry."""
+    try:
+        yield
+    except ClientError as error:
+        raise _refusal(error, uri, side) from error
+    except NoCredentialsError as error:
+        # Not a rejection: on cloud machines it also means that the metadata service did not answer just now.
+        raise Outage(
+            side.unavailable,
+            f"{show_uri(uri)}: the worker has no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        ) from error
+    except ParamValidationError as error:
+        raise RejectJob(side.not_found, f"{show_uri(uri)}: not a bucket and key that S3 can have") from error
+    except BotoCoreError as error:
+        raise Outage(side.unavailable, f"{show_uri(uri)}: {error}; a later try may do") from error
+
+
+def _refusal(error: ClientError, uri: str, side: Side) -> EditFailure:
+    """What an error answer of the server means."""
+    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+    code = error.response["Error"].get("Code", "")
+    said = f"{show_uri(uri)}: {code} (HTTP {status})"
+    if code == "NoSuchBucket":
+        return RejectJob(side.not_found, f"{said}: there is no such bucket; create it or correct the URI")
+    if status == 404:
+        return RejectJob(side.not_found, f"{said}: check bucket and key")
+    if status >= 500 or status in (408, 429) or code in PASSING:
+        return Outage(side.unavailable, f"{said}; a later try may do")
+    return RejectJob(side.forbidden, f"{said}: check the rights of the worker's credentials")

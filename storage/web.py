@@ -1,0 +1,89 @@
+"""`https://` and `http://`: pictures from public addresses, and from what `DG_PRIVATE_HOSTS` names."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import httpx2
+
+from jobs.errors import EditFailure, Outage, RejectJob
+from jobs.settings import Settings
+from storage.addresses import ForbiddenAddress, guarded_client
+from storage.limits import CHUNK_BYTES, DOWNLOAD_SECONDS, Deadline, collect, too_large, too_slow
+from storage.store import INPUT, Source
+from storage.uris import scheme_of, show_uri
+
+MAX_REDIRECTS = 5
+
+FORBIDDING = {401, 402, 403, 407, 451}
+PASSING = {408, 421, 423, 425, 429}
+"""With all from 500: the same request may do later."""
+
+
+class Web(Source):
+    """Downloads over HTTP.
+
+    Args:
+        download_seconds: for one input, all redirects included.
+    """
+
+    def __init__(self, settings: Settings, download_seconds: float = DOWNLOAD_SECONDS) -> None:
+        self._max_bytes = settings.max_input_bytes
+        self._download_seconds = download_seconds
+        self._client = guarded_client(settings, download_seconds)
+
+    def read(self, uri: str) -> bytes:
+        deadline = Deadline(self._download_seconds)
+        try:
+            return self._download(uri, deadline)
+        except ForbiddenAddress as error:
+            raise RejectJob(error.code, f"{show_uri(uri)}: {error.message}") from error
+        except (httpx2.ReadTimeout, httpx2.WriteTimeout) as error:
+            raise too_slow(uri, deadline) from error
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+            raise RejectJob(INPUT.not_found, f"{show_uri(uri)}: not a web address ({error})") from error
+        except httpx2.HTTPError as error:
+            raise Outage(INPUT.unavailable, f"{show_uri(uri)}: {error}; a later try may do") from error
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _download(self, uri: str, deadline: Deadline) -> bytes:
+        """Redirects are followed here and not by the client, so that each hop meets the same rules."""
+        url = uri
+        for _ in range(MAX_REDIRECTS + 1):
+            if deadline.seconds_left <= 0:
+                raise too_slow(uri, deadline)
+            with self._client.stream("GET", url, timeout=deadline.seconds_left) as response:
+                if not response.has_redirect_location:
+                    return self._body(response, uri, deadline)
+                target = str(response.url.join(response.headers["location"]))
+            _check_redirect(uri, url, target)
+            url = target
+        raise RejectJob(INPUT.not_found, f"{show_uri(uri)}: more than {MAX_REDIRECTS} redirects; use the last address")
+
+    def _body(self, response: httpx2.Response, uri: str, deadline: Deadline) -> bytes:
+        if not response.is_success:
+            raise _failure(response, uri)
+        announced = response.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > self._max_bytes:
+            raise too_large(uri, int(announced), self._max_bytes)
+        return collect(response.iter_raw(CHUNK_BYTES), uri, self._max_bytes, deadline)
+
+
+def _check_redirect(uri: str, url: str, target: str) -> None:
+    scheme = scheme_of(target)
+    if scheme not in ("https", "http"):
+        raise RejectJob(INPUT.forbidden, f"{show_uri(uri)}: redirects to {show_uri(target)}, which is no web address")
+    if scheme == "http" and scheme_of(url) == "https":
+        raise RejectJob(INPUT.forbidden, f"{show_uri(uri)}: redirects from https to {show_uri(target)}; use https")
+
+
+def _failure(response: httpx2.Response, uri: str) -> EditFailure:
+    status = response.status_code
+    said = f"{show_uri(uri)}: HTTP {status} {response.reason_phrase}".rstrip()
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in PASSING:
+        return Outage(INPUT.unavailable, f"{said}; a later try may do")
+    if status in FORBIDDING:
+        return RejectJob(INPUT.forbidden, f"{said}; a presigned link may have expired: make a new one")
+    return RejectJob(INPUT.not_found, f"{said}; check the address")

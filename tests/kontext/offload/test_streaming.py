@@ -1,0 +1,339 @@
+"""Streamed weights: whatever is streamed, and however slowly, the picture is the resident one, bit for bit.
+
+The device is a stand-in: a thread copies at a bus's rate while the CPU computes, and what a slot held before is
+destroyed the moment it is given away, so that weights used too early or too late are seen in the picture.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor, nn
+
+import kontext
+from kontext.networks import load_networks
+from kontext.offload.copies import Copies, Mark, ThreadCopies
+from kontext.offload.memory import Memory, Resident, Streamed, Workload
+from kontext.offload.pieces import Piece, places_beside
+from kontext.offload.planner import Plan
+from kontext.offload.streaming import Streamer
+from kontext.weights.layout import find_model
+from tests.kontext.golden import GOLDEN, MODEL
+
+CPU = torch.device("cpu")
+PICTURE = Image.open(GOLDEN / "e2e" / "landscape_default" / "input_0.png")
+FAST = 2e9  # bytes per second: a block of the golden model in some 0.1 ms
+SLOW = 5e7
+
+
+class Cancelled(Exception):
+    pass
+
+
+class DestructiveCopies(ThreadCopies):
+    """Overwrites a slot with nonsense when it is given away, and fills it when the copy is due."""
+
+    def __init__(self, bytes_per_second: float) -> None:
+        super().__init__(CPU, bytes_per_second)
+        self.sizes: list[int] = []
+
+    def copy(self, target: Tensor, source: Tensor, after: Mark | None) -> Mark:
+        target.fill_(0xFF)  # not a number, in every dtype
+        self.sizes.append(target.nbytes)
+        return super().copy(target, source, after)
+
+
+class WitnessedCopies(ThreadCopies):
+    """Tells whether a copy would overwrite weights on a device that is behind, as CUDA is.
+
+    The CPU has done all work when a mark is made, and would forgive a wrong one. Here marks are numbered, and a copy
+    into a slot must be told to wait for one that was made after the slot's last use had begun.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(CPU)
+        self.marks = 0
+        self.copied = 0
+        self.last_use: dict[int, int] = {}  # marks made when what lies at an address was last used
+        self.targets: dict[int, int] = {}  # addresses, by the identity of the mark of a copy
+
+    def mark(self) -> Mark:
+        self.marks += 1
+        return self.marks
+
+    def copy(self, target: Tensor, source: Tensor, after: Mark | None) -> Mark:
+        assert after is not None
+        assert after > self.last_use.get(target.data_ptr(), 0), "the slot may still be in use"
+        copied = super().copy(target, source, after)
+        self.targets[id(copied)] = target.data_ptr()
+        self.copied += 1
+        return copied
+
+    def wait(self, copied: Mark) -> None:
+        super().wait(copied)
+        self.last_use[self.targets[id(copied)]] = self.marks
+
+
+class Chosen(Streamed):
+    """Streams the pieces it is told to."""
+
+    def __init__(self, device: torch.device, streamed: Any, slots: int, copies: Copies | None = None) -> None:
+        super().__init__(device, None, copies)
+        self.wanted, self.slots = streamed, slots
+
+    def plan_for(self, workload: Workload, copies: Copies) -> Plan:
+        pieces = {piece.name: piece for stage in workload.stages for piece in (*stage.once, *stage.loop)}
+        streamed = frozenset(name for name in pieces if self.wanted(name))
+        slot_bytes = max((pieces[name].nbytes for name in streamed), default=0)
+        return Plan(streamed, self.slots, slot_bytes, 0, 0, 1.0, 1.0, 0.0)
+
+
+class AsPlanned(Chosen):
+    """Streams them on the stand-in device."""
+
+    def __init__(self, streamed: Any, slots: int = 3, rate: float = FAST) -> None:
+        self.copies = DestructiveCopies(rate)
+        super().__init__(CPU, streamed, slots, self.copies)
+
+
+def load(memory: Memory) -> kontext.Kontext:
+    files = find_model(MODEL)
+    return kontext.Kontext(
+        load_networks(files, torch.bfloat16),
+        files.config,
+        fingerprint="",
+        memory=memory,
+        seam_dtype=torch.bfloat16,
+        max_sequence_length=64,
+        image_options=kontext.ImageOptions(),
+    )
+
+
+def edit(model: kontext.Kontext, steps: int = 3, **settings: Any) -> np.ndarray:
+    return np.asarray(model.edit(PICTURE, "Remove the logo", num_inference_steps=steps, seed=5, **settings))
+
+
+@cache
+def resident_picture(steps: int = 3) -> np.ndarray:
+    return edit(load(Resident(CPU)), steps)
+
+
+@cache
+def piece_names() -> tuple[str, ...]:
+    return tuple(piece.name for piece in all_pieces(load(Resident(CPU))))
+
+
+def all_pieces(model: kontext.Kontext) -> list[Piece]:
+    return [piece for stage in model.workload().stages for piece in (*stage.once, *stage.loop)]
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_a_copy_waits_until_its_slot_is_no_longer_used(slots: int) -> None:
+    copies = WitnessedCopies()
+    model = load(Chosen(CPU, lambda name: True, slots, copies))
+
+    def cancel(done: int, total: int) -> None:
+        raise Cancelled
+
+    edit(model)
+    with pytest.raises(Cancelled):
+        edit(model, on_step=cancel)
+    edit(model)
+
+    assert copies.copied > 3 * len(piece_names())
+
+
+@pytest.mark.parametrize("rate", [FAST, SLOW])
+@pytest.mark.parametrize("slots", [1, 2, 3, 4])
+def test_streaming_everything_gives_the_resident_picture(slots: int, rate: float) -> None:
+    model = load(AsPlanned(lambda name: True, slots, rate))
+
+    assert np.array_equal(edit(model), resident_picture())
+    assert np.array_equal(edit(model), resident_picture())  # and again, with what the first edit left in the slots
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data(), slots=st.integers(1, 4), steps=st.integers(1, 3))
+def test_any_plan_gives_the_resident_picture(data: st.DataObject, slots: int, steps: int) -> None:
+    streamed = data.draw(st.sets(st.sampled_from(piece_names())))
+    model = load(AsPlanned(lambda name: name in streamed, slots))
+
+    assert np.array_equal(edit(model, steps), resident_picture(steps))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("slots", [1, 3, 4])
+def test_on_every_gpu_streaming_gives_the_resident_picture(slots: int) -> None:
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.device("cuda", index)
+        model = load(Chosen(gpu, lambda name: True, slots))
+
+        assert np.array_equal(edit(model), edit(load(Resident(gpu))))
+
+
+def test_the_destroyed_slots_would_be_seen() -> None:
+    class Hasty(AsPlanned):
+        """Computes without waiting for the copy."""
+
+        def plan_for(self, workload: Workload, copies: Copies) -> Plan:
+            self.copies.wait = lambda copied: None  # type: ignore[method-assign]
+            return super().plan_for(workload, copies)
+
+    model = load(Hasty(lambda name: "single" in name, rate=1e6))
+
+    assert not np.array_equal(edit(model), resident_picture())
+
+
+def test_pieces_are_copied_once_per_use_and_fetched_ahead_over_the_end_of_a_step() -> None:
+    memory = AsPlanned(lambda name: name in ("double.0", "single.1"), slots=2)
+    model = load(memory)
+    steps, before = 4, len(memory.copies.sizes)
+
+    edit(model, steps)
+
+    # Each at every step, and two more that were fetched for a step that did not come.
+    assert len(memory.copies.sizes) - before == 2 * steps + 2
+
+
+@pytest.mark.parametrize("streamed", ["", "single", "t5", "e"])
+def test_the_device_holds_what_was_planned_and_nothing_is_allocated_during_an_edit(streamed: str) -> None:
+    memory = AsPlanned(lambda name: streamed and streamed in name)
+    model = load(memory)
+    staying = [piece.nbytes for piece in all_pieces(model) if not streamed or streamed not in piece.name]
+    assert memory.plan is not None
+    planned = sum(staying) + memory.plan.slots * memory.plan.slot_bytes
+
+    assert memory.copies.device_bytes == planned
+    edit(model)
+    assert memory.copies.device_bytes == planned
+
+
+def test_the_peak_of_a_plan_is_what_the_device_is_asked_for() -> None:
+    copies = ThreadCopies(CPU)
+    memory = Streamed(CPU, budget_bytes=None, copies=copies)
+    model = load(memory)
+    workload = model.workload()
+    fixed = [place.tensor.nbytes for part in workload.networks for place in places_beside(part, all_pieces(model))]
+
+    assert memory.plan is not None
+    assert memory.plan.peak_bytes == copies.device_bytes + sum(fixed) + workload.working_bytes
+
+
+def test_weights_are_never_copied_back() -> None:
+    model = load(AsPlanned(lambda name: True))
+    block = model.networks.transformer.single_blocks[0]
+    at_home = block.linear1.weight.data_ptr()
+    block.linear1.weight.zero_()  # the host's copy is the only one
+
+    edit(model)
+
+    assert block.linear1.weight.data_ptr() == at_home
+    assert not block.linear1.weight.any()
+
+
+@pytest.mark.parametrize("rate", [FAST, SLOW])
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_cancelled_edit_leaves_the_model_usable(after: int, rate: float) -> None:
+    model = load(AsPlanned(lambda name: True, rate=rate))
+
+    def cancel(done: int, total: int) -> None:
+        if done == after:
+            raise Cancelled
+
+    for _ in range(2):
+        with pytest.raises(Cancelled):
+            edit(model, on_step=cancel)
+
+    assert np.array_equal(edit(model), resident_picture())
+
+
+def test_a_block_that_fails_leaves_the_model_usable() -> None:
+    model = load(AsPlanned(lambda name: True))
+    block = model.networks.transformer.double_blocks[1]
+
+    def fail(module: nn.Module, arguments: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    hook = block.img_mlp.register_forward_pre_hook(fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        edit(model)
+    hook.remove()
+
+    assert np.array_equal(edit(model), resident_picture())
+
+
+def test_modules_called_out_of_order_get_their_own_weights() -> None:
+    layers = [nn.Linear(64, 64) for _ in range(4)]
+    x = torch.randn(1, 64)
+    expected = [layer(x) for layer in layers]
+    pieces = [Piece(str(i), layer) for i, layer in enumerate(layers)]
+    streamer = Streamer(DestructiveCopies(FAST), slots=2, slot_bytes=pieces[0].nbytes)
+    streamed = [streamer.take(piece) for piece in pieces]
+
+    with streamer.stage(once=[], loop=streamed):
+        for i in (2, 0, 0, 3, 1, 2, 3, 0, 1, 1):
+            assert torch.equal(layers[i](x), expected[i])
+    assert torch.equal(layers[1](x), expected[1])  # outside of any stage too
+
+    streamer.close()
+    assert torch.equal(layers[2](x), expected[2])
+
+
+def test_a_copy_that_fails_is_raised_where_it_is_needed() -> None:
+    copies = ThreadCopies(CPU)
+
+    copied = copies.copy(torch.empty(4, dtype=torch.uint8), torch.empty(5, dtype=torch.uint8), None)
+
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        copies.wait(copied)
+
+
+def test_a_packed_piece_keeps_values_dtypes_and_memory_order() -> None:
+    module = nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module.register_buffer("ids", torch.arange(7))
+    module.register_buffer("scale", torch.tensor(2.5, dtype=torch.bfloat16))
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    strides = module.weight.stride()
+    piece = Piece("conv", module)
+
+    piece.pack(torch.empty(piece.nbytes, dtype=torch.uint8))
+
+    after = module.state_dict()
+    assert all(
+        torch.equal(after[name], tensor) and after[name].dtype == tensor.dtype for name, tensor in before.items()
+    )
+    assert module.weight.stride() == strides
+    assert isinstance(module.weight, nn.Parameter)
+
+
+def test_an_edit_that_did_not_fit_runs_with_spare_memory() -> None:
+    model = load(Resident(CPU))
+
+    with model.spare_memory():
+        assert isinstance(model.memory, Streamed)
+        assert np.array_equal(edit(model), resident_picture())
+
+    assert isinstance(model.memory, Resident)
+    assert np.array_equal(edit(model), resident_picture())
+
+
+def test_a_streaming_model_can_spare_memory_and_stream_again() -> None:
+    memory = AsPlanned(lambda name: True)
+    model = load(memory)
+
+    def spare_and_cancel() -> None:
+        with model.spare_memory():
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        spare_and_cancel()
+
+    assert model.memory is memory
+    assert np.array_equal(edit(model), resident_picture())

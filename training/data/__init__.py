@@ -1,0 +1,1 @@
+"""Scenes, edits and sentences that the bundled model learns from."""

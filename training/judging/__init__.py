@@ -1,0 +1,1 @@
+"""Judges a trained model: unseen cases, the strict judge, the evaluation and the model's card."""

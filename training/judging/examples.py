@@ -1,0 +1,60 @@
+"""The examples that come with the model: unseen edits that it gets right, their sentences, and the wanted pictures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from kontext.pipeline import Kontext
+from training.judging.cases import Case, cases
+from training.judging.evaluation import edited
+from training.judging.judge import faults, pixels
+from training.progress import Progress
+
+EXAMPLES_SEED = 2_000_003  # not that of the evaluation
+WANTED = {"recolour": 3, "background": 3, "remove": 2, "grey": 1, "invert": 1, "border": 2}
+
+
+def write_examples(model: Kontext, folder: Path, steps: Sequence[int], tries: int) -> list[str]:
+    """Write inputs, `data.csv` and the wanted pictures.
+
+    Args:
+        steps: numbers of steps; an example is right with each of them.
+        tries: cases of an edit to look among.
+    Returns:
+        The kinds of edits for which the model got too few right.
+    """
+    (folder / "expected").mkdir(parents=True, exist_ok=True)
+    progress = Progress("examples", len(WANTED), folder / "examples.jsonl")
+    found: list[Case] = []
+    short = []
+    for i, (edit, count) in enumerate(WANTED.items(), start=1):
+        right = list(islice(_right(model, edit, steps, tries), count))
+        found += right
+        short += [edit] if len(right) < count else []
+        progress.report(i, tries, found=float(len(right)))
+    _write_table(folder, found)
+    return short
+
+
+def _right(model: Kontext, edit: str, steps: Sequence[int], tries: int) -> Iterator[Case]:
+    for case in cases(edit, tries, model.config.preferred_resolutions, seed=EXAMPLES_SEED):
+        if not any(_faults(model, case, number) for number in steps):
+            yield case
+
+
+def _faults(model: Kontext, case: Case, steps: int) -> list[str]:
+    return list(faults(case.wanted, pixels(edited(model, case, steps))))
+
+
+def _write_table(folder: Path, found: list[Case]) -> None:
+    with (folder / "data.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("image", "prompt", "seed", "width", "height"))
+        for i, case in enumerate(found, start=1):
+            name = f"{i:02d}_{case.edit.kind}.png"
+            case.pictures[0].save(folder / name, optimize=True)
+            case.target.save(folder / "expected" / name, optimize=True)
+            table.writerow((name, case.prompt, case.seed, *case.target.size))

@@ -1,0 +1,104 @@
+"""Whether an edit did what was asked, strictly: the asked part is right, and the rest is left alone.
+
+Looking at the asked part only would pass edits that also changed the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from training.data.scenes import COLOURS
+
+Pixels = np.ndarray  # sRGB of 0 to 255, float, (height, width, 3)
+
+CHANGED = 24  # of 255: from here on a pixel belongs to what the edit changes
+RIGHT = 20  # mean difference from the wanted picture at which a changed part is right whatever its colour
+CLEARLY_WRONG = 60
+MOST_WRONG = 0.025  # of the pixels that were to stay
+LEAST_PIXELS = 12  # of a part; fewer are an outline and not judged
+COLOURLESS = 14  # mean difference between the largest and smallest channel of a grey picture
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A picture before the edit, as it should be after it, and what is where.
+
+    Args:
+        labels: a number for everything that is seen in the wanted picture, shape (height, width).
+        colours: the colour asked for, by label; a label without one is judged by the wanted picture.
+    """
+
+    source: Pixels
+    target: Pixels
+    labels: np.ndarray
+    colours: dict[int, str]
+    grey: bool = False
+
+    @property
+    def changed(self) -> np.ndarray:
+        """Where the edit belongs, without the outline, which may wobble by a pixel or two."""
+        return shrunk(self._difference > CHANGED)
+
+    @property
+    def kept(self) -> np.ndarray:
+        return shrunk(self._difference <= 8)
+
+    @property
+    def _difference(self) -> np.ndarray:
+        difference: np.ndarray = np.abs(self.source - self.target).max(-1)
+        return difference
+
+
+def faults(wanted: Wanted, picture: Pixels) -> Iterator[str]:
+    """What is wrong with an edited picture; nothing if the edit succeeded."""
+    changed, kept = wanted.changed, wanted.kept
+    for label in np.unique(wanted.labels[changed]):
+        part = changed & (wanted.labels == label)
+        if part.sum() >= LEAST_PIXELS:
+            yield from _part_faults(wanted, picture, part, wanted.colours.get(int(label)))
+    wrong = (np.abs(picture - wanted.target).max(-1) > CLEARLY_WRONG)[kept]
+    if wrong.size and wrong.mean() > MOST_WRONG:
+        yield f"{wrong.mean():.1%} of the rest is another colour"
+    if wanted.grey and np.ptp(picture, axis=-1).mean() > COLOURLESS:
+        yield f"channels differ by {np.ptp(picture, axis=-1).mean():.0f} on average"
+
+
+def _part_faults(wanted: Wanted, picture: Pixels, part: np.ndarray, colour: str | None) -> Iterator[str]:
+    error = np.abs(picture - wanted.target)[part].mean()
+    seen = nearest_colour(picture[part])
+    if error > RIGHT and seen != colour:
+        asked = f", not {colour}" if colour else ""
+        yield f"a changed part is {seen}{asked}, and differs by {error:.0f} from what was wanted"
+
+
+def psnr(picture: Pixels, target: Pixels) -> float:
+    """Peak signal-to-noise ratio in dB."""
+    return float(10 * np.log10(255**2 / max(np.square(picture - target).mean(), 1e-3)))
+
+
+def pixels(image: Image.Image) -> Pixels:
+    return np.asarray(image.convert("RGB")).astype(float)
+
+
+def shrunk(mask: np.ndarray) -> np.ndarray:
+    """The mask without the two pixels along its edge."""
+    return np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.MinFilter(5))) > 0
+
+
+def nearest_colour(area: Pixels) -> str:
+    """The known colour that is nearest to the middle colour of an area, as the eye sees distances."""
+    seen = cielab(np.median(area.reshape(-1, 3), axis=0))
+    return min(COLOURS, key=lambda name: float(np.linalg.norm(cielab(np.array(COLOURS[name], float)) - seen)))
+
+
+def cielab(rgb: np.ndarray) -> np.ndarray:
+    """CIE 1976 L*a*b* of an sRGB colour of 0 to 255, white point D65."""
+    linear = np.where(rgb > 0.04045 * 255, ((rgb / 255 + 0.055) / 1.055) ** 2.4, rgb / 255 / 12.92)
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ linear
+    ratio = xyz / (0.9505, 1.0, 1.089)
+    x, y, z = np.where(ratio > (6 / 29) ** 3, np.cbrt(ratio), ratio / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
