@@ -13,8 +13,8 @@ from kontext.sampling import position_ids
 
 def measured(monkeypatch: pytest.MonkeyPatch, *, default: float, onednn: float, error: float) -> None:
     seconds = {"default": default, "onednn": onednn}
-    monkeypatch.setattr(products, "_measure", lambda name: seconds[name])
-    monkeypatch.setattr(products, "_error", lambda name: error)
+    monkeypatch.setattr(matmul, "_measure", lambda name: seconds[name])
+    monkeypatch.setattr(matmul, "_error", lambda name: error)
 
 
 def test_onednn_is_taken_where_it_is_faster_and_as_exact(monkeypatch: pytest.MonkeyPatch) -> None:
