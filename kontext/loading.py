@@ -11,7 +11,7 @@ from kontext.attention_kernels import choose_backend
 from kontext.cache import DEFAULT_CACHE_BYTES
 from kontext.compile import check_compiler, compile_autoencoder, compile_blocks
 from kontext.config import LONGEST_TEXT, SHORTEST_TEXT
-from kontext.device import choose_device
+from kontext.device import choose_device, default_dtype
 from kontext.errors import DeviceError, RequestError
 from kontext.images import DEFAULT_OPTIONS, ImageOptions
 from kontext.matmul import choose_products
@@ -50,7 +50,8 @@ def load(
     Args:
         model: a folder, a hub id (from the Hugging Face cache, also offline), or None for the bundled tiny model.
         device: "auto" (CUDA, else Apple's GPU where it works, else CPU), "cpu", "cuda", "cuda:1", "mps".
-        dtype: of transformer and text encoders, bfloat16 when None. float32 also keeps the decoder in float32.
+        dtype: of transformer and text encoders. None: bfloat16, but float32 on a CPU without bfloat16 instructions
+            unless kernels is "reference". float32 also keeps the decoder in float32.
         seam_dtype: what one network hands to the next is rounded to it. The reference rounds to bfloat16 even
             between float32 networks.
         offload: keep on the device no more weights than the budget allows and stream the others through it.
@@ -79,14 +80,15 @@ def load(
         raise RequestError(f"max_sequence_length is {max_sequence_length}, expected {SHORTEST_TEXT} to {LONGEST_TEXT}")
     if kernels not in KERNELS:
         raise RequestError(f"kernels is {kernels!r}, expected {', '.join(KERNELS)}")
+    dtype = dtype or default_dtype(chosen, kernels, precision)
     is_fast = chosen.type == "cpu" and (dtype == torch.float32 if kernels == "auto" else kernels == "fast")
     files = find_model(model)
-    backend = choose_backend(files.config.transformer, chosen, dtype or torch.bfloat16, attention)
+    backend = choose_backend(files.config.transformer, chosen, dtype, attention)
     reader = Reader(chosen, on_progress)
-    networks = load_networks(files, dtype or torch.bfloat16, reader.convert)
+    networks = load_networks(files, dtype, reader.convert)
     if precision != "bf16":
         reader.settle(networks.transformer)
-    approximations = set_precision(networks.transformer, precision, chosen, dtype or torch.bfloat16)
+    approximations = set_precision(networks.transformer, precision, chosen, dtype)
     networks.autoencoder.channels_last = is_fast
     is_compiled = can_compile(compile, chosen)
     if is_compiled:

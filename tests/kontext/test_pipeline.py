@@ -177,7 +177,7 @@ def test_fast_kernels_are_no_farther_from_float32_than_the_references() -> None:
     exact = edit(kontext.load(device="cpu", dtype=torch.float32), seed=5)
 
     def error(kernels: str) -> float:
-        picture = edit(kontext.load(device="cpu", kernels=kernels), seed=5)
+        picture = edit(kontext.load(device="cpu", dtype=torch.bfloat16, kernels=kernels), seed=5)
         return float(np.abs(picture.astype(int) - exact).mean())
 
     assert error("fast") < 1.1 * error("reference")

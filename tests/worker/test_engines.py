@@ -54,4 +54,6 @@ def test_an_engine_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch
 def test_a_cpu_takes_other_kernels_for_bfloat16_only_when_asked(
     monkeypatch: pytest.MonkeyPatch, kernels: str, is_fast: bool
 ) -> None:
+    monkeypatch.setattr("kontext.device.cpu_computes_in_bfloat16", lambda: True)
+
     assert engine(monkeypatch, KERNELS=kernels).networks.autoencoder.channels_last == is_fast
