@@ -18,6 +18,8 @@ from benchmarks.gpu.scale import FULL
 from benchmarks.report import COMMIT_VARIABLE, RESULTS
 from kontext.config import TransformerConfig
 
+pytestmark = pytest.mark.slow  # the benchmark's stages, each in a process of its own
+
 ROOT = Path(__file__).parents[2]
 # A fresh GPU machine has the libraries of the model and not those of the service.
 NOT_THERE = ("celery", "kombu", "redis", "pydantic", "pydantic_settings", "boto3")

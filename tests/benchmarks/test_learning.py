@@ -10,6 +10,7 @@ from benchmarks import learning
 from kontext.compile import compile_blocks
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the compiler looks at it
 def test_every_variant_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learning, "BATCHES", {(64, 64): 2})

@@ -92,6 +92,7 @@ def warm_up(service: Service, redis: RedisServer, http_server: HttpServer, pictu
     wait_for_jobs(service, "warm-up", WARM_UP_JOBS)
 
 
+@pytest.mark.slow
 def test_a_worker_holds_no_more_after_thousands_of_jobs_than_after_hundreds(
     service: Service, start_worker: StartWorker, redis_server: RedisServer, http_server: HttpServer
 ) -> None:
