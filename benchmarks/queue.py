@@ -32,7 +32,7 @@ from typing import Any, TypeVar
 from benchmarks.report import write_result
 from benchmarks.simulation import DONE, PROCESSES, lives_per_second, next_job, run_busy, run_lives
 from benchmarks.workers import picture, running_workers
-from jobs.ledger.ledger import Claim, Ledger
+from jobs.ledger import Claim, Ledger
 from jobs.queue import EditQueue, make_app
 from jobs.registry import WorkerInfo, WorkerState
 from jobs.schema import JobState
@@ -248,7 +248,7 @@ def measure_depth(bench: Bench, queued: int, running: int) -> dict[str, Any]:
 
 def measure_mass_death(bench: Bench, reconciler: Reconciler, running: int) -> float:
     """The one go that takes every running job from workers that went silent together."""
-    redis, key = bench.ledger.redis, f"{bench.ledger.prefix}running"
+    redis, key = bench.ledger.redis, bench.ledger.key("running")
     redis.zadd(key, {str(job_id): 1.0 for job_id in redis.zrange(key, 0, -1)})
     reconciler.tick()  # the pause since the last tick looks like an outage of Redis, in which no lease is taken away
     milliseconds = 1000 * timed(lambda: reconciler.reconcile(bench.ledger.now_us()))

@@ -13,9 +13,7 @@ from typing import cast
 
 from celery import Celery
 
-from jobs.ledger.ledger import Claim, Ledger
-from jobs.ledger.outbox import Outbox
-from jobs.ledger.record import Progress
+from jobs.ledger import Claim, Ledger, Outbox, Progress
 from jobs.queue import QUEUE, EditQueue, make_app
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
 from jobs.schema import JobState, Outcome

@@ -14,8 +14,7 @@ from contextlib import suppress
 from itertools import islice
 
 from jobs.errors import ErrorCode, JobNotFound
-from jobs.ledger.ledger import PIPELINE_LENGTH, Ledger, Submission
-from jobs.ledger.record import JobRecord
+from jobs.ledger import PIPELINE_LENGTH, JobRecord, Ledger, Submission
 from jobs.queue import EditQueue, make_app
 from jobs.registry import WorkerRegistry
 from jobs.schema import EditJob, EditResult, JobState

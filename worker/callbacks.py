@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from jobs.errors import BrokerUnavailable, EditFailure, JobNotFound
-from jobs.ledger.ledger import MICROSECONDS, Ledger
-from jobs.ledger.outbox import DueCallback, Outbox, Verdict
+from jobs.ledger import MICROSECONDS, DueCallback, Ledger, Outbox, Verdict
 from jobs.settings import Settings
 from storage.signing import callback_headers
 

@@ -67,7 +67,7 @@ def callbacks() -> None:
     Example: DG_BROKER_URL=redis://redis:6379/0 DG_CALLBACK_SECRET=whsec_... worker callbacks
     """
     settings = load_settings()
-    from jobs.ledger.ledger import Ledger
+    from jobs.ledger import Ledger
     from storage.addresses import guarded_client
     from worker.background import Periodic
     from worker.callbacks import INTERVAL_SECONDS, CallbackSender

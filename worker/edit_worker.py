@@ -12,7 +12,7 @@ from celery.worker import state as celery_state
 
 from jobs.connection import connect
 from jobs.errors import BrokerUnavailable
-from jobs.ledger.ledger import Ledger
+from jobs.ledger import Ledger
 from jobs.queue import EditQueue, make_app
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
 from jobs.settings import Settings

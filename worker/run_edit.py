@@ -27,7 +27,7 @@ from jobs.errors import (
     RetryJob,
     StopWorker,
 )
-from jobs.ledger.ledger import Claim, Ledger, Refusal, Spent
+from jobs.ledger import Claim, Ledger, Refusal, Spent
 from jobs.queue import EditQueue
 from jobs.registry import WorkerState
 from jobs.schema import CONTENT_TYPES, JOB_ID_PATTERN, EditJob, EngineInfo, ErrorInfo, JobState, Outcome, Timings

@@ -17,7 +17,7 @@ from random import Random
 from urllib.parse import urlsplit
 
 from jobs.connection import connect
-from jobs.ledger.ledger import Ledger
+from jobs.ledger import Ledger
 from jobs.settings import load_settings
 from producer import Client
 from tests.chaos.proxy import TcpProxy, tcp_proxy

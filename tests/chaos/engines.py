@@ -20,8 +20,7 @@ from typing import Any
 
 from PIL import Image
 
-from jobs.ledger.ledger import Ledger
-from jobs.ledger.outbox import Outbox
+from jobs.ledger import Ledger, Outbox
 from jobs.settings import Settings
 from storage import Storage
 from tests.worker.engines import Painted, PromptedEngine, TimedEngine

@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from jobs.errors import ErrorCode
-from jobs.ledger.record import JobRecord
+from jobs.ledger import JobRecord
 from jobs.schema import JobState
 from tests.chaos.bench import HOOK, LEASE_SECONDS, MAX_ATTEMPTS, SHORT_LEASE, Bench, running_bench
 from tests.chaos.engines import PLACES

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from jobs.connection import connect
-from jobs.ledger.ledger import Ledger
-from jobs.ledger.record import JobRecord
+from jobs.ledger import JobRecord, Ledger
 from jobs.schema import EditJob
 from jobs.settings import Settings, load_settings
 from producer import Client

@@ -14,8 +14,7 @@ from redis.exceptions import NoPermissionError
 
 from jobs.connection import connect
 from jobs.errors import BrokerUnavailable
-from jobs.ledger.ledger import Ledger
-from jobs.ledger.outbox import Outbox
+from jobs.ledger import Ledger, Outbox
 from jobs.schema import EditJob, JobState
 from jobs.settings import load_settings
 from producer import Client

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from jobs.ledger.outbox import Outbox
+from jobs.ledger import Outbox
 from jobs.queue import QUEUE
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
 from jobs.schema import JobState

@@ -11,8 +11,7 @@ import pytest
 import redis
 from standardwebhooks import WebhookVerificationError
 
-from jobs.ledger.ledger import Ledger
-from jobs.ledger.outbox import Outbox
+from jobs.ledger import Ledger, Outbox
 from jobs.schema import EditJob
 from jobs.settings import load_settings
 from storage.addresses import guarded_client

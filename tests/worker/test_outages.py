@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from jobs.errors import EditFailure, ErrorCode, Outage, RejectJob, RetryJob, StopWorker
-from jobs.ledger.ledger import Claim, Ledger
+from jobs.ledger import Claim, Ledger
 from jobs.queue import EditQueue, make_app
 from jobs.schema import EditJob, JobState
 from jobs.settings import Settings, load_settings

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from jobs.errors import ErrorCode
-from jobs.ledger.ledger import Claim, Ledger
+from jobs.ledger import Claim, Ledger
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
 from jobs.schema import ErrorInfo, JobState, Outcome
 from jobs.settings import Settings, load_settings
