@@ -8,7 +8,8 @@ import httpx2
 
 from jobs.errors import EditFailure, Outage, RejectJob
 from jobs.settings import Settings
-from storage.addresses import ForbiddenAddress, guarded_client
+from storage.addresses import ForbiddenAddress
+from storage.guarded_http import guarded_client
 from storage.limits import CHUNK_BYTES, DOWNLOAD_SECONDS, Deadline, collect, too_large, too_slow
 from storage.store import INPUT, Source
 from storage.uris import scheme_of, show_uri

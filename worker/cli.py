@@ -68,7 +68,7 @@ def callbacks() -> None:
     """
     settings = load_settings()
     from jobs.ledger import Ledger
-    from storage.addresses import guarded_client
+    from storage.guarded_http import guarded_client
     from worker.background import Periodic
     from worker.callbacks import INTERVAL_SECONDS, CallbackSender
     from worker.logs import set_up_logs

@@ -17,7 +17,7 @@ from jobs.queue import EditQueue, make_app
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
 from jobs.settings import Settings
 from storage import Storage
-from storage.addresses import guarded_client
+from storage.guarded_http import guarded_client
 from worker.admission import Admission
 from worker.background import Periodic
 from worker.callbacks import INTERVAL_SECONDS as CALLBACK_SECONDS

@@ -14,7 +14,8 @@ import pytest
 
 from jobs.errors import ErrorCode, SettingsError
 from jobs.settings import load_settings
-from storage.addresses import AddressRules, ForbiddenAddress, guarded_client
+from storage.addresses import AddressRules, ForbiddenAddress
+from storage.guarded_http import guarded_client
 from tests.jobs.certificates import self_signed
 from tests.servers.http import Answer, HttpServer
 from tests.storage.raw_server import drips, raw_server, sends

@@ -14,7 +14,7 @@ from standardwebhooks import WebhookVerificationError
 from jobs.ledger import Ledger, Outbox
 from jobs.schema import EditJob
 from jobs.settings import load_settings
-from storage.addresses import guarded_client
+from storage.guarded_http import guarded_client
 from tests.clock import ManualClock
 from tests.servers.http import Answer, HttpServer, Request
 from tests.waiting import eventually
