@@ -36,7 +36,7 @@ from jobs.ledger import Claim, Ledger
 from jobs.queue import EditQueue, make_app
 from jobs.registry import WorkerInfo, WorkerState
 from jobs.schema import JobState
-from jobs.settings import load_settings
+from jobs.settings import BrokerSettings, load_settings
 from producer import Client, EditJob
 from producer.embedded.private_redis import private_folder, private_redis
 from worker.reconciler import Reconciler
@@ -108,7 +108,7 @@ class Bench:
 def bench() -> Iterator[Bench]:
     with private_folder() as folder, private_redis(folder) as broker_url:
         (folder / "in.png").write_bytes(picture())
-        settings = load_settings(broker_url=broker_url, output_uri=(folder / "out").as_uri())
+        settings = load_settings(BrokerSettings, broker_url=broker_url, output_uri=(folder / "out").as_uri())
         yield Bench(folder, broker_url, Client(settings=settings), count())
 
 

@@ -12,8 +12,8 @@ from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
 from jobs.errors import EditFailure, Outage, RejectJob
-from jobs.settings import Settings
 from storage.limits import too_large
+from storage.settings import StorageSettings
 from storage.store import INPUT, OUTPUT, Side, Store
 from storage.uris import scheme_of, show_uri
 
@@ -24,7 +24,7 @@ REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENAMETOOL
 class Files(Store):
     """Reads below `DG_FILE_ROOTS`; writes there and below `DG_OUTPUT_URI`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: StorageSettings) -> None:
         self._max_bytes = settings.max_input_bytes
         self._readable = [os.path.realpath(root) for root in settings.file_roots]
         self._writable = list(self._readable)

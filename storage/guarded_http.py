@@ -18,8 +18,8 @@ from typing import Any
 import httpcore2
 import httpx2
 
-from jobs.settings import Settings
 from storage.addresses import AddressRules, ForbiddenAddress
+from storage.settings import StorageSettings
 
 CONNECT_SECONDS = 10
 """For each address; a host that drops packets must not use up the time of the whole exchange."""
@@ -34,7 +34,7 @@ HEADERS = {
 }
 
 
-def guarded_client(settings: Settings, timeout_seconds: float) -> httpx2.Client:
+def guarded_client(settings: StorageSettings, timeout_seconds: float) -> httpx2.Client:
     """Make an HTTP client that calls only public addresses and those of `DG_PRIVATE_HOSTS`, and follows no redirect.
 
     It keeps neither cookies nor connections from one request to the next, asks for no compression, and takes no proxy

@@ -16,8 +16,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
 
 from jobs.errors import EditFailure, Outage, RejectJob, SettingsError
-from jobs.settings import Settings
 from storage.limits import CHUNK_BYTES, DOWNLOAD_SECONDS, Deadline, collect, too_large
+from storage.settings import StorageSettings
 from storage.store import INPUT, OUTPUT, Side, Store
 from storage.uris import scheme_of, show_uri
 
@@ -37,7 +37,7 @@ class Buckets(Store):
         SettingsError: boto3 cannot use its settings.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: StorageSettings) -> None:
         self._max_bytes = settings.max_input_bytes
         self._readable = settings.buckets
         self._writable = settings.buckets

@@ -7,10 +7,10 @@ from http import HTTPStatus
 import httpx2
 
 from jobs.errors import EditFailure, Outage, RejectJob
-from jobs.settings import Settings
 from storage.addresses import ForbiddenAddress
 from storage.guarded_http import guarded_client
 from storage.limits import CHUNK_BYTES, DOWNLOAD_SECONDS, Deadline, collect, too_large, too_slow
+from storage.settings import StorageSettings
 from storage.store import INPUT, Source
 from storage.uris import scheme_of, show_uri
 
@@ -28,7 +28,7 @@ class Web(Source):
         download_seconds: for one input, all redirects included.
     """
 
-    def __init__(self, settings: Settings, download_seconds: float = DOWNLOAD_SECONDS) -> None:
+    def __init__(self, settings: StorageSettings, download_seconds: float = DOWNLOAD_SECONDS) -> None:
         self._max_bytes = settings.max_input_bytes
         self._download_seconds = download_seconds
         self._client = guarded_client(settings, download_seconds)

@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 
 from jobs.errors import BrokerUnavailable, EditFailure, JobNotFound
 from jobs.ledger import MICROSECONDS, DueCallback, Ledger, Outbox, Verdict
-from jobs.settings import Settings
 from storage.signing import callback_headers
+from worker.settings import Settings
 
 if TYPE_CHECKING:
     import httpx2

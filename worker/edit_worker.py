@@ -15,7 +15,6 @@ from jobs.errors import BrokerUnavailable
 from jobs.ledger import Ledger
 from jobs.queue import EditQueue, make_app
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
-from jobs.settings import Settings
 from storage import Storage
 from storage.guarded_http import guarded_client
 from worker.admission import Admission
@@ -31,6 +30,7 @@ from worker.model_pool import ModelPool
 from worker.reconciler import INTERVAL_SECONDS as RECONCILE_SECONDS
 from worker.reconciler import Reconciler
 from worker.run_edit import Services, close_for_good
+from worker.settings import Settings
 from worker.tasks import register
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from jobs.connection import connect
 from jobs.ledger.life import JobLife
 from jobs.ledger.repairs import Repairs
 from jobs.ledger.scripts import DEFAULT_PREFIX, Scripts
-from jobs.settings import Settings
+from jobs.settings import BrokerSettings
 
 
 class Ledger(JobLife, Repairs):
@@ -47,7 +47,7 @@ class Ledger(JobLife, Repairs):
         super().__init__(Scripts(redis, prefix, retention_seconds, clock))
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Ledger:
+    def from_settings(cls, settings: BrokerSettings) -> Ledger:
         return cls(connect(settings.redis_url), settings.key_prefix, settings.retention_seconds)
 
     @property

@@ -19,6 +19,7 @@ from tests.clock import ManualClock
 from tests.servers.http import Answer, HttpServer, Request
 from tests.waiting import eventually
 from worker.callbacks import DELAYS_SECONDS, HOUR, PARALLEL, CallbackSender, Reply, judge
+from worker.settings import Settings
 
 OLD = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 NEW = "whsec_c2VjcmV0IG9mIHRoZSBuZXh0IHF1YXJ0ZXI="
@@ -42,7 +43,9 @@ def end_job(ledger: Ledger, job_id: str, url: str) -> str:
 def sending(
     ledger: Ledger, secrets: str = OLD, timeout_seconds: float = 5, hosts: tuple[str, ...] = ("127.0.0.1",)
 ) -> Iterator[CallbackSender]:
-    settings = load_settings(callback_secret=secrets, private_hosts=hosts, callback_timeout_seconds=timeout_seconds)
+    settings = load_settings(
+        Settings, callback_secret=secrets, private_hosts=hosts, callback_timeout_seconds=timeout_seconds
+    )
     sender = CallbackSender(settings, ledger, guarded_client(settings, timeout_seconds), middle)
     try:
         yield sender
