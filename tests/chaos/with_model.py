@@ -27,8 +27,7 @@ from tests.chaos.engines import PLACES
 from tests.chaos.faults import FAULTS, Fault, receiver_down, redis_clock_ahead, redis_clock_behind
 from tests.chaos.invariants import submit, wait_until_settled
 from tests.chaos.narrow import killed_by_the_kernel, little_memory, small_disk
-from tests.integration.conftest import SECRET
-from tests.integration.test_promises import is_sampling
+from tests.integration.conftest import SECRET, is_sampling
 from tests.isolation import isolate_environment
 from tests.servers.fake_clock import FakeClock
 from tests.servers.http import Answer, running_http

@@ -58,6 +58,12 @@ class Service:
         return sorted(path.name for path in (self.folder / "out").rglob("*") if path.is_file())
 
 
+def is_sampling(service: Service, job_id: str) -> bool:
+    """True once the job has done a step of sampling."""
+    progress = service.ledger.get(job_id).progress
+    return progress is not None and progress.stage == "sampling" and progress.step > 0
+
+
 @pytest.fixture
 def service(redis_server: RedisServer, tmp_path: Path) -> Service:
     environment = {
