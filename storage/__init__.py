@@ -1,4 +1,4 @@
-"""Where pictures come from and where they go: files, buckets, the web, and the job itself."""
+"""Storage of inputs and outputs: files, buckets, the web, and data inside the job itself."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Storage:
         self._store(uri).publish(uri, data, content_type)
 
     def check_output(self, uri: str) -> None:
-        """Try whether `publish` would be allowed to write `uri`; nothing is left there."""
+        """Check that `publish` may write `uri`, without leaving anything there."""
         self._store(uri).check_output(uri)
 
     def close(self) -> None:

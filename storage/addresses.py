@@ -1,4 +1,4 @@
-"""Which addresses a daemon may call when a job names the URL.
+"""Rules for the addresses that a daemon may call when a job names the URL.
 
 Whoever submits a job chooses URLs that a worker inside the operator's network opens. Without a rule they could read
 the cloud's metadata or an internal service. So only public addresses are called, and what `DG_PRIVATE_HOSTS` names.
@@ -65,7 +65,7 @@ class ForbiddenAddress(RejectJob):
 
 @dataclass(frozen=True)
 class AddressRules:
-    """What `DG_PRIVATE_HOSTS` allows on top of the public addresses."""
+    """Names and networks of `DG_PRIVATE_HOSTS`, which are allowed beside the public addresses."""
 
     names: frozenset[str]
     networks: tuple[Network, ...]
@@ -84,7 +84,7 @@ class AddressRules:
         )
 
     def objection(self, host: str, address: str) -> str | None:
-        """Say what `address`, one of those that `host` stands for, is that it may not be called; `None` if it may.
+        """Reason why `address`, one of the addresses of `host`, may not be called; None when it may.
 
         Args:
             host: the name, or address, that the URL has.

@@ -160,10 +160,10 @@ def resolve(host: str, port: int) -> list[str]:
 
 
 def seconds_until(deadline: float, late: type[httpcore2.TimeoutException]) -> float:
-    """What is left, more than 0.
+    """Seconds until the deadline, more than 0.
 
     Raises:
-        late: nothing is left.
+        late: the deadline is over.
     """
     left = deadline - time.monotonic()
     if left <= 0:

@@ -46,5 +46,5 @@ class Inline(Source):
             raise _rejection(uri, f"is not base64 ({error}); encode the file's bytes with base64") from error
 
 
-def _rejection(uri: str, said: str) -> RejectJob:
-    return RejectJob(ErrorCode.INPUT_NOT_AN_IMAGE, f"{show_uri(uri)} {said}")
+def _rejection(uri: str, reason: str) -> RejectJob:
+    return RejectJob(ErrorCode.INPUT_NOT_AN_IMAGE, f"{show_uri(uri)} {reason}")

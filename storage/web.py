@@ -82,9 +82,9 @@ def _check_redirect(uri: str, url: str, target: str) -> None:
 
 def _failure(response: httpx2.Response, uri: str) -> EditFailure:
     status = response.status_code
-    said = f"{show_uri(uri)}: HTTP {status} {response.reason_phrase}".rstrip()
+    answer = f"{show_uri(uri)}: HTTP {status} {response.reason_phrase}".rstrip()
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in PASSING:
-        return Outage(INPUT.unavailable, f"{said}; a later try may do")
+        return Outage(INPUT.unavailable, f"{answer}; a later try may do")
     if status in FORBIDDING:
-        return RejectJob(INPUT.forbidden, f"{said}; a presigned link may have expired: make a new one")
-    return RejectJob(INPUT.not_found, f"{said}; check the address")
+        return RejectJob(INPUT.forbidden, f"{answer}; a presigned link may have expired: make a new one")
+    return RejectJob(INPUT.not_found, f"{answer}; check the address")
