@@ -32,11 +32,11 @@ from typing import Any, TypeVar
 from benchmarks.report import write_result
 from benchmarks.simulation import DONE, PROCESSES, lives_per_second, next_job, run_busy, run_lives
 from benchmarks.workers import picture, running_workers
-from jobs.ledger.ledger import Claim, Ledger
+from jobs.ledger import Claim, Ledger
 from jobs.queue import EditQueue, make_app
 from jobs.registry import WorkerInfo, WorkerState
 from jobs.schema import JobState
-from jobs.settings import load_settings
+from jobs.settings import BrokerSettings, load_settings
 from producer import Client, EditJob
 from producer.embedded.private_redis import private_folder, private_redis
 from worker.reconciler import Reconciler
@@ -108,7 +108,7 @@ class Bench:
 def bench() -> Iterator[Bench]:
     with private_folder() as folder, private_redis(folder) as broker_url:
         (folder / "in.png").write_bytes(picture())
-        settings = load_settings(broker_url=broker_url, output_uri=(folder / "out").as_uri())
+        settings = load_settings(BrokerSettings, broker_url=broker_url, output_uri=(folder / "out").as_uri())
         yield Bench(folder, broker_url, Client(settings=settings), count())
 
 
@@ -248,7 +248,7 @@ def measure_depth(bench: Bench, queued: int, running: int) -> dict[str, Any]:
 
 def measure_mass_death(bench: Bench, reconciler: Reconciler, running: int) -> float:
     """The one go that takes every running job from workers that went silent together."""
-    redis, key = bench.ledger.redis, f"{bench.ledger.prefix}running"
+    redis, key = bench.ledger.redis, bench.ledger.key("running")
     redis.zadd(key, {str(job_id): 1.0 for job_id in redis.zrange(key, 0, -1)})
     reconciler.tick()  # the pause since the last tick looks like an outage of Redis, in which no lease is taken away
     milliseconds = 1000 * timed(lambda: reconciler.reconcile(bench.ledger.now_us()))

@@ -13,13 +13,11 @@ from typing import cast
 
 from celery import Celery
 
-from jobs.ledger.ledger import Claim, Ledger
-from jobs.ledger.outbox import Outbox
-from jobs.ledger.record import Progress
+from jobs.ledger import Claim, Ledger, Outbox, Progress
 from jobs.queue import QUEUE, EditQueue, make_app
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
 from jobs.schema import JobState, Outcome
-from jobs.settings import Settings, load_settings
+from jobs.settings import BrokerSettings, load_settings
 from worker.callbacks import INTERVAL_SECONDS as CALLBACK_SECONDS
 from worker.edit_worker import BEAT_SECONDS
 from worker.leases import RENEW_SECONDS
@@ -36,7 +34,7 @@ DONE = Outcome(output="file:///out/picture.png", width=1024, height=1024)
 
 def run_lives(broker_url: str, workers: int) -> list[float]:
     """Work as that many workers until the queue is empty; the moments at which a job was taken or ended."""
-    ledger = Ledger.from_settings(load_settings(broker_url=broker_url))
+    ledger = Ledger.from_settings(load_settings(BrokerSettings, broker_url=broker_url))
     with ThreadPoolExecutor(workers) as threads:
         moments = threads.map(lambda number: _work(ledger, f"worker-{number}"), range(workers))
         return [moment for of_one in moments for moment in of_one]
@@ -64,7 +62,7 @@ def next_job(ledger: Ledger) -> str | None:
 
 def run_busy(broker_url: str, workers: int, seconds: float) -> None:
     """Be that many workers in the middle of a long job each: leases, beats, callbacks and the reconciler."""
-    settings = load_settings(broker_url=broker_url)
+    settings = load_settings(BrokerSettings, broker_url=broker_url)
     app = make_app(broker_url)
     with ThreadPoolExecutor(workers) as threads:
         list(
@@ -74,7 +72,7 @@ def run_busy(broker_url: str, workers: int, seconds: float) -> None:
         )
 
 
-def _keep_busy(settings: Settings, app: Celery, name: str, seconds: float) -> None:
+def _keep_busy(settings: BrokerSettings, app: Celery, name: str, seconds: float) -> None:
     ledger = Ledger.from_settings(settings)
     registry = WorkerRegistry(ledger.redis)
     reconciler = Reconciler(ledger, EditQueue(app), max_attempts=3)

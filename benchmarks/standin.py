@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from jobs.settings import Settings
+from worker.settings import Settings
 
 STEPS_PER_SECOND = 4.0
 """As the real model has it on a fast GPU; jobs choose their length by their number of steps."""

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from PIL import Image
 
-from jobs.settings import load_settings
+from jobs.settings import BrokerSettings, load_settings
 from producer import Client, EditJob
 from producer.embedded.child import start_child, stop_child
 
@@ -42,7 +42,7 @@ def running_workers(
         logs = [stack.enter_context(_running_worker(folder, f"w{number}", settings)) for number in range(count)]
         for log in logs:
             _wait_until_it_takes_jobs(log)
-        yield Client(settings=load_settings(broker_url=broker_url, output_uri=output_uri))
+        yield Client(settings=load_settings(BrokerSettings, broker_url=broker_url, output_uri=output_uri))
 
 
 def submit(client: Client, job_id: str, image: str, steps: int, output: str | None = None) -> str:

@@ -1,1 +1,1 @@
-"""What producers and workers agree on: the job, its ledger in Redis, the queue, settings, errors."""
+"""The part that producers and workers share: the job, its ledger in Redis, the queue, broker settings, errors."""

@@ -7,7 +7,7 @@ Error
 └── EditFailure         one job's run ended without a picture; carries an ErrorCode
     ├── RejectJob       the job can never succeed as it stands: fail it now
     ├── RetryJob        the cause may pass: run the job again after a delay
-    │   └── Outage          of a store or a host: likewise, but for minutes, and no attempt is spent
+    │   └── Outage          of a store or a host: run again for minutes, without spending an attempt
     ├── AbortJob        someone asked the run to end
     │   ├── Cancelled       the user: the job becomes `cancelled`
     │   ├── HandBack        the worker is draining: the job goes back to the queue, the attempt is not counted
@@ -21,7 +21,7 @@ from enum import StrEnum
 
 
 class ErrorCode(StrEnum):
-    """What went wrong, for programs; the message beside it is for people."""
+    """The kind of failure, for programs; the message beside it is for people."""
 
     INVALID_JOB = "invalid_job"
     INPUT_NOT_FOUND = "input_not_found"
@@ -45,7 +45,7 @@ class Error(Exception):
 
 
 class SettingsError(Error):
-    """Raised when an environment variable or option has a value that cannot be used."""
+    """Raised when an environment variable or option has an invalid value."""
 
 
 class BrokerUnavailable(Error):
@@ -78,7 +78,7 @@ class RetryJob(EditFailure):
 
 
 class Outage(RetryJob):
-    """Raised when a store or an input's host does not serve: nothing that the job has done or could do."""
+    """Raised when a store or an input's host is unavailable, through no fault of the job."""
 
 
 class AbortJob(EditFailure):

@@ -1,22 +1,24 @@
-"""Which workers are alive and what they are doing, as they say themselves in Redis."""
+"""The registry of workers in Redis: each reports its own state, and a silent one drops out."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import partial
 from json import dumps, loads
 from typing import cast
 
 from redis import Redis
 
 from jobs.connection import redis_errors
+from jobs.ledger.scripts import DEFAULT_PREFIX, redis_key
 
 SILENT_AFTER_SECONDS = 15
 """A worker beats every second or so; one that has been silent this long is not listed."""
 
 
 class WorkerState(StrEnum):
-    """What a worker can do right now."""
+    """State of a worker."""
 
     LOADING = "loading"
     READY = "ready"
@@ -28,7 +30,7 @@ class WorkerState(StrEnum):
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """One worker's word about itself.
+    """One worker's report about itself.
 
     `jobs` are the ids it holds leases on; `faults_in_a_row` counts its latest runs that failed in the engine.
     """
@@ -43,35 +45,35 @@ class WorkerInfo:
 
 
 class WorkerRegistry:
-    """Writes and reads the workers' own words; every method raises `BrokerUnavailable` when Redis does not answer."""
+    """Writes and reads the reports of workers; every method raises `BrokerUnavailable` when Redis does not answer."""
 
-    def __init__(self, redis: Redis, prefix: str = "dg:") -> None:
+    def __init__(self, redis: Redis, prefix: str = DEFAULT_PREFIX) -> None:
         self._redis = redis
-        self._prefix = prefix
+        self._key = partial(redis_key, prefix)
 
     def beat(self, info: WorkerInfo) -> None:
         with redis_errors(self._redis):
-            self._redis.set(f"{self._prefix}worker:{info.name}", dumps(asdict(info)), ex=SILENT_AFTER_SECONDS)
-            self._redis.sadd(f"{self._prefix}workers", info.name)
+            self._redis.set(self._key("worker", info.name), dumps(asdict(info)), ex=SILENT_AFTER_SECONDS)
+            self._redis.sadd(self._key("workers"), info.name)
 
     def leave(self, name: str) -> None:
         with redis_errors(self._redis):
-            self._redis.delete(f"{self._prefix}worker:{name}")
-            self._redis.srem(f"{self._prefix}workers", name)
+            self._redis.delete(self._key("worker", name))
+            self._redis.srem(self._key("workers"), name)
 
     def workers(self) -> list[WorkerInfo]:
-        """The workers that were heard of lately, by name; those that fell silent are forgotten."""
+        """The workers that reported lately, by name; silent ones are removed."""
         with redis_errors(self._redis):
-            names = sorted(cast("set[str]", self._redis.smembers(f"{self._prefix}workers")))
+            names = sorted(cast("set[str]", self._redis.smembers(self._key("workers"))))
             if not names:
                 return []
-            words = cast("list[str | None]", self._redis.mget([f"{self._prefix}worker:{name}" for name in names]))
-            silent = [name for name, word in zip(names, words, strict=True) if word is None]
+            reports = cast("list[str | None]", self._redis.mget([self._key("worker", name) for name in names]))
+            silent = [name for name, report in zip(names, reports, strict=True) if report is None]
             if silent:
-                self._redis.srem(f"{self._prefix}workers", *silent)
-        return [_parse(word) for word in words if word is not None]
+                self._redis.srem(self._key("workers"), *silent)
+        return [_parse(report) for report in reports if report is not None]
 
 
-def _parse(word: str) -> WorkerInfo:
-    fields = loads(word)
+def _parse(report: str) -> WorkerInfo:
+    fields = loads(report)
     return WorkerInfo(**{**fields, "state": WorkerState(fields["state"]), "jobs": tuple(fields["jobs"])})

@@ -35,7 +35,7 @@ CONTENT_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 
 class JobState(StrEnum):
-    """Where a job is in its life; the last three change only when somebody retries the job by hand."""
+    """State of a job; the last three are terminal and change only when a person retries the job."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -69,10 +69,10 @@ def _check_uri(uri: str, schemes: tuple[str, ...]) -> str:
 
 
 class EditParams(Contract):
-    """How to sample and how to encode the picture.
+    """Parameters of sampling and of the output's encoding.
 
     `width` and `height` are pixels of the output; what is absent follows from the input picture. `output_format`
-    follows from the suffix of the output's name when absent, else it is png.
+    follows from the suffix of the output's name when absent; otherwise it is png.
     """
 
     num_inference_steps: int = Field(30, ge=1, le=1000)
@@ -86,7 +86,7 @@ class EditParams(Contract):
 
 
 class Callback(Contract):
-    """Where to report the end of the job."""
+    """URL that receives the end of the job."""
 
     url: str
     events: tuple[CallbackEvent, ...] = ("succeeded", "failed", "cancelled")
@@ -178,7 +178,7 @@ class ErrorInfo(Contract):
 
 
 class EngineInfo(Contract):
-    """Which engine and weights made the picture, and which approximations were on."""
+    """The engine and weights that made the picture, and the active approximations."""
 
     name: str
     model: str
@@ -198,7 +198,7 @@ class Timings(Contract):
 
 
 class Outcome(Contract):
-    """What a worker knows at the end of a run; the ledger adds the rest and makes an `EditResult` of it."""
+    """The worker's part of a result, known at the end of a run; the ledger completes it to an `EditResult`."""
 
     output: str | None = None
     width: int | None = None
@@ -210,7 +210,7 @@ class Outcome(Contract):
 
 
 class EditResult(Outcome):
-    """How a job ended: the answer to `producer status` and the `data` of a callback."""
+    """The result of a job: the answer to `producer status` and the `data` of a callback."""
 
     job_id: str
     state: JobState
@@ -262,7 +262,7 @@ def salvage_job(raw: Any, job_id: str) -> EditJob:
 def describe_problem(problem: Any) -> str:
     """Say in one clause what a pydantic error of the contract means: field, reason, value."""
     field = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int)) or "job"
-    said = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         return f"{field}: unknown field; see docs/contract.md for the fields of version 1"
     if problem["type"] == "missing":
@@ -273,7 +273,7 @@ def describe_problem(problem: Any) -> str:
         if isinstance(given, int | float) or (isinstance(given, str) and 0 < len(given) <= 60)
         else ""
     )
-    return f"{field}: {said[0].lower()}{said[1:]}{shown}"
+    return f"{field}: {message[0].lower()}{message[1:]}{shown}"
 
 
 def _suffix(uri: str | None) -> str:

@@ -1,19 +1,18 @@
-"""All settings, read once at start from `DG_*` variables and `.env` into one frozen object.
+"""Settings: how `DG_*` variables and `.env` are read, and those that producers and workers share.
 
-S3 settings are boto3's own (`AWS_*`, `AWS_ENDPOINT_URL`) and do not appear here.
+Each reader has a class of its own with the variables it needs, so that a producer neither holds the worker's secrets
+nor fails over the worker's values: `BrokerSettings` here, `StorageSettings` in `storage`, `Settings` in `worker`.
+They are read once at start into a frozen object.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import socket
-import tempfile
-from base64 import b64decode
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.connection import parse_url
 
@@ -70,68 +69,26 @@ BytesOrZero = Annotated[int, BeforeValidator(parse_bytes), Field(ge=0)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_list)]
 Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(parse_paths)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+SecondsOrZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+S = TypeVar("S", bound="BrokerSettings")
 
 
-class Settings(BaseSettings):
-    """Every `DG_*` variable, with its default; the field `lease_seconds` is `DG_LEASE_SECONDS`."""
+class BrokerSettings(BaseSettings):
+    """The variables of whoever submits, watches or runs jobs; the field `broker_url` is `DG_BROKER_URL`.
 
-    model_config = SettingsConfigDict(env_prefix="DG_", env_file=".env", extra="ignore", frozen=True)
+    A field with `repr=False` may hold a secret: no message shows its value.
+    """
 
-    flux_kontext_model: str | None = Field(None, description="model folder or hub id; default: the bundled tiny model")
-    flux_kontext_engine: str = Field("native", description="native, official, or module:callable")
-    flux_kontext_device: str = Field("auto", description="auto, cuda, cuda:N, mps or cpu")
-    flux_kontext_offload: Boolean = Field(False, description="stream weights to the device within a budget")
-    flux_kontext_vram_budget: Bytes = Field(16 * 2**30, description="with offload: most of the device's memory to use")
-    flux_kontext_cache_bytes: BytesOrZero = Field(
-        256 * 2**20, description="host memory for prompts and pictures encoded before; 0: none"
-    )
-    flux_kontext_compile: Switch = Field(None, description="compile transformer and autoencoder; default auto: on CUDA")
-    flux_kontext_attention: Literal["auto", "cudnn", "flash", "efficient", "math", "fa3", "fa2"] = Field(
-        "auto", description="attention kernel; auto measures them once on CUDA"
-    )
-    flux_kontext_kernels: Literal["auto", "reference", "fast"] = Field(
-        "auto", description="on a CPU: fast ones also for bfloat16, or the reference's also for float32"
-    )
-    flux_kontext_precision: Literal["bf16", "fp8"] = Field("bf16", description="fp8: faster linears, not exact")
-    flux_kontext_max_sequence_length: int | None = Field(
-        None, ge=64, le=1024, description="T5 tokens (64 to 1024); default: the model's, else 512"
+    model_config = SettingsConfigDict(
+        env_prefix="DG_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
     )
 
     broker_url: str = Field("redis://localhost:6379/0", repr=False, description="Redis: broker and ledger")
     key_prefix: str = Field("dg:", description="start of every ledger key in Redis")
     retention_seconds: Seconds = Field(7 * 86400, description="how long ended jobs stay in the ledger")
-
-    output_uri: str = Field("", description="where outputs go when the job names none; default: file:// + ./output")
-    file_roots: Paths = Field((), description="folders that file:// may touch, separated by ':'")
-    buckets: Names = Field((), description="buckets that s3:// may touch, or *")
-    private_hosts: Names = Field((), description="private hosts or networks that http(s):// may reach")
-    max_input_bytes: Bytes = Field(64 * 2**20, description="largest input file")
-    max_input_pixels: int = Field(64_000_000, gt=0, description="largest input picture, width times height")
-
-    lease_seconds: float = Field(
-        30, ge=1, allow_inf_nan=False, description="a silent worker's job runs again after this"
-    )
     max_queued: int = Field(0, ge=0, description="refuse new jobs while this many wait; 0: no bound")
-    max_attempts: int = Field(3, ge=1, description="runs of one job before it fails")
-    outage_seconds: float = Field(
-        600, ge=0, allow_inf_nan=False, description="how long a job waits in all for stores and hosts that are away"
-    )
-    job_timeout_seconds: Seconds = Field(900, description="longest run of one job")
-    drain_seconds: float = Field(60, ge=0, description="time a running job gets at SIGTERM before it is handed back")
-    stall_seconds: Seconds = Field(300, description="a step longer than this means a hung device: the worker exits")
-
-    callback_secret: SecretStr | None = Field(None, description="whsec_...; several, separated by blanks, to rotate")
-    callback_timeout_seconds: Seconds = Field(20, description="time for one callback request")
-
-    worker_name: str = Field(
-        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", description="shown in status"
-    )
-    worker_threads: int = Field(3, ge=1, description="jobs in flight: one samples while others download and upload")
-    runtime_dir: Path = Field(
-        default_factory=lambda: Path(tempfile.gettempdir()) / f"kontext-edits-{os.getuid()}",
-        description="where a worker leaves its health file",
-    )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="how much is logged")
+    output_uri: str = Field("", description="where outputs go when the job names none; default: file:// + ./output")
 
     @field_validator("output_uri")
     @classmethod
@@ -149,21 +106,6 @@ class Settings(BaseSettings):
         elif not re.match(r"(redis|rediss|redis\+socket)://", value) or not _is_redis_url(_as_redis_url(value)):
             raise ValueError("expected redis://host:port/db, rediss://..., sentinel://... or redis+socket:///path")
         return value
-
-    @field_validator("callback_secret")
-    @classmethod
-    def _secrets_are_standard_webhooks_secrets(cls, value: SecretStr | None) -> SecretStr | None:
-        for secret in value.get_secret_value().split() if value else ():
-            if not _is_webhook_secret(secret):
-                raise ValueError(
-                    "expected whsec_ followed by base64; make one with: echo whsec_$(openssl rand -base64 24)"
-                )
-        return value
-
-    @property
-    def callback_secrets(self) -> tuple[str, ...]:
-        """The signing secrets, newest first; empty when callbacks are unsigned."""
-        return tuple(self.callback_secret.get_secret_value().split()) if self.callback_secret else ()
 
     @property
     def redis_url(self) -> str:
@@ -183,27 +125,20 @@ def _is_redis_url(url: str) -> bool:
     return True
 
 
-def _is_webhook_secret(secret: str) -> bool:
-    try:
-        return secret.startswith("whsec_") and len(b64decode(secret.removeprefix("whsec_"), validate=True)) >= 12
-    except ValueError:
-        return False
-
-
-def load_settings(**overrides: Any) -> Settings:
-    """Read the settings; keyword arguments win over the environment.
+def load_settings(kind: type[S], /, **overrides: Any) -> S:
+    """Read settings of one kind; keyword arguments win over the environment.
 
     Raises:
-        SettingsError: a value cannot be used; one line that names each variable, its value and what is expected.
+        SettingsError: a value cannot be used; one line that names each variable, its value and the expected form.
     """
     try:
-        return Settings(**overrides)
+        return kind(**overrides)
     except ValidationError as error:
-        raise SettingsError("; ".join(_describe(problem) for problem in error.errors())) from error
+        raise SettingsError("; ".join(_describe(kind, problem) for problem in error.errors())) from error
 
 
-def _describe(problem: Any) -> str:
-    name = "DG_" + "_".join(str(part) for part in problem["loc"][:1]).upper()
-    said = problem["msg"].removeprefix("Value error, ")
-    shown = "" if name in ("DG_CALLBACK_SECRET", "DG_BROKER_URL") else f"={problem['input']!r}"  # may hold secrets
-    return f"{name}{shown}: {said[0].lower()}{said[1:]}"
+def _describe(kind: type[BrokerSettings], problem: Any) -> str:
+    field = str(problem["loc"][0])
+    message = problem["msg"].removeprefix("Value error, ")
+    shown = f"={problem['input']!r}" if kind.model_fields[field].repr else ""
+    return f"DG_{field.upper()}{shown}: {message[0].lower()}{message[1:]}"

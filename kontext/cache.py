@@ -12,8 +12,6 @@ from torch import Tensor
 
 from kontext.config import Resolution
 
-DEFAULT_CACHE_BYTES = 256 * 2**20  # some 60 prompts of 512 tokens at 4 MB each, or 500 pictures
-
 
 class TensorCache:
     """The tensors used last, and how often they were asked for.

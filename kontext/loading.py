@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from kontext.attention_kernels import choose_backend
-from kontext.cache import DEFAULT_CACHE_BYTES
+from kontext.choices import CPU_KERNELS, DEFAULT_BUDGET_BYTES, DEFAULT_CACHE_BYTES
 from kontext.compile import check_compiler, compile_autoencoder, compile_blocks
 from kontext.config import LONGEST_TEXT, SHORTEST_TEXT
 from kontext.device import choose_device, default_dtype
@@ -16,14 +16,12 @@ from kontext.errors import DeviceError, RequestError
 from kontext.images import DEFAULT_OPTIONS, ImageOptions
 from kontext.matmul import choose_products
 from kontext.networks import load_networks
-from kontext.offload.memory import DEFAULT_BUDGET_BYTES, Resident, Streamed
+from kontext.offload.memory import Resident, Streamed
 from kontext.pipeline import Kontext
 from kontext.precision import set_precision
 from kontext.weights.checkpoint import fingerprint
 from kontext.weights.layout import find_model
 from kontext.weights.reading import OnProgress, Reader
-
-KERNELS = ("auto", "reference", "fast")
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +76,8 @@ def load(
         raise RequestError(f"cache_bytes is {cache_bytes}, expected 0 or more")
     if max_sequence_length is not None and not SHORTEST_TEXT <= max_sequence_length <= LONGEST_TEXT:
         raise RequestError(f"max_sequence_length is {max_sequence_length}, expected {SHORTEST_TEXT} to {LONGEST_TEXT}")
-    if kernels not in KERNELS:
-        raise RequestError(f"kernels is {kernels!r}, expected {', '.join(KERNELS)}")
+    if kernels not in CPU_KERNELS:
+        raise RequestError(f"kernels is {kernels!r}, expected {', '.join(CPU_KERNELS)}")
     dtype = dtype or default_dtype(chosen, kernels, precision)
     is_fast = chosen.type == "cpu" and (dtype == torch.float32 if kernels == "auto" else kernels == "fast")
     files = find_model(model)

@@ -27,12 +27,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from kontext.choices import DEFAULT_BUDGET_BYTES
 from kontext.config import LONGEST_TEXT, SHORTEST_TEXT, ModelConfig, Resolution
 from kontext.device import choose_device
 from kontext.errors import CheckpointError, RequestError
 from kontext.images import DEFAULT_OPTIONS, ImageOptions, to_rgb
 from kontext.networks import Networks
-from kontext.offload.memory import DEFAULT_BUDGET_BYTES, Memory, Resident, Streamed
+from kontext.offload.memory import Memory, Resident, Streamed
 from kontext.offload.pieces import Stage
 from kontext.offload.workload import autoencoder_stages, block_inputs, text_stages, whole_blocks_stage
 from kontext.pipeline import Encoded, Kontext

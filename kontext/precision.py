@@ -11,11 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from kontext.choices import PRECISIONS
 from kontext.errors import DeviceError, RequestError
 from kontext.layers import Modulation
 from kontext.transformer import Transformer
 
-PRECISIONS = ("bf16", "fp8")
 LARGEST = torch.finfo(torch.float8_e4m3fn).max  # 448
 SMALLEST_SCALE = 1e-12  # of a row of zeros
 NEEDED_CAPABILITY = (9, 0)  # Hopper: earlier GPUs lack products with a scale per row

@@ -14,12 +14,11 @@ from contextlib import suppress
 from itertools import islice
 
 from jobs.errors import ErrorCode, JobNotFound
-from jobs.ledger.ledger import PIPELINE_LENGTH, Ledger, Submission
-from jobs.ledger.record import JobRecord
+from jobs.ledger import PIPELINE_LENGTH, JobRecord, Ledger, Submission
 from jobs.queue import EditQueue, make_app
 from jobs.registry import WorkerRegistry
 from jobs.schema import EditJob, EditResult, JobState
-from jobs.settings import Settings, load_settings
+from jobs.settings import BrokerSettings, load_settings
 from producer.errors import JobConflict, QueueFull
 
 FIRST_POLL_SECONDS = 0.05
@@ -40,10 +39,12 @@ class Client:
         settings, ledger, registry: what the methods work with, for whoever needs more than they give.
     """
 
-    def __init__(self, broker_url: str | None = None, settings: Settings | None = None) -> None:
-        settings = settings or load_settings()
+    def __init__(self, broker_url: str | None = None, settings: BrokerSettings | None = None) -> None:
+        settings = settings or load_settings(BrokerSettings)
         if broker_url is not None:
-            settings = load_settings(**{**settings.model_dump(exclude_unset=True), "broker_url": broker_url})
+            settings = load_settings(
+                BrokerSettings, **{**settings.model_dump(exclude_unset=True), "broker_url": broker_url}
+            )
         self.settings = settings
         self.ledger = Ledger.from_settings(settings)
         self.registry = WorkerRegistry(self.ledger.redis, settings.key_prefix)

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
-from jobs.ledger.ledger import PIPELINE_LENGTH, Ledger
-from jobs.ledger.record import JobRecord
+from jobs.ledger import PIPELINE_LENGTH, JobRecord, Ledger
 from jobs.schema import EditJob
 from producer.errors import TableError
 from producer.table.formats import LARGEST_CELL_BYTES, Cells

@@ -1,4 +1,4 @@
-"""Where pictures come from and where they go: files, buckets, the web, and the job itself."""
+"""Storage of inputs and outputs: files, buckets, the web, and data inside the job itself."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from threading import Lock
 
 from jobs.errors import RejectJob
 from jobs.schema import INPUT_SCHEMES, OUTPUT_SCHEMES
-from jobs.settings import Settings
 from storage.files import Files
 from storage.inline import Inline
+from storage.settings import StorageSettings
 from storage.store import INPUT, OUTPUT, Source, Store
 from storage.uris import scheme_of, show_uri
 
 
-def _open_buckets(settings: Settings) -> Source:
+def _open_buckets(settings: StorageSettings) -> Source:
     from storage.s3 import Buckets  # loads boto3
 
     return Buckets(settings)
 
 
-def _open_web(settings: Settings) -> Source:
+def _open_web(settings: StorageSettings) -> Source:
     from storage.web import Web  # loads the HTTP client
 
     return Web(settings)
 
 
-OPENERS: dict[str, Callable[[Settings], Source]] = {
+OPENERS: dict[str, Callable[[StorageSettings], Source]] = {
     "file": Files,
     "s3": _open_buckets,
     "http": _open_web,
@@ -44,9 +44,9 @@ class Storage:
         Outage: no answer, an error of the server, no space left.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: StorageSettings) -> None:
         self._settings = settings
-        self._sources: dict[Callable[[Settings], Source], Source] = {}
+        self._sources: dict[Callable[[StorageSettings], Source], Source] = {}
         self._lock = Lock()
 
     def read(self, uri: str) -> bytes:
@@ -69,7 +69,7 @@ class Storage:
         self._store(uri).publish(uri, data, content_type)
 
     def check_output(self, uri: str) -> None:
-        """Try whether `publish` would be allowed to write `uri`; nothing is left there."""
+        """Check that `publish` may write `uri`, without leaving anything there."""
         self._store(uri).check_output(uri)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Which addresses a daemon may call when a job names the URL.
+"""Rules for the addresses that a daemon may call when a job names the URL.
 
 Whoever submits a job chooses URLs that a worker inside the operator's network opens. Without a rule they could read
 the cloud's metadata or an internal service. So only public addresses are called, and what `DG_PRIVATE_HOSTS` names.
@@ -11,13 +11,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import TYPE_CHECKING
 
 from jobs.errors import ErrorCode, RejectJob, SettingsError
-from jobs.settings import Settings
-
-if TYPE_CHECKING:
-    import httpx2
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -70,7 +65,7 @@ class ForbiddenAddress(RejectJob):
 
 @dataclass(frozen=True)
 class AddressRules:
-    """What `DG_PRIVATE_HOSTS` allows on top of the public addresses."""
+    """Names and networks of `DG_PRIVATE_HOSTS`, which are allowed beside the public addresses."""
 
     names: frozenset[str]
     networks: tuple[Network, ...]
@@ -89,7 +84,7 @@ class AddressRules:
         )
 
     def objection(self, host: str, address: str) -> str | None:
-        """Say what `address`, one of those that `host` stands for, is that it may not be called; `None` if it may.
+        """Reason why `address`, one of the addresses of `host`, may not be called; None when it may.
 
         Args:
             host: the name, or address, that the URL has.
@@ -99,24 +94,6 @@ class AddressRules:
             return None
         found = _unwrap(ip_address(address))
         return None if any(found in network for network in self.networks) else _kind(found)
-
-
-def guarded_client(settings: Settings, timeout_seconds: float) -> httpx2.Client:
-    """An HTTP client that calls public addresses and those of `DG_PRIVATE_HOSTS` only, and follows no redirect.
-
-    It keeps neither cookies nor connections from one request to the next, asks for no compression, and takes no proxy
-    from the environment. It may be used by several threads.
-
-    Args:
-        timeout_seconds: for a whole exchange, from the name's addresses to the last byte, however slowly it trickles.
-    Raises (by each request):
-        ForbiddenAddress: the URL's host has an address that may not be called.
-        httpx2.TransportError: no name, no connection, or no whole answer in time.
-    """
-    # Only workers call out; producers import this package without an HTTP client installed.
-    from storage.guarded_http import make_client
-
-    return make_client(AddressRules.parse(settings.private_hosts), timeout_seconds)
 
 
 def _parse_entry(entry: str) -> str | Network:

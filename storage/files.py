@@ -12,8 +12,8 @@ from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
 from jobs.errors import EditFailure, Outage, RejectJob
-from jobs.settings import Settings
 from storage.limits import too_large
+from storage.settings import StorageSettings
 from storage.store import INPUT, OUTPUT, Side, Store
 from storage.uris import scheme_of, show_uri
 
@@ -24,7 +24,7 @@ REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENAMETOOL
 class Files(Store):
     """Reads below `DG_FILE_ROOTS`; writes there and below `DG_OUTPUT_URI`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: StorageSettings) -> None:
         self._max_bytes = settings.max_input_bytes
         self._readable = [os.path.realpath(root) for root in settings.file_roots]
         self._writable = list(self._readable)
@@ -117,7 +117,7 @@ def _replace(path: str, data: bytes) -> None:
 
 
 def _open_for_writing(folder: str, temporary: str) -> BinaryIO:
-    """A new file in `folder`: without a name where that is possible, else the one called `temporary`."""
+    """A new file in `folder`: without a name where that is possible, otherwise named `temporary`."""
     if hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
         try:
             return open(os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666), "wb")
@@ -152,9 +152,11 @@ def _check_writable(path: str) -> None:
 
 
 def _failure(error: OSError, uri: str, side: Side) -> EditFailure:
-    said = f"{show_uri(uri)}: {error.strerror or error}"
+    message = f"{show_uri(uri)}: {error.strerror or error}"
     if error.errno in MISSING:
-        return RejectJob(side.not_found, f"{said}; name a path that exists where the worker runs")
+        return RejectJob(side.not_found, f"{message}; name a path that exists where the worker runs")
     if error.errno in REFUSED:
-        return RejectJob(side.forbidden, f"{said}; check the path and the rights of the worker's user {os.geteuid()}")
-    return Outage(side.unavailable, f"{said}; a later try may do")
+        return RejectJob(
+            side.forbidden, f"{message}; check the path and the rights of the worker's user {os.geteuid()}"
+        )
+    return Outage(side.unavailable, f"{message}; a later try may do")

@@ -1,4 +1,4 @@
-"""The HTTP client behind `storage.addresses.guarded_client`: it connects to the addresses it has checked.
+"""The HTTP client for URLs that jobs name: it connects only to addresses that it has checked.
 
 The check sits where the connection is made, below TLS. A name is resolved once, every address is checked, and one of
 these addresses is connected to, so a DNS server that answers differently the second time changes nothing. The host
@@ -19,6 +19,7 @@ import httpcore2
 import httpx2
 
 from storage.addresses import AddressRules, ForbiddenAddress
+from storage.settings import StorageSettings
 
 CONNECT_SECONDS = 10
 """For each address; a host that drops packets must not use up the time of the whole exchange."""
@@ -33,12 +34,22 @@ HEADERS = {
 }
 
 
-def make_client(rules: AddressRules, timeout_seconds: float) -> httpx2.Client:
-    """See `storage.addresses.guarded_client`."""
+def guarded_client(settings: StorageSettings, timeout_seconds: float) -> httpx2.Client:
+    """Make an HTTP client that calls only public addresses and those of `DG_PRIVATE_HOSTS`, and follows no redirect.
+
+    It keeps neither cookies nor connections from one request to the next, asks for no compression, and takes no proxy
+    from the environment. It may be used by several threads.
+
+    Args:
+        timeout_seconds: for a whole exchange, from the name's addresses to the last byte, however slowly it trickles.
+    Raises (by each request):
+        ForbiddenAddress: the URL's host has an address that may not be called.
+        httpx2.TransportError: no name, no connection, or no whole answer in time.
+    """
     # At INFO the library logs whole URLs, and presigned ones carry their signature.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     return httpx2.Client(
-        transport=GuardedTransport(rules),
+        transport=GuardedTransport(AddressRules.parse(settings.private_hosts)),
         timeout=timeout_seconds,
         headers=HEADERS,
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # one person's session is not the next one's
@@ -149,10 +160,10 @@ def resolve(host: str, port: int) -> list[str]:
 
 
 def seconds_until(deadline: float, late: type[httpcore2.TimeoutException]) -> float:
-    """What is left, more than 0.
+    """Seconds until the deadline, more than 0.
 
     Raises:
-        late: nothing is left.
+        late: the deadline is over.
     """
     left = deadline - time.monotonic()
     if left <= 0:

@@ -8,8 +8,8 @@ import re
 from urllib.parse import unquote_to_bytes
 
 from jobs.errors import ErrorCode, RejectJob
-from jobs.settings import Settings
 from storage.limits import too_large
+from storage.settings import StorageSettings
 from storage.store import Source
 from storage.uris import show_uri
 
@@ -17,7 +17,7 @@ from storage.uris import show_uri
 class Inline(Source):
     """Decodes base64 and percent-encoding; blanks and line breaks in base64 do no harm."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: StorageSettings) -> None:
         self._max_bytes = settings.max_input_bytes
 
     def read(self, uri: str) -> bytes:
@@ -46,5 +46,5 @@ class Inline(Source):
             raise _rejection(uri, f"is not base64 ({error}); encode the file's bytes with base64") from error
 
 
-def _rejection(uri: str, said: str) -> RejectJob:
-    return RejectJob(ErrorCode.INPUT_NOT_AN_IMAGE, f"{show_uri(uri)} {said}")
+def _rejection(uri: str, reason: str) -> RejectJob:
+    return RejectJob(ErrorCode.INPUT_NOT_AN_IMAGE, f"{show_uri(uri)} {reason}")

@@ -1,4 +1,4 @@
-"""How large an input may be and how long it may take, counted while it comes in: announced sizes need not be true."""
+"""Limits on an input's size and time, counted while it arrives, because announced sizes need not be true."""
 
 from __future__ import annotations
 

@@ -16,16 +16,16 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
 
 from jobs.errors import EditFailure, Outage, RejectJob, SettingsError
-from jobs.settings import Settings
 from storage.limits import CHUNK_BYTES, DOWNLOAD_SECONDS, Deadline, collect, too_large
+from storage.settings import StorageSettings
 from storage.store import INPUT, OUTPUT, Side, Store
 from storage.uris import scheme_of, show_uri
 
 CHECK_LASTS_SECONDS = 300
-"""How long a folder that could be written is not tried again."""
+"""Time during which a folder that passed the write check is not checked again."""
 
 PASSING = {"ExpiredToken", "RequestTimeout", "OperationAborted", "400"}
-"""Codes of errors that pass; a bare 400 is an answer that broke off before it said what is wrong."""
+"""Codes of errors that pass; a bare 400 is an answer that broke off before its error code."""
 
 WRONG_MD5 = "AAAAAAAAAAAAAAAAAAAAAA=="  # 16 zero bytes in base64
 
@@ -37,7 +37,7 @@ class Buckets(Store):
         SettingsError: boto3 cannot use its settings.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: StorageSettings) -> None:
         self._max_bytes = settings.max_input_bytes
         self._readable = settings.buckets
         self._writable = settings.buckets
@@ -153,14 +153,14 @@ def _failures(uri: str, side: Side) -> Iterator[None]:
 
 
 def _refusal(error: ClientError, uri: str, side: Side) -> EditFailure:
-    """What an error answer of the server means."""
+    """Translate an error answer of the server into a failure of the job."""
     status = error.response["ResponseMetadata"]["HTTPStatusCode"]
     code = error.response["Error"].get("Code", "")
-    said = f"{show_uri(uri)}: {code} (HTTP {status})"
+    answer = f"{show_uri(uri)}: {code} (HTTP {status})"
     if code == "NoSuchBucket":
-        return RejectJob(side.not_found, f"{said}: there is no such bucket; create it or correct the URI")
+        return RejectJob(side.not_found, f"{answer}: there is no such bucket; create it or correct the URI")
     if status == 404:
-        return RejectJob(side.not_found, f"{said}: check bucket and key")
+        return RejectJob(side.not_found, f"{answer}: check bucket and key")
     if status >= 500 or status in (408, 429) or code in PASSING:
-        return Outage(side.unavailable, f"{said}; a later try may do")
-    return RejectJob(side.forbidden, f"{said}: check the rights of the worker's credentials")
+        return Outage(side.unavailable, f"{answer}; a later try may do")
+    return RejectJob(side.forbidden, f"{answer}: check the rights of the worker's credentials")

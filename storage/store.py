@@ -1,4 +1,4 @@
-"""What each kind of storage offers, and the error codes of its two sides."""
+"""Interface of each kind of storage, and the error codes of its two sides."""
 
 from __future__ import annotations
 

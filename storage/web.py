@@ -7,9 +7,10 @@ from http import HTTPStatus
 import httpx2
 
 from jobs.errors import EditFailure, Outage, RejectJob
-from jobs.settings import Settings
-from storage.addresses import ForbiddenAddress, guarded_client
+from storage.addresses import ForbiddenAddress
+from storage.guarded_http import guarded_client
 from storage.limits import CHUNK_BYTES, DOWNLOAD_SECONDS, Deadline, collect, too_large, too_slow
+from storage.settings import StorageSettings
 from storage.store import INPUT, Source
 from storage.uris import scheme_of, show_uri
 
@@ -27,7 +28,7 @@ class Web(Source):
         download_seconds: for one input, all redirects included.
     """
 
-    def __init__(self, settings: Settings, download_seconds: float = DOWNLOAD_SECONDS) -> None:
+    def __init__(self, settings: StorageSettings, download_seconds: float = DOWNLOAD_SECONDS) -> None:
         self._max_bytes = settings.max_input_bytes
         self._download_seconds = download_seconds
         self._client = guarded_client(settings, download_seconds)
@@ -81,9 +82,9 @@ def _check_redirect(uri: str, url: str, target: str) -> None:
 
 def _failure(response: httpx2.Response, uri: str) -> EditFailure:
     status = response.status_code
-    said = f"{show_uri(uri)}: HTTP {status} {response.reason_phrase}".rstrip()
+    answer = f"{show_uri(uri)}: HTTP {status} {response.reason_phrase}".rstrip()
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in PASSING:
-        return Outage(INPUT.unavailable, f"{said}; a later try may do")
+        return Outage(INPUT.unavailable, f"{answer}; a later try may do")
     if status in FORBIDDING:
-        return RejectJob(INPUT.forbidden, f"{said}; a presigned link may have expired: make a new one")
-    return RejectJob(INPUT.not_found, f"{said}; check the address")
+        return RejectJob(INPUT.forbidden, f"{answer}; a presigned link may have expired: make a new one")
+    return RejectJob(INPUT.not_found, f"{answer}; check the address")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from jobs.ledger.ledger import Ledger
+from jobs.ledger import Ledger
 from tests.clock import ManualClock
 from tests.isolation import forbid_network, isolate_environment
 from tests.servers.http import HttpServer, running_http

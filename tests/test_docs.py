@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jobs.errors import ErrorCode
 from jobs.schema import EditJob, EditParams, EditResult, parse_job
-from jobs.settings import Settings
+from worker.settings import Settings
 
 DOCS = Path(__file__).parent.parent / "docs"
 

@@ -7,9 +7,10 @@ from jobs.errors import SettingsError
 from jobs.settings import load_settings
 from worker.lifecycle import make_worker
 from worker.logs import set_up_logs
+from worker.settings import Settings
 
 try:
-    _settings = load_settings()
+    _settings = load_settings(Settings)
     set_up_logs(_settings.log_level)
     app = make_worker(_settings).app
 except SettingsError as error:

@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from jobs.errors import BrokerUnavailable, EditFailure, JobNotFound
-from jobs.ledger.ledger import MICROSECONDS, Ledger
-from jobs.ledger.outbox import DueCallback, Outbox, Verdict
-from jobs.settings import Settings
+from jobs.ledger import MICROSECONDS, DueCallback, Ledger, Outbox, Verdict
 from storage.signing import callback_headers
+from worker.settings import Settings
 
 if TYPE_CHECKING:
     import httpx2

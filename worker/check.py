@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from jobs.connection import connect, hide_password, redis_errors
 from jobs.errors import Error
-from jobs.settings import Settings
 from storage import Storage
+from worker.settings import Settings
 
 
 class Level(StrEnum):

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.errors import SettingsError
-from jobs.settings import Settings, load_settings
+from jobs.settings import load_settings
+from worker.settings import Settings
 
 app = typer.Typer(
     help="Run FLUX.1 Kontext edits from the queue. Settings are DG_* variables; see docs/configuration.md.",
@@ -48,7 +49,7 @@ def run() -> None:
     SIGTERM finishes the job on the GPU (at most DG_DRAIN_SECONDS, then it goes back to the queue); a second one hands
     it back at its next step. Exit codes: 0 stopped, 2 wrong settings, 4 no model, 70 broken device, 71 hung device.
     """
-    settings = load_settings()
+    settings = load_settings(Settings)
     from worker.lifecycle import make_worker
     from worker.logs import set_up_logs
 
@@ -66,9 +67,9 @@ def callbacks() -> None:
 
     Example: DG_BROKER_URL=redis://redis:6379/0 DG_CALLBACK_SECRET=whsec_... worker callbacks
     """
-    settings = load_settings()
-    from jobs.ledger.ledger import Ledger
-    from storage.addresses import guarded_client
+    settings = load_settings(Settings)
+    from jobs.ledger import Ledger
+    from storage.guarded_http import guarded_client
     from worker.background import Periodic
     from worker.callbacks import INTERVAL_SECONDS, CallbackSender
     from worker.logs import set_up_logs
@@ -95,7 +96,7 @@ def check(as_json: Annotated[bool, typer.Option("--json", help="One JSON object 
 
     Exit code 1 when something is missing that a worker needs.
     """
-    settings = load_settings()
+    settings = load_settings(Settings)
     from worker.check import Level, check_machine
 
     findings = list(check_machine(settings))
@@ -121,7 +122,7 @@ def warm() -> None:
     Needs the device that workers will have. Without TORCHINDUCTOR_CACHE_DIR the cache lies in the folder for temporary
     files.
     """
-    settings = load_settings()
+    settings = load_settings(Settings)
     from worker.engines import load_engine
     from worker.loading import LoadProgress
     from worker.logs import set_up_logs
@@ -149,7 +150,7 @@ def health(
     """
     from worker.health import read_health
 
-    settings: Settings = load_settings(**({"runtime_dir": runtime_dir} if runtime_dir else {}))
+    settings: Settings = load_settings(Settings, **({"runtime_dir": runtime_dir} if runtime_dir else {}))
     now = time.time()
     found = [item for item in read_health(settings.runtime_dir) if name in (None, item.name)]
     if not found:

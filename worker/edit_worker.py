@@ -12,12 +12,11 @@ from celery.worker import state as celery_state
 
 from jobs.connection import connect
 from jobs.errors import BrokerUnavailable
-from jobs.ledger.ledger import Ledger
+from jobs.ledger import Ledger
 from jobs.queue import EditQueue, make_app
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
-from jobs.settings import Settings
 from storage import Storage
-from storage.addresses import guarded_client
+from storage.guarded_http import guarded_client
 from worker.admission import Admission
 from worker.background import Periodic
 from worker.callbacks import INTERVAL_SECONDS as CALLBACK_SECONDS
@@ -31,6 +30,7 @@ from worker.model_pool import ModelPool
 from worker.reconciler import INTERVAL_SECONDS as RECONCILE_SECONDS
 from worker.reconciler import Reconciler
 from worker.run_edit import Services, close_for_good
+from worker.settings import Settings
 from worker.tasks import register
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from jobs.errors import SettingsError
-from jobs.settings import Settings
+from worker.settings import Settings
 
 if TYPE_CHECKING:
     from PIL.Image import Image

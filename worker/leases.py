@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from threading import Lock
 
 from jobs.errors import Cancelled, EditFailure, ErrorCode, HandBack, LeaseLost, RejectJob
-from jobs.ledger.ledger import Claim, Ledger
-from jobs.ledger.record import Progress
+from jobs.ledger import Claim, Ledger, Progress
 
 RENEW_SECONDS = 0.5
 """How often a lease is renewed, progress noted and a cancel noticed."""

@@ -13,10 +13,10 @@ from typing import Any
 from celery import bootsteps, signals
 
 from jobs.errors import Error
-from jobs.settings import Settings
 from kontext import KontextError
 from worker.admission import AdmissionStep
 from worker.edit_worker import EditWorker
+from worker.settings import Settings
 
 log = logging.getLogger(__name__)
 

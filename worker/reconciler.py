@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 
-from jobs.ledger.ledger import MICROSECONDS, Ledger
+from jobs.ledger import MICROSECONDS, Ledger
 from jobs.queue import EditQueue, next_messages
 
 log = logging.getLogger(__name__)

@@ -27,11 +27,10 @@ from jobs.errors import (
     RetryJob,
     StopWorker,
 )
-from jobs.ledger.ledger import Claim, Ledger, Refusal, Spent
+from jobs.ledger import Claim, Ledger, Refusal, Spent
 from jobs.queue import EditQueue
 from jobs.registry import WorkerState
 from jobs.schema import CONTENT_TYPES, JOB_ID_PATTERN, EditJob, EngineInfo, ErrorInfo, JobState, Outcome, Timings
-from jobs.settings import Settings
 from kontext import ImageError, ImageOptions, decode_image, encode_image
 from storage import Storage
 from storage.uris import show_uri
@@ -40,6 +39,7 @@ from worker.engines import EditedPicture, Engine
 from worker.faults import FaultStreak, classify, is_out_of_memory
 from worker.leases import ENCODING, LeaseKeeper, Run
 from worker.model_pool import ModelPool
+from worker.settings import Settings
 
 log = logging.getLogger(__name__)
 

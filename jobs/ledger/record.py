@@ -1,4 +1,4 @@
-"""What the ledger knows about one job, read from its hash in Redis."""
+"""A job's record, read from its hash in Redis, and the outcomes that the ledger itself writes there."""
 
 from __future__ import annotations
 
@@ -11,14 +11,23 @@ from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 
-from jobs.schema import EditJob, EditResult, JobEvent, JobState, Outcome, salvage_job
+from jobs.errors import ErrorCode
+from jobs.schema import EditJob, EditResult, ErrorInfo, JobEvent, JobState, Outcome, salvage_job
 
 CallbackState = Literal["pending", "delivered", "dropped"]
 
 
+def failure(code: ErrorCode, message: str, retryable: bool = False) -> str:
+    """JSON of the outcome of a job that ended without a picture."""
+    return Outcome(error=ErrorInfo(code=code, message=message, retryable=retryable)).model_dump_json()
+
+
+CANCELLED = failure(ErrorCode.CANCELLED, "cancelled on request")
+
+
 @dataclass(frozen=True)
 class Progress:
-    """How far a running job is: the stage it is in and, while sampling, the steps done."""
+    """Progress of a running job: its stage and, while sampling, the number of steps done."""
 
     stage: str
     step: int = 0
@@ -27,9 +36,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One run of a job that has ended, and why; `reason` is `succeeded` or an error code.
+    """One ended run of a job; `reason` is `succeeded` or an error code.
 
-    `retries` says how often the job had been retried by hand before.
+    `retries` counts how often the job had been retried by hand before.
     """
 
     worker: str
@@ -41,7 +50,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """One job with everything that happened to it."""
+    """One job: what it asks for, its state, its runs and its outcome."""
 
     job: EditJob
     state: JobState
@@ -60,14 +69,14 @@ class JobRecord:
 
     @property
     def seconds(self) -> float | None:
-        """From submit to the end; None while the job is open."""
+        """Seconds from submit to end; None while the job is open."""
         if self.created_at is None or self.finished_at is None:
             return None
         return max(0.0, (self.finished_at - self.created_at).total_seconds())  # the clock may have been set back
 
     @cached_property
     def result(self) -> EditResult:
-        """The result as the contract has it; meaningful as an ending once the state is terminal."""
+        """The result of the contract; final once the state is terminal."""
         return EditResult(
             **self.outcome.model_dump(),
             job_id=self.job.id,
@@ -93,7 +102,7 @@ class JobRecord:
 
 
 def parse_record(job_id: str, fields: Mapping[str, str]) -> JobRecord:
-    """Read a record from the fields of its hash."""
+    """Parse the fields of a job's hash."""
     progress = fields.get("progress")
     outcome = fields.get("outcome")
     return JobRecord(
@@ -101,9 +110,9 @@ def parse_record(job_id: str, fields: Mapping[str, str]) -> JobRecord:
         state=JobState(fields["state"]),
         attempts=int(fields["attempts"]),
         retries=int(fields.get("retries", 0)),
-        created_at=_moment(fields.get("created_at")),
-        started_at=_moment(fields.get("started_at")),
-        finished_at=_moment(fields.get("finished_at")),
+        created_at=_time(fields.get("created_at")),
+        started_at=_time(fields.get("started_at")),
+        finished_at=_time(fields.get("finished_at")),
         worker=fields.get("worker"),
         progress=Progress(**json.loads(progress)) if progress else None,
         cancel_requested="cancel" in fields,
@@ -122,10 +131,8 @@ def _job(job_id: str, text: str) -> EditJob:
 
 
 def _attempt(item: Mapping[str, Any]) -> Attempt:
-    return Attempt(
-        item["worker"], _moment(item["started_at"]), _moment(item["ended_at"]), item["reason"], item["retries"]
-    )
+    return Attempt(item["worker"], _time(item["started_at"]), _time(item["ended_at"]), item["reason"], item["retries"])
 
 
-def _moment(microseconds: str | None) -> datetime | None:
+def _time(microseconds: str | None) -> datetime | None:
     return datetime.fromtimestamp(int(microseconds) / 1e6, UTC) if microseconds else None

@@ -21,7 +21,6 @@ from kontext.weights.reading import Fill, fill_now
 
 log = logging.getLogger(__name__)
 
-DEFAULT_BUDGET_BYTES = 16 * 2**30
 CUDA_CONTEXT_BYTES = 600 * 2**20  # what the driver and its libraries take beside tensors; an estimate
 NOISE = 0.02  # standard deviation, about that of weights
 MEASUREMENTS = 3  # of which the fastest counts: the first one pays for what happens only once

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.ledger.outbox import Outbox, OutboxEntry
+from jobs.ledger import Outbox, OutboxEntry
 from producer.client import Client
 from producer.commands import options
 from producer.commands.look import counts_of

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.ledger.record import JobRecord
+from jobs.ledger import JobRecord
 from jobs.schema import EditJob, EditResult, JobState, parse_job
 from producer.client import Client
 from producer.commands import options

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from jobs.errors import ErrorCode, JobNotFound
-from jobs.ledger.record import JobRecord
+from jobs.ledger import JobRecord
 from jobs.schema import JobState
 from producer.client import Client
 from producer.commands import options

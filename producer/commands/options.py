@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.settings import Settings, load_settings
+from jobs.settings import BrokerSettings, load_settings
 
 
 def option(*names: str, help: str) -> Any:
@@ -46,7 +46,7 @@ BrokerUrl = Annotated[
 AsJson = Annotated[bool, option("--json", help="One JSON object a line on stdout. [default: off]")]
 
 
-def settings_with(broker_url: str | None = None, output: str | None = None) -> Settings:
+def settings_with(broker_url: str | None = None, output: str | None = None) -> BrokerSettings:
     """The settings, with what the command line says instead.
 
     Args:
@@ -55,7 +55,7 @@ def settings_with(broker_url: str | None = None, output: str | None = None) -> S
         SettingsError: a variable or option cannot be used.
     """
     given: dict[str, Any] = {"broker_url": broker_url, "output_uri": _as_uri(output)}
-    return load_settings(**{name: value for name, value in given.items() if value is not None})
+    return load_settings(BrokerSettings, **{name: value for name, value in given.items() if value is not None})
 
 
 def _as_uri(output: str | None) -> str | None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from jobs.ledger.ledger import PIPELINE_LENGTH, Submission
+from jobs.ledger import PIPELINE_LENGTH, Submission
 from producer.client import Client
 from producer.commands import options
 from producer.commands.intake import TableCheck, check_table

@@ -14,7 +14,7 @@ from subprocess import Popen
 from types import FrameType
 
 from jobs.registry import WorkerState
-from jobs.settings import Settings, load_settings
+from jobs.settings import BrokerSettings, SecondsOrZero, load_settings
 from producer.client import Client
 from producer.embedded.child import last_line, start_child, stop_child
 from producer.embedded.private_redis import private_folder, private_redis
@@ -27,8 +27,12 @@ FRIENDLY_THREADS = {"OMP_WAIT_POLICY": "passive"}
 """Torch's threads sleep while they wait for each other. Spinning is a third faster on an idle machine and many times
 slower on one with other work, as a person's own machine has."""
 
-OUTAGE_SECONDS = 15.0
-"""Somebody sits and waits: a picture whose host is away should not hold up the end of a table for ten minutes."""
+
+class LocalSettings(BrokerSettings):
+    """What the service hands to its worker, which reads every other variable itself."""
+
+    outage_seconds: SecondsOrZero = 15.0
+    """Shorter than the worker's own: somebody waits, and an unavailable host should not hold up a table's end."""
 
 
 class LocalService:
@@ -67,9 +71,7 @@ def local_service(output_uri: str, log: Path) -> Iterator[LocalService]:
     log.unlink(missing_ok=True)
     with _sigterm_like_ctrl_c(), private_folder() as folder, private_redis(folder) as broker_url:
         # Only this person's jobs reach this Redis: the worker may read and write what the person may.
-        settings = load_settings(broker_url=broker_url, output_uri=output_uri, max_queued=0)
-        if "outage_seconds" not in settings.model_fields_set:
-            settings = settings.model_copy(update={"outage_seconds": OUTAGE_SECONDS})
+        settings = load_settings(LocalSettings, broker_url=broker_url, output_uri=output_uri, max_queued=0)
         environment = {**FRIENDLY_THREADS, **os.environ, **_worker_environment(settings, folder)}
         worker = start_child(WORKER_COMMAND, log, environment)
         try:
@@ -78,7 +80,7 @@ def local_service(output_uri: str, log: Path) -> Iterator[LocalService]:
             stop_child(worker, WORKER_STOP_SECONDS)
 
 
-def _worker_environment(settings: Settings, folder: Path) -> dict[str, str]:
+def _worker_environment(settings: LocalSettings, folder: Path) -> dict[str, str]:
     return {
         "DG_BROKER_URL": settings.broker_url,
         "DG_KEY_PREFIX": settings.key_prefix,

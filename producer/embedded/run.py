@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.ledger.record import JobRecord
+from jobs.ledger import JobRecord
 from jobs.schema import EditJob, JobState
 from producer.embedded.local_service import LocalService, local_service
 from producer.gallery import write_gallery

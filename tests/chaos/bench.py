@@ -17,7 +17,7 @@ from random import Random
 from urllib.parse import urlsplit
 
 from jobs.connection import connect
-from jobs.ledger.ledger import Ledger
+from jobs.ledger import Ledger
 from jobs.settings import load_settings
 from producer import Client
 from tests.chaos.proxy import TcpProxy, tcp_proxy
@@ -27,6 +27,7 @@ from tests.servers.redis import RedisServer
 from tests.servers.s3 import S3Server
 from tests.servers.worker import WorkerProcess
 from tests.storage.s3_gate import s3_gate
+from worker.settings import Settings
 
 LEASE_SECONDS = 3.0
 SHORT_LEASE = {"DG_LEASE_SECONDS": "1"}
@@ -138,7 +139,7 @@ def running_bench(
             "DG_FLUX_KONTEXT_ENGINE": "tests.chaos.engines:steady",
             "STANDIN_STEP_SECONDS": "0.1",
         }
-        settings = load_settings(broker_url=redis.url, output_uri=environment["DG_OUTPUT_URI"])
+        settings = load_settings(Settings, broker_url=redis.url, output_uri=environment["DG_OUTPUT_URI"])
         ledger, client = Ledger(connect(settings.redis_url)), Client(settings=settings)
         bench = Bench(
             *(folder, settings, client, ledger, environment, redis, s3, bucket),

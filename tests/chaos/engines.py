@@ -20,14 +20,13 @@ from typing import Any
 
 from PIL import Image
 
-from jobs.ledger.ledger import Ledger
-from jobs.ledger.outbox import Outbox
-from jobs.settings import Settings
+from jobs.ledger import Ledger, Outbox
 from storage import Storage
 from tests.worker.engines import Painted, PromptedEngine, TimedEngine
 from worker import callbacks
 from worker.engines import Engine, load_engine
 from worker.leases import Run
+from worker.settings import Settings
 
 BAD_CLOCK_SECONDS = 5 * 3600.0
 CHUNK_BYTES = 40 * 2**20

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from jobs.ledger.record import JobRecord
+from jobs.ledger import JobRecord
 from jobs.queue import QUEUE
 from jobs.schema import EditJob, JobState
 from tests.chaos.bench import HOOK, MAX_ATTEMPTS, Bench
@@ -105,7 +105,7 @@ def _broken_for(bench: Bench, record: JobRecord, expected: Expected, callbacks: 
 
 def leftovers(bench: Bench, jobs: Mapping[str, Expected]) -> Iterator[str]:
     """What should be gone when nothing runs any more."""
-    redis, prefix = bench.redis.client(), bench.ledger.prefix
+    redis, prefix = bench.redis.client(), bench.ledger.key()
     with redis:
         counts = {name: redis.zcard(prefix + name) for name in OPEN_INDEXES}
         counts |= {QUEUE: redis.llen(QUEUE), "unacked": redis.hlen("unacked")}  # the latter is Celery's own

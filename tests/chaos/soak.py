@@ -24,7 +24,7 @@ from threading import Event, Thread
 from typing import Any
 
 from jobs.errors import BrokerUnavailable, JobNotFound
-from jobs.ledger.record import JobRecord
+from jobs.ledger import JobRecord
 from jobs.schema import JobState
 from tests.chaos.bench import Bench, running_bench
 from tests.chaos.faults import FAULTS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.chaos.bench import AGAIN_SECONDS, LEASE_SECONDS, Bench
 from tests.chaos.invariants import broken_promises, submit, wait_until_settled
-from tests.integration.test_promises import is_sampling
+from tests.integration.conftest import is_sampling
 from tests.waiting import eventually, passing
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.chaos.bench import AGAIN_SECONDS, Bench, running_bench
 from tests.chaos.faults import Fault, message_lost, receiver_down, redis_clock_ahead, redis_clock_behind, store_failing
 from tests.chaos.invariants import broken_promises, submit, wait_until_settled
-from tests.integration.test_promises import is_sampling
+from tests.integration.conftest import is_sampling
 from tests.servers.fake_clock import FakeClock
 from tests.servers.http import HttpServer
 from tests.servers.redis import running_redis

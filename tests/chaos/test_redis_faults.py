@@ -18,7 +18,7 @@ from tests.chaos.faults import (
     redis_restarted,
 )
 from tests.chaos.invariants import Expected, broken_promises, submit, wait_until_settled
-from tests.integration.test_promises import is_sampling
+from tests.integration.conftest import is_sampling
 from tests.waiting import eventually, passing
 
 

@@ -11,7 +11,7 @@ from jobs.schema import JobState
 from tests.chaos.bench import AGAIN_SECONDS, LEASE_SECONDS, SHORT_LEASE, Bench
 from tests.chaos.engines import PLACES
 from tests.chaos.invariants import Expected, broken_promises, submit, wait_until_settled
-from tests.integration.test_promises import is_sampling
+from tests.integration.conftest import is_sampling
 from tests.waiting import eventually
 
 UNCOUNTED = ("after the pop, before the claim",)

@@ -53,7 +53,7 @@ class Timeline:
 
     def _raw(self, job_id: str) -> dict[str, str]:
         with self._bench.redis.client() as redis:
-            return dict(redis.hgetall(f"{self._bench.ledger.prefix}job:{job_id}"))
+            return dict(redis.hgetall(self._bench.ledger.key("job", job_id)))
 
     def _all_logs(self) -> Iterator[str]:
         yield from self._logs

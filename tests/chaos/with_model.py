@@ -20,15 +20,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from jobs.errors import ErrorCode
-from jobs.ledger.record import JobRecord
+from jobs.ledger import JobRecord
 from jobs.schema import JobState
 from tests.chaos.bench import HOOK, LEASE_SECONDS, MAX_ATTEMPTS, SHORT_LEASE, Bench, running_bench
 from tests.chaos.engines import PLACES
 from tests.chaos.faults import FAULTS, Fault, receiver_down, redis_clock_ahead, redis_clock_behind
 from tests.chaos.invariants import submit, wait_until_settled
 from tests.chaos.narrow import killed_by_the_kernel, little_memory, small_disk
-from tests.integration.conftest import SECRET
-from tests.integration.test_promises import is_sampling
+from tests.integration.conftest import SECRET, is_sampling
 from tests.isolation import isolate_environment
 from tests.servers.fake_clock import FakeClock
 from tests.servers.http import Answer, running_http

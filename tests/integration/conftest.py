@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 
 from jobs.connection import connect
-from jobs.ledger.ledger import Ledger
-from jobs.ledger.record import JobRecord
+from jobs.ledger import JobRecord, Ledger
 from jobs.schema import EditJob
-from jobs.settings import Settings, load_settings
+from jobs.settings import load_settings
 from producer import Client
 from tests.servers.redis import RedisServer
 from tests.servers.worker import WorkerProcess, running_worker
 from tests.waiting import eventually
+from worker.settings import Settings
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 LEASE_SECONDS = 3.0
@@ -58,6 +58,12 @@ class Service:
         return sorted(path.name for path in (self.folder / "out").rglob("*") if path.is_file())
 
 
+def is_sampling(service: Service, job_id: str) -> bool:
+    """True once the job has done a step of sampling."""
+    progress = service.ledger.get(job_id).progress
+    return progress is not None and progress.stage == "sampling" and progress.step > 0
+
+
 @pytest.fixture
 def service(redis_server: RedisServer, tmp_path: Path) -> Service:
     environment = {
@@ -70,7 +76,7 @@ def service(redis_server: RedisServer, tmp_path: Path) -> Service:
         "DG_FLUX_KONTEXT_ENGINE": "tests.worker.engines:prompted",
         "STANDIN_STEP_SECONDS": "0.1",
     }
-    settings = load_settings(broker_url=redis_server.url, output_uri=environment["DG_OUTPUT_URI"])
+    settings = load_settings(Settings, broker_url=redis_server.url, output_uri=environment["DG_OUTPUT_URI"])
     ledger = Ledger(connect(settings.redis_url))
     return Service(tmp_path, settings, Client(settings=settings), ledger, environment)
 

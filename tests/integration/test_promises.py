@@ -11,15 +11,10 @@ from PIL import Image
 
 from jobs.errors import ErrorCode
 from jobs.schema import JobState
-from tests.integration.conftest import LEASE_SECONDS, SECRET, Service, StartWorker
+from tests.integration.conftest import LEASE_SECONDS, SECRET, Service, StartWorker, is_sampling
 from tests.servers.http import Answer, HttpServer
 from tests.servers.redis import RedisServer
 from tests.waiting import eventually
-
-
-def is_sampling(service: Service, job_id: str) -> bool:
-    progress = service.ledger.get(job_id).progress
-    return progress is not None and progress.stage == "sampling" and progress.step > 0
 
 
 def test_a_job_comes_back_as_a_picture_with_its_result(service: Service, start_worker: StartWorker) -> None:

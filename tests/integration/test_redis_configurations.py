@@ -12,7 +12,7 @@ import pytest
 
 from jobs.errors import BrokerUnavailable
 from jobs.schema import EditJob, JobState
-from jobs.settings import load_settings
+from jobs.settings import BrokerSettings, load_settings
 from producer import Client
 from tests.integration.conftest import Service, StartWorker
 from tests.jobs.certificates import self_signed
@@ -21,6 +21,7 @@ from tests.servers.redis import START_SECONDS, free_port, running_redis
 from tests.servers.worker import running_worker
 from tests.waiting import eventually
 from worker.check import Level, check_redis
+from worker.settings import Settings
 
 GOOD = {"maxmemory-policy": "noeviction"}
 
@@ -38,7 +39,7 @@ def test_check_warns_of_a_redis_that_can_lose_jobs(
     tmp_path: Path, options: dict[str, str], warned_of: set[str]
 ) -> None:
     with running_redis(tmp_path, **options) as server:
-        findings = list(check_redis(load_settings(broker_url=server.url)))
+        findings = list(check_redis(load_settings(Settings, broker_url=server.url)))
 
     assert findings[0].level is Level.OK
     assert {finding.subject for finding in findings if finding.level is Level.WARN} == warned_of
@@ -48,11 +49,12 @@ def test_check_warns_of_a_redis_that_can_lose_jobs(
 def test_check_warns_of_no_password_on_an_address_that_others_reach(tmp_path: Path) -> None:
     with running_redis(tmp_path, bind="0.0.0.0", **{"protected-mode": "no"}) as server:
         url = f"redis://0.0.0.0:{server.port}/0"  # this machine, by a name that is not the loopback one
-        open_to_all = {finding.subject for finding in check_redis(load_settings(broker_url=url))}
+        open_to_all = {finding.subject for finding in check_redis(load_settings(Settings, broker_url=url))}
         with server.client() as client:
             client.config_set("requirepass", "secret")
         with_password = {
-            finding.subject for finding in check_redis(load_settings(broker_url=url.replace("//", "//:secret@")))
+            finding.subject
+            for finding in check_redis(load_settings(Settings, broker_url=url.replace("//", "//:secret@")))
         }
 
     assert open_to_all - with_password == {"redis password"}
@@ -94,7 +96,7 @@ def test_one_address_with_a_private_authority_serves_ledger_and_celery(
 ) -> None:
     address, authority = tls_redis
     url = f"{address}?ssl_ca_certs={authority}"
-    client = Client(settings=load_settings(broker_url=url, output_uri=service.settings.output_uri))
+    client = Client(settings=load_settings(BrokerSettings, broker_url=url, output_uri=service.settings.output_uri))
 
     with running_worker("w1", tmp_path, {**service.environment, "DG_BROKER_URL": url}):
         client.submit(EditJob(id="a", image=service.picture(), prompt="make it snow"))

@@ -14,10 +14,9 @@ from redis.exceptions import NoPermissionError
 
 from jobs.connection import connect
 from jobs.errors import BrokerUnavailable
-from jobs.ledger.ledger import Ledger
-from jobs.ledger.outbox import Outbox
+from jobs.ledger import Ledger, Outbox
 from jobs.schema import EditJob, JobState
-from jobs.settings import load_settings
+from jobs.settings import BrokerSettings, load_settings
 from producer import Client
 from tests.integration.conftest import SECRET
 from tests.servers.http import Answer, HttpServer
@@ -48,7 +47,7 @@ def test_each_process_does_its_whole_job_with_its_own_rights(
         "STANDIN_STEP_SECONDS": "0.01",
     }
     producer = {"broker_url": guarded_redis.url_of(LOGINS["producer"]), "output_uri": common["DG_OUTPUT_URI"]}
-    client = Client(settings=load_settings(**producer, max_queued=10))
+    client = Client(settings=load_settings(BrokerSettings, **producer, max_queued=10))
     picture = _picture(tmp_path / "in.png")
     worker = {**common, "DG_BROKER_URL": guarded_redis.url_of(LOGINS["worker"])}
     sender = {**common, "DG_BROKER_URL": guarded_redis.url_of(LOGINS["callbacks"])}

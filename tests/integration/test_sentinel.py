@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from jobs.schema import EditJob, JobState
-from jobs.settings import load_settings
+from jobs.settings import BrokerSettings, load_settings
 from producer import BrokerUnavailable, Client
 from tests.integration.conftest import Service
 from tests.servers.sentinel import running_sentinels
@@ -22,7 +22,9 @@ def test_jobs_go_on_when_the_master_is_killed_and_none_that_was_replicated_is_lo
 ) -> None:
     names = [f"job-{number}" for number in range(12)]
     with running_sentinels(tmp_path) as redis:
-        client = Client(settings=load_settings(broker_url=redis.url, output_uri=service.settings.output_uri))
+        client = Client(
+            settings=load_settings(BrokerSettings, broker_url=redis.url, output_uri=service.settings.output_uri)
+        )
         jobs = [EditJob(id=name, image=service.picture(), prompt="make it snow", batch="b") for name in names]
         environment = {**service.environment, "DG_BROKER_URL": redis.url}
         with running_worker("w1", tmp_path, environment) as worker:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs.errors import ErrorCode
-from jobs.ledger.ledger import Claim, Ledger
+from jobs.ledger import Claim, Ledger
 from jobs.schema import EditJob, ErrorInfo, JobState, Outcome
 
 OUTPUT_ROOT = "s3://out/edits"

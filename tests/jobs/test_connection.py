@@ -6,7 +6,7 @@ import pytest
 
 from jobs.connection import hide_password
 from jobs.errors import BrokerUnavailable
-from jobs.ledger.ledger import Ledger
+from jobs.ledger import Ledger
 from tests.servers.redis import RedisServer
 
 

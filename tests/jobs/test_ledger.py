@@ -6,9 +6,7 @@ import pytest
 import redis
 
 from jobs.errors import ErrorCode, JobNotFound
-from jobs.ledger.ledger import Claim, Ledger, Refusal
-from jobs.ledger.outbox import Outbox
-from jobs.ledger.record import Progress
+from jobs.ledger import Claim, Ledger, Outbox, Progress, Refusal
 from jobs.schema import JobState, Outcome
 from tests.clock import ManualClock
 from tests.jobs.lives import DONE, FAILED, LEASE_SECONDS, OUTPUT_ROOT, claimed, edit_job, fail, submit

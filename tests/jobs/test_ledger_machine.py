@@ -31,9 +31,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from jobs.ledger.ledger import Claim, Ledger, Refusal, Spent
-from jobs.ledger.outbox import Outbox, Verdict
-from jobs.ledger.record import Progress
+from jobs.ledger import Claim, Ledger, Outbox, Progress, Refusal, Spent, Verdict
 from jobs.queue import QUEUE, EditQueue, make_app, next_messages
 from jobs.schema import EditJob, ErrorInfo, JobState, Outcome
 from tests.clock import ManualClock

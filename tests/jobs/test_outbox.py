@@ -5,8 +5,7 @@ from __future__ import annotations
 import redis
 
 from jobs.errors import ErrorCode
-from jobs.ledger.ledger import Ledger
-from jobs.ledger.outbox import Outbox
+from jobs.ledger import Ledger, Outbox
 from jobs.schema import Callback, JobState
 from tests.clock import ManualClock
 from tests.jobs.lives import DONE, FAILED, HOOK, claimed, edit_job, fail, submit

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from kontext.weights.layout import find_model
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 MODEL = GOLDEN / "model"
+PICTURE = Image.open(GOLDEN / "e2e" / "landscape_default" / "input_0.png")
 
 # Relative L2. What typical mistakes cost is 1e-2 and more: a wrong first id axis 7 %, no text 27 %.
 FLOAT32_FROM_TENSORS = 1e-5  # other kernels and thread counts move the last bits

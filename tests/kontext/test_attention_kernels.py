@@ -23,8 +23,7 @@ from kontext.attention_kernels import (
 )
 from kontext.config import TransformerConfig
 from kontext.errors import RequestError
-from tests.kontext.golden import MODEL
-from tests.kontext.offload.test_streaming import PICTURE
+from tests.kontext.golden import MODEL, PICTURE
 
 CPU = torch.device("cpu")
 

@@ -24,7 +24,7 @@ from kontext.transformer import Transformer
 from kontext.weights.checkpoint import build_on_meta, load_weights
 from kontext.weights.layout import find_model
 from tests.kontext.golden import BFLOAT16, FLOAT32_FROM_TENSORS, MODEL, model_config, relative_error, tensors
-from tests.kontext.offload.test_streaming import CPU, AsPlanned
+from tests.kontext.offload.standin_device import CPU, AsPlanned
 from tests.parity.closeness import assert_close
 from tests.parity.random_model import random_weights
 

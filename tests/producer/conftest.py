@@ -12,7 +12,7 @@ from typing import Protocol
 
 import pytest
 
-from jobs.ledger.ledger import Claim
+from jobs.ledger import Claim
 from jobs.schema import EditJob, JobState, Outcome
 from producer import Client
 from producer.cli import main

@@ -12,7 +12,7 @@ from redis import Redis
 
 from jobs.queue import QUEUE, TASK, make_app, next_messages
 from jobs.schema import JobState
-from jobs.settings import load_settings
+from jobs.settings import BrokerSettings, load_settings
 from producer import BrokerUnavailable, Client, EditJob, JobConflict, JobNotFound, QueueFull
 from tests.producer.conftest import finish, make_job
 from tests.servers.redis import RedisServer
@@ -87,7 +87,7 @@ def test_an_interrupted_submit_goes_on_where_it_stopped(client: Client, redis_cl
 
 
 def test_a_full_queue_refuses_and_says_so(redis_server: RedisServer) -> None:
-    client = Client(settings=load_settings(broker_url=redis_server.url, max_queued=1))
+    client = Client(settings=load_settings(BrokerSettings, broker_url=redis_server.url, max_queued=1))
     client.submit(make_job("one"))
 
     with pytest.raises(QueueFull, match=r"queue full \(1 of 1\)"):
@@ -95,7 +95,7 @@ def test_a_full_queue_refuses_and_says_so(redis_server: RedisServer) -> None:
 
 
 def test_a_submit_that_waits_for_room_goes_on_as_jobs_are_taken(redis_server: RedisServer) -> None:
-    client = Client(settings=load_settings(broker_url=redis_server.url, max_queued=2))
+    client = Client(settings=load_settings(BrokerSettings, broker_url=redis_server.url, max_queued=2))
     names = [f"job-{number}" for number in range(7)]
     client.submit(make_job("job-3"))
     submissions = client.submit_many((make_job(name) for name in names), wait_for_room=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from jobs.ledger.outbox import Outbox
+from jobs.ledger import Outbox
 from jobs.queue import QUEUE
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
 from jobs.schema import JobState
@@ -51,6 +51,13 @@ def test_options_may_be_written_with_underscores(folder: Path, producer: Command
 
     (first, _) = client.ledger.batch_job_ids(ended.stdout.strip())
     assert client.get(first).job.params.num_inference_steps == 7
+
+
+def test_a_wrong_variable_of_the_worker_does_not_stop_a_submit(folder: Path, producer: Command) -> None:
+    ended = producer("submit", "data.csv", DG_FLUX_KONTEXT_PRECISION="fp4", DG_CALLBACK_SECRET="hunter2")
+
+    assert ended.returncode == 0, ended.stderr
+    assert "2 queued" in ended.stderr
 
 
 def test_wrong_rows_are_named_and_the_good_ones_go(folder: Path, producer: Command, redis_client: Redis) -> None:

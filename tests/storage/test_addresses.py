@@ -14,7 +14,9 @@ import pytest
 
 from jobs.errors import ErrorCode, SettingsError
 from jobs.settings import load_settings
-from storage.addresses import AddressRules, ForbiddenAddress, guarded_client
+from storage.addresses import AddressRules, ForbiddenAddress
+from storage.guarded_http import guarded_client
+from storage.settings import StorageSettings
 from tests.jobs.certificates import self_signed
 from tests.servers.http import Answer, HttpServer
 from tests.storage.raw_server import drips, raw_server, sends
@@ -24,7 +26,7 @@ OK = sends(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
 @contextmanager
 def client(*private_hosts: str, timeout_seconds: float = 10) -> Iterator[httpx2.Client]:
-    with guarded_client(load_settings(private_hosts=private_hosts), timeout_seconds) as guarded:
+    with guarded_client(load_settings(StorageSettings, private_hosts=private_hosts), timeout_seconds) as guarded:
         yield guarded
 
 
@@ -118,7 +120,7 @@ def test_private_hosts_are_allowed_by_name_address_or_network(
 @pytest.mark.parametrize("entry", ["minio:9000", "10.0.0.0/33", "http://minio", "*", "a/b"])
 def test_an_entry_that_names_no_host_is_an_error_of_the_settings(entry: str) -> None:
     with pytest.raises(SettingsError, match=r"^DG_PRIVATE_HOSTS=.* expected a host name without port"):
-        guarded_client(load_settings(private_hosts=(entry,)), 1)
+        guarded_client(load_settings(StorageSettings, private_hosts=(entry,)), 1)
 
 
 # Which connections

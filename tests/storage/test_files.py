@@ -15,6 +15,7 @@ import pytest
 from jobs.errors import EditFailure, ErrorCode, RejectJob, RetryJob
 from jobs.settings import load_settings
 from storage import Storage
+from storage.settings import StorageSettings
 
 NOBODY = 65534
 
@@ -28,7 +29,11 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def storage(root: Path, tmp_path: Path) -> Storage:
-    return Storage(load_settings(file_roots=(root,), output_uri=(tmp_path / "output").as_uri(), max_input_bytes=1000))
+    return Storage(
+        load_settings(
+            StorageSettings, file_roots=(root,), output_uri=(tmp_path / "output").as_uri(), max_input_bytes=1000
+        )
+    )
 
 
 @contextmanager
@@ -138,7 +143,7 @@ def test_a_folder_that_only_begins_like_an_allowed_one_is_not_read(root: Path, s
 def test_without_allowed_folders_nothing_is_read(root: Path) -> None:
     (root / "cat.png").write_bytes(b"a cat")
 
-    failure = failure_of_reading(Storage(load_settings()), (root / "cat.png").as_uri())
+    failure = failure_of_reading(Storage(load_settings(StorageSettings)), (root / "cat.png").as_uri())
 
     assert "(now: none)" in failure.message
 

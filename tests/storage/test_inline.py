@@ -9,13 +9,14 @@ import pytest
 from jobs.errors import ErrorCode, RejectJob
 from jobs.settings import load_settings
 from storage import Storage
+from storage.settings import StorageSettings
 
 PICTURE = bytes(range(256))
 BASE64 = base64.b64encode(PICTURE).decode()
 
 
 def read(uri: str, max_input_bytes: int = 256) -> bytes:
-    return Storage(load_settings(max_input_bytes=max_input_bytes)).read(uri)
+    return Storage(load_settings(StorageSettings, max_input_bytes=max_input_bytes)).read(uri)
 
 
 @pytest.mark.parametrize(

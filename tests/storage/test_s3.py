@@ -11,6 +11,7 @@ import pytest
 from jobs.errors import EditFailure, ErrorCode, RejectJob, RetryJob, SettingsError
 from jobs.settings import load_settings
 from storage.s3 import Buckets
+from storage.settings import StorageSettings
 from tests.servers.redis import free_port
 from tests.servers.s3 import S3Server
 from tests.storage.s3_gate import s3_gate
@@ -37,7 +38,7 @@ def connect(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Co
     def make(buckets: tuple[str, ...] = ("*",), output_uri: str = "s3://elsewhere", **environment: str) -> Buckets:
         for name, value in (s3_server.environment | environment).items():
             monkeypatch.setenv(name, value)
-        settings = load_settings(buckets=buckets, output_uri=output_uri, max_input_bytes=LIMIT)
+        settings = load_settings(StorageSettings, buckets=buckets, output_uri=output_uri, max_input_bytes=LIMIT)
         opened.append(Buckets(settings))
         return opened[-1]
 

@@ -13,6 +13,7 @@ import pytest
 from jobs.errors import ErrorCode, RejectJob
 from jobs.settings import load_settings
 from storage import Storage
+from storage.settings import StorageSettings
 from storage.uris import show_uri
 from tests.servers.http import HttpServer
 from tests.servers.s3 import S3Server
@@ -24,7 +25,9 @@ ROOT = Path(__file__).parent.parent.parent
 def storage(tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
-    storage = Storage(load_settings(file_roots=(tmp_path,), buckets=("*",), private_hosts=("127.0.0.1",)))
+    storage = Storage(
+        load_settings(StorageSettings, file_roots=(tmp_path,), buckets=("*",), private_hosts=("127.0.0.1",))
+    )
     yield storage
     storage.close()
 

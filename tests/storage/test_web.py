@@ -10,6 +10,7 @@ import pytest
 
 from jobs.errors import EditFailure, ErrorCode, RejectJob, RetryJob
 from jobs.settings import load_settings
+from storage.settings import StorageSettings
 from storage.web import Web
 from tests.jobs.certificates import self_signed
 from tests.servers.http import Answer, HttpServer
@@ -23,14 +24,16 @@ SOON = 0.3
 
 @pytest.fixture
 def web() -> Iterator[Web]:
-    web = Web(load_settings(private_hosts=("127.0.0.1",), max_input_bytes=LIMIT))
+    web = Web(load_settings(StorageSettings, private_hosts=("127.0.0.1",), max_input_bytes=LIMIT))
     yield web
     web.close()
 
 
 @pytest.fixture
 def impatient_web() -> Iterator[Web]:
-    web = Web(load_settings(private_hosts=("127.0.0.1",), max_input_bytes=LIMIT), download_seconds=SOON)
+    web = Web(
+        load_settings(StorageSettings, private_hosts=("127.0.0.1",), max_input_bytes=LIMIT), download_seconds=SOON
+    )
     yield web
     web.close()
 
@@ -80,7 +83,7 @@ def test_a_server_is_asked_for_no_compression_and_sees_no_cookies_of_others(http
 
 def test_proxies_of_the_environment_are_not_used(http_server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    web = Web(load_settings(private_hosts=("127.0.0.1",)))
+    web = Web(load_settings(StorageSettings, private_hosts=("127.0.0.1",)))
 
     assert web.read(http_server.serve_file("/cat.png", b"a cat")) == b"a cat"
     web.close()
@@ -305,7 +308,7 @@ def test_a_redirect_to_nonsense_is_rejected(http_server: HttpServer, web: Web) -
 def test_a_redirect_from_https_to_http_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     certificate, trusted = self_signed("localhost", tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
-    web = Web(load_settings(private_hosts=("localhost",)))
+    web = Web(load_settings(StorageSettings, private_hosts=("localhost",)))
     moved = sends(b"HTTP/1.1 302 Found\r\nLocation: http://localhost/cat.png\r\nContent-Length: 0\r\n\r\n")
 
     with raw_server(moved, certificate) as port, pytest.raises(RejectJob, match="redirects from https to http"):

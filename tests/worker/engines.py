@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from jobs.settings import Settings
+from worker.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ import pytest
 import redis
 from standardwebhooks import WebhookVerificationError
 
-from jobs.ledger.ledger import Ledger
-from jobs.ledger.outbox import Outbox
+from jobs.ledger import Ledger, Outbox
 from jobs.schema import EditJob
 from jobs.settings import load_settings
-from storage.addresses import guarded_client
+from storage.guarded_http import guarded_client
 from tests.clock import ManualClock
 from tests.servers.http import Answer, HttpServer, Request
 from tests.waiting import eventually
 from worker.callbacks import DELAYS_SECONDS, HOUR, PARALLEL, CallbackSender, Reply, judge
+from worker.settings import Settings
 
 OLD = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 NEW = "whsec_c2VjcmV0IG9mIHRoZSBuZXh0IHF1YXJ0ZXI="
@@ -43,7 +43,9 @@ def end_job(ledger: Ledger, job_id: str, url: str) -> str:
 def sending(
     ledger: Ledger, secrets: str = OLD, timeout_seconds: float = 5, hosts: tuple[str, ...] = ("127.0.0.1",)
 ) -> Iterator[CallbackSender]:
-    settings = load_settings(callback_secret=secrets, private_hosts=hosts, callback_timeout_seconds=timeout_seconds)
+    settings = load_settings(
+        Settings, callback_secret=secrets, private_hosts=hosts, callback_timeout_seconds=timeout_seconds
+    )
     sender = CallbackSender(settings, ledger, guarded_client(settings, timeout_seconds), middle)
     try:
         yield sender

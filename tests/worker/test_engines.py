@@ -9,13 +9,14 @@ from jobs.settings import load_settings
 from kontext import BudgetError, Kontext
 from kontext.offload.memory import Resident, Streamed
 from worker.engines import load_engine
+from worker.settings import Settings
 
 
 def engine(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Kontext:
     """The engine of the bundled model under DG_FLUX_KONTEXT_* variables."""
     for name, value in {"DEVICE": "cpu", **variables}.items():
         monkeypatch.setenv(f"DG_FLUX_KONTEXT_{name}", value)
-    loaded = load_engine(load_settings())
+    loaded = load_engine(load_settings(Settings))
     assert isinstance(loaded, Kontext)
     return loaded
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs.errors import AbortJob, Cancelled, ErrorCode, HandBack, LeaseLost, RejectJob
-from jobs.ledger.ledger import Claim, Ledger
-from jobs.ledger.record import Progress
+from jobs.ledger import Claim, Ledger, Progress
 from jobs.schema import EditJob
 from tests.clock import ManualClock
 from worker.leases import LeaseKeeper, Run

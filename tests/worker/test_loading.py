@@ -11,6 +11,7 @@ from jobs.settings import load_settings
 from worker.edit_worker import EditWorker
 from worker.health import read_health
 from worker.loading import LoadProgress
+from worker.settings import Settings
 
 TOTAL = 33_700_000_000
 
@@ -77,7 +78,7 @@ def test_the_health_file_of_a_loading_worker_tells_how_far_it_is(
 ) -> None:
     monkeypatch.setenv("DG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("DG_FLUX_KONTEXT_DEVICE", "cpu")
-    worker = EditWorker(load_settings())
+    worker = EditWorker(load_settings(Settings))
     worker.loading.report(TOTAL // 4, TOTAL)
 
     worker.write_health()

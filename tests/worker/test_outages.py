@@ -8,14 +8,15 @@ from typing import Any, cast
 import pytest
 
 from jobs.errors import EditFailure, ErrorCode, Outage, RejectJob, RetryJob, StopWorker
-from jobs.ledger.ledger import Claim, Ledger
+from jobs.ledger import Claim, Ledger
 from jobs.queue import EditQueue, make_app
 from jobs.schema import EditJob, JobState
-from jobs.settings import Settings, load_settings
+from jobs.settings import load_settings
 from tests.clock import ManualClock
 from tests.servers.redis import RedisServer
 from worker.leases import Run
 from worker.run_edit import Services, pause_before_next_run, settle_failure
+from worker.settings import Settings
 
 STORE_AWAY = Outage(ErrorCode.OUTPUT_UNAVAILABLE, "HTTP 503")
 MINUTE = 60.0
@@ -49,7 +50,7 @@ def submit(ledger: Ledger) -> None:
 def test_a_store_that_is_away_for_five_minutes_costs_no_attempt(
     ledger: Ledger, clock: ManualClock, redis_server: RedisServer
 ) -> None:
-    doing = services(ledger, load_settings(broker_url=redis_server.url))
+    doing = services(ledger, load_settings(Settings, broker_url=redis_server.url))
     submit(ledger)
     fail_until(ledger, clock, doing, STORE_AWAY, clock.last_us + int(5 * MINUTE * 1e6))
     clock.advance(2 * MINUTE)
@@ -66,7 +67,7 @@ def test_a_store_that_is_away_for_five_minutes_costs_no_attempt(
 def test_a_store_that_never_comes_back_fails_the_job_after_ten_minutes(
     ledger: Ledger, clock: ManualClock, redis_server: RedisServer
 ) -> None:
-    doing = services(ledger, load_settings(broker_url=redis_server.url))
+    doing = services(ledger, load_settings(Settings, broker_url=redis_server.url))
     submit(ledger)
     began_us = clock.last_us
 
@@ -81,7 +82,7 @@ def test_a_store_that_never_comes_back_fails_the_job_after_ten_minutes(
 
 
 def test_pauses_double_up_to_a_minute_until_patience_is_used_up() -> None:
-    settings = load_settings(outage_seconds=190)
+    settings = load_settings(Settings, outage_seconds=190)
 
     pauses = [pause_before_next_run(STORE_AWAY, claim(outages), settings) for outages in range(9)]
 
@@ -90,7 +91,7 @@ def test_pauses_double_up_to_a_minute_until_patience_is_used_up() -> None:
 
 
 def test_patience_of_zero_fails_a_job_at_its_first_outage() -> None:
-    assert pause_before_next_run(STORE_AWAY, claim(), load_settings(outage_seconds=0)) is None
+    assert pause_before_next_run(STORE_AWAY, claim(), load_settings(Settings, outage_seconds=0)) is None
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,6 @@ def test_patience_of_zero_fails_a_job_at_its_first_outage() -> None:
 def test_what_is_not_an_outage_has_its_few_attempts_whatever_outages_there_were(
     failure: EditFailure, pauses: list[float | None]
 ) -> None:
-    settings = load_settings()
+    settings = load_settings(Settings)
 
     assert [pause_before_next_run(failure, claim(20, attempt), settings) for attempt in (1, 2, 3)] == pauses

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import pytest
 import redis
 
-from jobs.ledger.ledger import Claim, Ledger
-from jobs.ledger.outbox import Outbox
+from jobs.ledger import Claim, Ledger, Outbox
 from jobs.queue import QUEUE, EditQueue, make_app, next_messages
 from jobs.schema import EditJob
 from tests.clock import ManualClock

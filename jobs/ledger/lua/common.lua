@@ -10,7 +10,7 @@
 --   batch:{name}    hash   jobs per state            batch:{name}:jobs   zset   id -> place in the batch
 --   outbox          zset   webhook id -> when to try  callback:{id}      hash   job, event, state, attempts, last error
 --   dropped         zset   webhook id -> when it was given up
---   turn            the moment of the last reconciler's turn
+--   turn            timestamp of the last reconciler's turn
 
 local prefix = KEYS[1]
 local now = tonumber(ARGV[1])

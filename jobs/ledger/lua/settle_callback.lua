@@ -1,5 +1,5 @@
 -- Note how an attempt at a callback went. ARGV: webhook id, 'delivered' | 'pending' | 'dropped', delay until the next
--- attempt in microseconds, what the receiver said.
+-- attempt in microseconds, the receiver's answer.
 local webhook, verdict, delay_us, said = ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
 local entry = key('callback', webhook)
 local id = redis.call('HGET', entry, 'job')

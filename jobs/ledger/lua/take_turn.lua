@@ -1,7 +1,7 @@
 -- Give one reconciler the turn. ARGV: microseconds between two turns. Returns {1, time}, or {0, time} when the last turn
 -- was just now.
 --
--- Moments in the ledger are by the clock of Redis. If somebody has set it back, all that is due lies too far ahead: the
+-- Timestamps in the ledger are by the clock of Redis. If somebody has set it back, all that is due lies too far ahead: the
 -- first turn that finds itself before something that has happened moves it back by as much. Linear in what waits, once
 -- per such event.
 local pause_us = tonumber(ARGV[3])

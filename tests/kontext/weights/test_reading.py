@@ -17,9 +17,8 @@ from kontext.offload.copies import ThreadCopies
 from kontext.pipeline import Kontext
 from kontext.weights import reading
 from kontext.weights.reading import Reader
-from tests.kontext.golden import MODEL
+from tests.kontext.golden import MODEL, PICTURE
 from tests.kontext.models import copy_model
-from tests.kontext.offload.test_streaming import PICTURE
 
 CPU = torch.device("cpu")
 MODEL_BYTES = sum(

@@ -15,17 +15,24 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from jobs.errors import ErrorCode
-from jobs.ledger.ledger import Claim, Ledger
+from jobs.ledger import Claim, Ledger
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
 from jobs.schema import ErrorInfo, JobState, Outcome
-from jobs.settings import Settings, load_settings
+from jobs.settings import BrokerSettings, load_settings
 
 POLL_SECONDS = 0.01
 
 
+class Settings(BrokerSettings):
+    """What this stand-in needs of the worker's variables; the package of that name is not the real one here."""
+
+    worker_name: str = "stand-in"
+    lease_seconds: float = 30
+
+
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    settings = load_settings()
+    settings = load_settings(Settings)
     if "STANDIN_BROKEN" in os.environ:
         sys.exit("no model at /models/kontext: give its folder in DG_FLUX_KONTEXT_MODEL")
     ledger = Ledger.from_settings(settings)

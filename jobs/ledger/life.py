@@ -1,0 +1,183 @@
+"""The life of a job, from its submission to its end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal, cast
+from uuid import uuid4
+
+from jobs.errors import ErrorCode, JobNotFound, RejectJob
+from jobs.ledger.reading import JobReading
+from jobs.ledger.record import CANCELLED, Progress
+from jobs.ledger.scripts import MICROSECONDS, PIPELINE_LENGTH, chunks
+from jobs.schema import EditJob, JobState, Outcome, parse_job, salvage_job
+
+Lease = Literal["held", "cancel", "lost"]
+Requeued = Literal["queued", "delayed", "cancelled", "lost"]
+Spent = Literal["attempt", "outage", "nothing"]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """The ledger's answer to one submitted job.
+
+    `conflict`: the id belongs to a job that asks for something else. `full`: the queue has reached its bound.
+    """
+
+    job_id: str
+    verdict: Literal["created", "exists", "conflict", "full"]
+    detail: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A lease on one job; its token proves that this worker may run and end it.
+
+    `outages` counts the runs so far that ended because a store or a host was unavailable.
+    """
+
+    job_id: str
+    token: str
+    attempt: int
+    outages: int
+    queued_seconds: float
+    job_json: str
+
+    @cached_property
+    def job(self) -> EditJob:
+        """The job, parsed.
+
+        Raises:
+            RejectJob: a Celery client sent something that is not a job.
+        """
+        return parse_job(json.loads(self.job_json))
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The reason why a job could not be claimed: its state, `delayed`, or `unknown`."""
+
+    reason: str
+
+
+class JobLife(JobReading):
+    """Moves jobs from state to state, one script for each arrow of the drawing in `jobs/ledger/ledger.py`."""
+
+    def submit(self, jobs: Iterable[EditJob], output_root: str, max_queued: int = 0) -> Iterator[Submission]:
+        """Accept jobs, each at most once; the caller then sends the messages of those that were created.
+
+        Args:
+            output_root: URI of the folder for jobs that name no output.
+            max_queued: refuse when this many jobs wait; 0 means no bound.
+        Yields:
+            One submission per job, in order, after each pipeline of `PIPELINE_LENGTH` jobs.
+        """
+        for chunk in chunks(jobs, PIPELINE_LENGTH):
+            rows = [
+                _submit_arguments(job, job.model_dump_json(), job.completed(output_root).model_dump_json(), max_queued)
+                for job in chunk
+            ]
+            for job, (verdict, detail) in zip(chunk, self.scripts.run_many("submit", rows), strict=True):
+                yield Submission(job.id, verdict, detail)
+
+    def adopt(self, job_id: str, raw: Any, output_root: str) -> Submission:
+        """Accept the job in a message from a plain Celery client, even an invalid one.
+
+        An invalid job fails when it is claimed, and is reported like any other failure.
+        """
+        try:
+            return next(self.submit([parse_job(raw)], output_root))
+        except RejectJob:
+            as_sent = json.dumps(raw)
+            verdict, detail = self.scripts.run(
+                "submit", *_submit_arguments(salvage_job(raw, job_id), as_sent, as_sent, 0)
+            )
+            return Submission(job_id, verdict, detail)
+
+    def claim(self, job_id: str, worker: str, lease_seconds: float, token: str | None = None) -> Claim | Refusal:
+        """Take a queued job for one run, which counts as an attempt."""
+        token = token or uuid4().hex
+        answer = self.scripts.run("claim", job_id, worker, token, int(lease_seconds * MICROSECONDS))
+        if not answer or answer[0] != "claimed":
+            return Refusal(answer[0] if answer else "unknown")
+        _, job, attempts, outages, queued_at, now = answer
+        waited = max(0, int(now) - int(queued_at)) / MICROSECONDS  # the clock may have been set back
+        return Claim(job_id, token, int(attempts), int(outages), waited, job)
+
+    def renew(self, job_id: str, token: str, lease_seconds: float, progress: Progress | None = None) -> Lease:
+        """Extend the lease and record the progress; `cancel` means held, but the user wants the job to end."""
+        progress_json = json.dumps(asdict(progress)) if progress else ""
+        lease_us = int(lease_seconds * MICROSECONDS)
+        return cast(Lease, self.scripts.run("renew", job_id, token, lease_us, progress_json))
+
+    def finish(self, job_id: str, token: str, state: JobState, outcome: Outcome) -> JobState | None:
+        """Give a running job its terminal state and, in the same change, its callback.
+
+        Returns:
+            The state that the job now has: an earlier cancel wins. None when the lease is lost.
+        """
+        reason = outcome.error.code if outcome.error else state
+        ended = self.scripts.run("finish", job_id, token, state, outcome.model_dump_json(), reason, CANCELLED)
+        return JobState(ended) if ended else None
+
+    def requeue(
+        self, job_id: str, token: str, reason: str, delay_seconds: float = 0, spent: Spent = "attempt"
+    ) -> Requeued:
+        """Put a running job back, or end it if its cancel was requested; after `queued` the caller sends its message.
+
+        Args:
+            delay_seconds: back-off before the job may run again.
+            spent: the run's cost: an attempt, a part of the time allowed for outages, or nothing when a worker drains.
+        """
+        delay_us = int(delay_seconds * MICROSECONDS)
+        return cast(Requeued, self.scripts.run("requeue", job_id, token, delay_us, spent, reason, CANCELLED))
+
+    def cancel(self, job_id: str) -> JobState:
+        """Cancel a job and return its previous state.
+
+        A queued job ends at once, a running one within a step; an ended one stays as it is.
+
+        Raises:
+            JobNotFound: no such job.
+        """
+        state = self.scripts.run("cancel", job_id, CANCELLED)
+        if not state:
+            raise JobNotFound(f"no job {job_id!r} in the ledger")
+        return JobState(state)
+
+    def retry(self, job_id: str) -> JobState:
+        """Queue a failed or cancelled job again and return its previous state; any other job stays as it is.
+
+        Its attempts start at 0; its history is kept. The caller sends the message of a job that was queued again.
+
+        Raises:
+            JobNotFound: no such job.
+        """
+        answer = self.scripts.run("retry", job_id)
+        if not answer:
+            raise JobNotFound(f"no job {job_id!r} in the ledger")
+        return JobState(answer[0])
+
+    def retry_batch(self, batch: str, codes: Collection[ErrorCode] = ()) -> Iterator[list[str]]:
+        """Queue a batch's failed jobs again, page by page; the caller sends the messages of each page.
+
+        Args:
+            codes: only jobs with one of these errors; empty: every failed job, but no cancelled one.
+        Raises:
+            JobNotFound: no such batch.
+        """
+        self.batch_counts(batch)
+        wanted = codes or set(ErrorCode) - {ErrorCode.CANCELLED}
+        for page in chunks(self.batch_job_ids(batch), PIPELINE_LENGTH):
+            answers = self.scripts.run_many("retry", ([job_id, *wanted] for job_id in page))
+            yield [job_id for job_id, answer in zip(page, answers, strict=True) if answer and answer[1]]
+
+
+def _submit_arguments(job: EditJob, asked: str, completed: str, max_queued: int) -> list[str | int]:
+    digest = hashlib.blake2b(asked.encode(), digest_size=16).hexdigest()
+    events = ",".join(job.callback.events) if job.callback else ""
+    return [job.id, completed, digest, job.batch or "", events, max_queued]

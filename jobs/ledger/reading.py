@@ -1,0 +1,80 @@
+"""Reading of jobs, batches and the queue; nothing here changes a record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+from jobs.connection import redis_errors
+from jobs.errors import JobNotFound
+from jobs.ledger.record import JobRecord, parse_record
+from jobs.ledger.scripts import PIPELINE_LENGTH, Scripts
+from jobs.schema import JobState
+
+
+class JobReading:
+    """Reads the records of jobs and the indexes over them."""
+
+    def __init__(self, scripts: Scripts) -> None:
+        self.scripts = scripts
+
+    def get(self, job_id: str) -> JobRecord:
+        """Read one job.
+
+        Raises:
+            JobNotFound: no such job.
+        """
+        record = self.get_many([job_id])[0]
+        if record is None:
+            raise JobNotFound(f"no job {job_id!r} in the ledger")
+        return record
+
+    def get_many(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
+        """Read jobs in one round trip; None for each id that is unknown."""
+        with redis_errors(self.scripts.redis), self.scripts.redis.pipeline(transaction=False) as pipeline:
+            for job_id in job_ids:
+                pipeline.hgetall(self.scripts.key("job", job_id))
+            found = zip(job_ids, pipeline.execute(), strict=True)
+        return [parse_record(job_id, fields) if "job" in fields else None for job_id, fields in found]
+
+    def position(self, job_id: str) -> int | None:
+        """Number of jobs that will be taken before this one; None when it is not queued."""
+        with redis_errors(self.scripts.redis):
+            return cast("int | None", self.scripts.redis.zrank(self.scripts.key("queued"), job_id))
+
+    def batch_counts(self, batch: str) -> dict[JobState, int]:
+        """Count a batch's jobs by state.
+
+        Raises:
+            JobNotFound: no such batch.
+        """
+        with redis_errors(self.scripts.redis):
+            counts = self.scripts.redis.hgetall(self.scripts.key("batch", batch))
+        if not counts:
+            raise JobNotFound(f"no batch {batch!r} in the ledger")
+        return {state: int(counts.get(state, 0)) for state in JobState}
+
+    def batch_job_ids(self, batch: str) -> Iterator[str]:
+        """Ids of a batch's jobs in the order of their rows, read in pages."""
+        start = 0
+        while True:
+            with redis_errors(self.scripts.redis):
+                key = self.scripts.key("batch", batch, "jobs")
+                page = cast("list[str]", self.scripts.redis.zrange(key, start, start + PIPELINE_LENGTH - 1))
+            yield from page
+            if len(page) < PIPELINE_LENGTH:
+                return
+            start += PIPELINE_LENGTH
+
+    def waiting(self) -> int:
+        """Number of queued jobs, those in back-off included, which `DG_MAX_QUEUED` bounds."""
+        counts = self.queue_counts()
+        return counts["queued"] + counts["delayed"]
+
+    def queue_counts(self) -> dict[str, int]:
+        """Count the jobs that are `queued`, `delayed` (in back-off) and `running`, and the pending `callbacks`."""
+        with redis_errors(self.scripts.redis), self.scripts.redis.pipeline(transaction=False) as pipeline:
+            for name in ("queued", "delayed", "running", "outbox"):
+                pipeline.zcard(self.scripts.key(name))
+            queued, delayed, running, outbox = pipeline.execute()
+        return {"queued": queued, "delayed": delayed, "running": running, "callbacks": outbox}

@@ -1,0 +1,67 @@
+"""The ledger's own maintenance, for the reconciler: silent workers, back-off, lost messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from jobs.connection import redis_errors
+from jobs.errors import ErrorCode
+from jobs.ledger.record import CANCELLED, failure
+from jobs.ledger.scripts import MICROSECONDS, Scripts
+
+
+class Repairs:
+    """Finds the jobs that a worker or the queue has lost and brings them back."""
+
+    def __init__(self, scripts: Scripts) -> None:
+        self.scripts = scripts
+
+    def take_turn(self, pause_seconds: float) -> tuple[bool, int]:
+        """Ask for the next turn among all reconcilers.
+
+        Timestamps too far in the future are corrected: the clock of Redis was set back since the last turn.
+
+        Args:
+            pause_seconds: shortest time between two turns, whichever worker takes them.
+        Returns:
+            True when the turn is granted, and the ledger's time in microseconds.
+        """
+        is_granted, now = self.scripts.run("take_turn", int(pause_seconds * MICROSECONDS))
+        return bool(is_granted), int(now)
+
+    def expire(self, max_attempts: int, until_us: int = 0, limit: int = 1000) -> tuple[list[str], list[str]]:
+        """Take jobs from silent workers; returns the ids to send again and the ids that ended.
+
+        Args:
+            until_us: leases that ended later are left alone, which guards against a clock jump since the caller read
+                the time; 0: now.
+        """
+        exhausted = failure(
+            ErrorCode.WORKER_LOST, f"the worker died or went silent in each of {max_attempts} attempts", retryable=True
+        )
+        again, ended = self.scripts.run("expire", limit, max_attempts, exhausted, CANCELLED, until_us)
+        return again, ended
+
+    def promote(self, limit: int = 1000) -> list[str]:
+        """Move jobs whose back-off is over to the queue; returns the ids to send."""
+        return cast("list[str]", self.scripts.run("promote", limit))
+
+    def oldest_queued(self, limit: int, sent_before_us: float | None = None) -> list[str]:
+        """Ids of the queued jobs whose messages were sent first, up to a timestamp in microseconds."""
+        with redis_errors(self.scripts.redis):
+            before = "+inf" if sent_before_us is None else sent_before_us
+            return cast(
+                "list[str]", self.scripts.redis.zrangebyscore(self.scripts.key("queued"), "-inf", before, 0, limit)
+            )
+
+    def sent_at(self, job_ids: Sequence[str]) -> list[float | None]:
+        """Timestamp in microseconds of each job's last message; None for a job that is not queued."""
+        if not job_ids:
+            return []
+        with redis_errors(self.scripts.redis):
+            return self.scripts.redis.zmscore(self.scripts.key("queued"), list(job_ids))
+
+    def resend(self, job_ids: Sequence[str]) -> list[str]:
+        """Record that messages are about to be sent again; returns the ids of the jobs that are still queued."""
+        return cast("list[str]", self.scripts.run("resend", *job_ids)) if job_ids else []

@@ -1,0 +1,15 @@
+"""Named values and defaults of the engine's options, for the engine and for settings; needs no torch."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Attention = Literal["auto", "cudnn", "flash", "efficient", "math", "fa3", "fa2"]
+CpuKernels = Literal["auto", "reference", "fast"]
+Precision = Literal["bf16", "fp8"]
+
+CPU_KERNELS: tuple[str, ...] = get_args(CpuKernels)
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+DEFAULT_BUDGET_BYTES = 16 * 2**30
+DEFAULT_CACHE_BYTES = 256 * 2**20  # some 60 prompts of 512 tokens at 4 MB each, or 500 pictures

@@ -1,0 +1,20 @@
+"""Settings of what reads inputs and publishes outputs.
+
+S3 settings are boto3's own (`AWS_*`, `AWS_ENDPOINT_URL`) and do not appear here.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from jobs.settings import BrokerSettings, Bytes, Names, Paths
+
+
+class StorageSettings(BrokerSettings):
+    """The variables that say which files, buckets and hosts a job may touch, and how large an input may be."""
+
+    file_roots: Paths = Field((), description="folders that file:// may touch, separated by ':'")
+    buckets: Names = Field((), description="buckets that s3:// may touch, or *")
+    private_hosts: Names = Field((), description="private hosts or networks that http(s):// may reach")
+    max_input_bytes: Bytes = Field(64 * 2**20, description="largest input file")
+    max_input_pixels: int = Field(64_000_000, gt=0, description="largest input picture, width times height")

@@ -1,0 +1,105 @@
+"""Settings of the worker: defaults, spellings, secrets, and the report of a wrong value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from jobs.errors import SettingsError
+from jobs.settings import load_settings
+from kontext.attention_kernels import KERNELS
+from kontext.choices import Attention
+from worker.settings import Settings
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+def test_the_defaults_are_the_documented_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    settings = load_settings(Settings)
+
+    assert settings.broker_url == "redis://localhost:6379/0"
+    assert (settings.lease_seconds, settings.max_attempts) == (30, 3)
+    assert (settings.drain_seconds, settings.job_timeout_seconds) == (60, 900)
+    assert settings.flux_kontext_offload is False
+    assert settings.flux_kontext_max_sequence_length is None
+
+
+@pytest.mark.parametrize(("word", "value"), [("TRUE", True), ("1", True), ("on", True), ("no", False), ("Off", False)])
+def test_booleans_are_read_in_every_spelling(word: str, value: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DG_FLUX_KONTEXT_OFFLOAD", word)
+
+    assert load_settings(Settings).flux_kontext_offload is value
+
+
+@pytest.mark.parametrize(("word", "value"), [("auto", None), ("true", True), ("0", False)])
+def test_compiling_is_on_off_or_left_to_the_device(
+    word: str, value: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DG_FLUX_KONTEXT_COMPILE", word)
+
+    assert load_settings(Settings).flux_kontext_compile is value
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("DG_FLUX_KONTEXT_OFFLOAD", "ja", "DG_FLUX_KONTEXT_OFFLOAD='ja': expected true/1/yes/on or false/0/no/off"),
+        ("DG_FLUX_KONTEXT_MAX_SEQUENCE_LENGTH", "2000", "less than or equal to 1024"),
+        ("DG_FLUX_KONTEXT_PRECISION", "fp4", "'bf16' or 'fp8'"),
+        ("DG_FLUX_KONTEXT_KERNELS", "slow", "'auto', 'reference' or 'fast'"),
+        ("DG_LEASE_SECONDS", "soon", "DG_LEASE_SECONDS='soon': input should be a valid number"),
+        ("DG_LEASE_SECONDS", "0.3", "greater than or equal to 1"),
+        ("DG_JOB_TIMEOUT_SECONDS", "inf", "finite"),
+        ("DG_LOG_LEVEL", "verbose", "'DEBUG', 'INFO'"),
+        ("DG_BROKER_URL", "amqp://host", "expected redis://host:port/db"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_the_variable(
+    name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(SettingsError) as error:
+        load_settings(Settings)
+
+    assert str(error.value).startswith(name)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_attention_kernels_that_settings_accept_are_those_the_engine_has() -> None:
+    assert get_args(Attention) == ("auto", *KERNELS)
+
+
+def test_secrets_never_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DG_CALLBACK_SECRET", SECRET)
+    settings = load_settings(Settings)
+
+    assert settings.callback_secrets == (SECRET,)
+    assert SECRET not in repr(settings)
+
+    monkeypatch.setenv("DG_CALLBACK_SECRET", "hunter2")
+    with pytest.raises(SettingsError, match=r"^DG_CALLBACK_SECRET: expected whsec_") as error:
+        load_settings(Settings)
+    assert "hunter2" not in str(error.value)
+
+
+def test_several_secrets_are_for_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DG_CALLBACK_SECRET", f"{SECRET} whsec_{'A' * 32}")
+
+    assert len(load_settings(Settings).callback_secrets) == 2
+
+
+def test_empty_variables_of_the_worker_count_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DG_CALLBACK_SECRET", "DG_FLUX_KONTEXT_MODEL", "DG_FILE_ROOTS", "DG_LEASE_SECONDS"):
+        monkeypatch.setenv(name, "")
+
+    settings = load_settings(Settings)
+
+    assert settings.callback_secrets == ()
+    assert settings.flux_kontext_model is None
+    assert (settings.file_roots, settings.lease_seconds) == ((), 30)

@@ -1,0 +1,92 @@
+"""Every setting of the worker: its own, its storage's and the broker's."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from base64 import b64decode
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, field_validator
+
+from jobs.settings import Boolean, Bytes, BytesOrZero, Seconds, SecondsOrZero, Switch
+from kontext.choices import DEFAULT_BUDGET_BYTES, DEFAULT_CACHE_BYTES, Attention, CpuKernels, Precision
+from kontext.config import LONGEST_TEXT, SHORTEST_TEXT
+from storage.settings import StorageSettings
+
+
+class Settings(StorageSettings):
+    """Every `DG_*` variable, with its default; the field `lease_seconds` is `DG_LEASE_SECONDS`."""
+
+    flux_kontext_model: str | None = Field(None, description="model folder or hub id; default: the bundled tiny model")
+    flux_kontext_engine: str = Field("native", description="native, official, or module:callable")
+    flux_kontext_device: str = Field("auto", description="auto, cuda, cuda:N, mps or cpu")
+    flux_kontext_offload: Boolean = Field(False, description="stream weights to the device within a budget")
+    flux_kontext_vram_budget: Bytes = Field(
+        DEFAULT_BUDGET_BYTES, description="with offload: most of the device's memory to use"
+    )
+    flux_kontext_cache_bytes: BytesOrZero = Field(
+        DEFAULT_CACHE_BYTES, description="host memory for prompts and pictures encoded before; 0: none"
+    )
+    flux_kontext_compile: Switch = Field(None, description="compile transformer and autoencoder; default auto: on CUDA")
+    flux_kontext_attention: Attention = Field("auto", description="attention kernel; auto measures them once on CUDA")
+    flux_kontext_kernels: CpuKernels = Field(
+        "auto", description="on a CPU: fast ones also for bfloat16, or the reference's also for float32"
+    )
+    flux_kontext_precision: Precision = Field("bf16", description="fp8: faster linears, not exact")
+    flux_kontext_max_sequence_length: int | None = Field(
+        None,
+        ge=SHORTEST_TEXT,
+        le=LONGEST_TEXT,
+        description=f"T5 tokens ({SHORTEST_TEXT} to {LONGEST_TEXT}); default: the model's, else 512",
+    )
+
+    lease_seconds: float = Field(
+        30, ge=1, allow_inf_nan=False, description="a silent worker's job runs again after this"
+    )
+    max_attempts: int = Field(3, ge=1, description="runs of one job before it fails")
+    outage_seconds: SecondsOrZero = Field(
+        600, description="how long a job waits in all for stores and hosts that are away"
+    )
+    job_timeout_seconds: Seconds = Field(900, description="longest run of one job")
+    drain_seconds: float = Field(60, ge=0, description="time a running job gets at SIGTERM before it is handed back")
+    stall_seconds: Seconds = Field(300, description="a step longer than this means a hung device: the worker exits")
+
+    callback_secret: SecretStr | None = Field(
+        None, repr=False, description="whsec_...; several, separated by blanks, to rotate"
+    )
+    callback_timeout_seconds: Seconds = Field(20, description="time for one callback request")
+
+    worker_name: str = Field(
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", description="shown in status"
+    )
+    worker_threads: int = Field(3, ge=1, description="jobs in flight: one samples while others download and upload")
+    runtime_dir: Path = Field(
+        default_factory=lambda: Path(tempfile.gettempdir()) / f"kontext-edits-{os.getuid()}",
+        description="where a worker leaves its health file",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="how much is logged")
+
+    @field_validator("callback_secret")
+    @classmethod
+    def _secrets_are_standard_webhooks_secrets(cls, value: SecretStr | None) -> SecretStr | None:
+        for secret in value.get_secret_value().split() if value else ():
+            if not _is_webhook_secret(secret):
+                raise ValueError(
+                    "expected whsec_ followed by base64; make one with: echo whsec_$(openssl rand -base64 24)"
+                )
+        return value
+
+    @property
+    def callback_secrets(self) -> tuple[str, ...]:
+        """The signing secrets, newest first; empty when callbacks are unsigned."""
+        return tuple(self.callback_secret.get_secret_value().split()) if self.callback_secret else ()
+
+
+def _is_webhook_secret(secret: str) -> bool:
+    try:
+        return secret.startswith("whsec_") and len(b64decode(secret.removeprefix("whsec_"), validate=True)) >= 12
+    except ValueError:
+        return False
