@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from PIL import Image
 
 from jobs.settings import Settings
+from kontext import Edited, EditRequest
 
 STEPS_PER_SECOND = 4.0
 """As the real model has it on a fast GPU; jobs choose their length by their number of steps."""
-
-
-@dataclass(frozen=True)
-class Painted:
-    image: Image.Image
-    timings: dict[str, float] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
 
 
 class StandinEngine:
@@ -42,22 +32,14 @@ class StandinEngine:
     def spare_memory(self) -> AbstractContextManager[object]:
         return nullcontext()
 
-    def run(
-        self,
-        images: Sequence[Image.Image],
-        prompt: str,
-        *,
-        num_inference_steps: int,
-        on_step: Callable[[int, int], None],
-        **_: Any,
-    ) -> Painted:
+    def run(self, request: EditRequest, on_step: Callable[[int, int], None]) -> Edited:
         began_at = time.time()
-        for step in range(1, num_inference_steps + 1):
+        for step in range(1, request.num_inference_steps + 1):
             time.sleep(max(0.0, began_at + step * self._seconds_per_step - time.time()))
-            on_step(step, num_inference_steps)
+            on_step(step, request.num_inference_steps)
         with self._turns.open("a") as file:
             file.write(f"{began_at:.6f} {time.time():.6f}\n")
-        return Painted(images[0])
+        return Edited(request.images[0], request.seed, {})
 
 
 def load(settings: Settings) -> StandinEngine:

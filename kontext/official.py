@@ -36,8 +36,7 @@ from kontext.offload.memory import DEFAULT_BUDGET_BYTES, Memory, Resident, Strea
 from kontext.offload.pieces import Stage
 from kontext.offload.workload import autoencoder_stages, block_inputs, text_stages, whole_blocks_stage
 from kontext.pipeline import Encoded, Kontext
-from kontext.request import EditRequest
-from kontext.sampling import OnStep
+from kontext.request import EditRequest, OnStep
 from kontext.text import TextEncoder, load_clip, load_t5
 from kontext.weights.checkpoint import build_on_meta, fingerprint, load_weights
 from kontext.weights.layout import ModelFiles, find_model
@@ -225,7 +224,7 @@ class OfficialKontext(Kontext):
     def encode(self, request: EditRequest) -> Encoded:
         txt, pooled = self._encode_prompt(request.prompt)
         with self.memory.on_device(self.networks.autoencoder.encoder):
-            prepared = [self._prepare(picture, txt, pooled, request) for picture in request.pictures]
+            prepared = [self._prepare(picture, txt, pooled, request) for picture in request.images]
         for index, (inputs, _, _) in enumerate(prepared):
             inputs["img_cond_seq_ids"][..., 0] = 1 + index  # theirs takes one picture and writes 1
         _, height, width = prepared[0]

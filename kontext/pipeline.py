@@ -26,21 +26,10 @@ from kontext.offload.memory import Memory, Streamed, Workload
 from kontext.offload.pieces import Stage
 from kontext.offload.workload import autoencoder_stages, block_inputs, text_stages, transformer_stage, working_bytes
 from kontext.progress import report_steps
-from kontext.request import EditRequest, edit_request
-from kontext.sampling import OnStep
+from kontext.request import Edited, EditRequest, OnStep, random_seed
 from kontext.weights.reading import Fill, fill_now
 
 Images = Image.Image | Sequence[Image.Image]
-
-
-@dataclass(frozen=True)
-class Edited:
-    """An edit's picture and how it came about."""
-
-    image: Image.Image
-    seed: int
-    timings: dict[str, float]  # seconds of "encode", "sample", "decode"
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,41 +97,48 @@ class Kontext:
         height: int | None = None,
         on_step: OnStep | None = None,
     ) -> Image.Image:
-        """Edit a picture as the prompt says; the arguments are those of `run`."""
-        request = edit_request(images, prompt, num_inference_steps, guidance_scale, seed, width, height)
-        return self._answer(request, on_step).image
-
-    def run(
-        self,
-        images: Images,
-        prompt: str,
-        *,
-        num_inference_steps: int = 30,
-        guidance_scale: float = 2.5,
-        seed: int | None = None,
-        width: int | None = None,
-        height: int | None = None,
-        on_step: OnStep | None = None,
-    ) -> Edited:
-        """Edit a picture as the prompt says, and tell how it went.
+        """Edit an image as the prompt says.
 
         Args:
-            images: one picture, or 1 to 4 of which the first sets the size.
+            images: one, or 1 to 4 of which the first sets the size.
             prompt: the instruction.
-            seed: of the starting noise; drawn at random, and recorded, when None.
+            seed: of the starting noise; drawn at random when None.
             width, height: pixels of the output; each one that is None follows from the preferred resolution of the
-                first picture.
+                first image.
             on_step: called with (steps done, total) after each step. What it raises ends the edit and is passed on; the
                 model stays usable.
         Raises:
             RequestError: a value cannot work.
         """
-        request = edit_request(images, prompt, num_inference_steps, guidance_scale, seed, width, height)
-        return self._answer(request, on_step)
+        request = EditRequest(
+            (images,) if isinstance(images, Image.Image) else tuple(images),
+            prompt,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            seed=random_seed() if seed is None else seed,
+            width=width,
+            height=height,
+        )
+        return self.run(request, on_step).image
+
+    @torch.inference_mode()
+    def run(self, request: EditRequest, on_step: OnStep | None = None) -> Edited:
+        """Edit as requested and report how it went; `on_step` is that of `edit`."""
+        timings: dict[str, float] = {}
+        with self._timed(timings, "encode"):
+            encoded = self.encode(request)
+        with self._timed(timings, "sample"):
+            latents = self.sample(encoded, request, on_step)
+        with self._timed(timings, "decode"):
+            image = tensor_to_image(self.decode(latents))
+        if self.image_options.crop_to_asked_size:
+            image = crop_to_size(image, encoded.size)
+        return Edited(image, request.seed, timings, self._warnings(request.prompt))
 
     def warm_up(self) -> None:
         """Do one edit of one step, so that the first real one does not pay for what happens only once."""
-        self.run(Image.new("RGB", self.config.preferred_resolutions[0]), "warm up", num_inference_steps=1, seed=0)
+        image = Image.new("RGB", self.config.preferred_resolutions[0])
+        self.run(EditRequest((image,), "warm up", num_inference_steps=1, seed=0))
 
     @torch.inference_mode()
     def compile_ahead(self) -> None:
@@ -152,7 +148,7 @@ class Kontext:
         """
         size = self.config.preferred_resolutions[0]
         blank = Image.new("RGB", size)
-        request = edit_request(blank, "", num_inference_steps=1, guidance_scale=1.0, seed=0, width=None, height=None)
+        request = EditRequest((blank,), "", num_inference_steps=1, seed=0)
         sizes = self.config.transformer
         references = self._encode_picture(blank, size)
         encoded = Encoded(
@@ -209,22 +205,9 @@ class Kontext:
 
         return run
 
-    @torch.inference_mode()
-    def _answer(self, request: EditRequest, on_step: OnStep | None) -> Edited:
-        timings: dict[str, float] = {}
-        with self._timed(timings, "encode"):
-            encoded = self.encode(request)
-        with self._timed(timings, "sample"):
-            latents = self.sample(encoded, request, on_step)
-        with self._timed(timings, "decode"):
-            image = tensor_to_image(self.decode(latents))
-        if self.image_options.crop_to_asked_size:
-            image = crop_to_size(image, encoded.size)
-        return Edited(image, request.seed, timings, self._warnings(request.prompt))
-
     def encode(self, request: EditRequest) -> Encoded:
         """Take a request through T5, CLIP and the autoencoder's encoder."""
-        pictures = [to_rgb(picture, self.image_options) for picture in request.pictures]
+        pictures = [to_rgb(picture, self.image_options) for picture in request.images]
         sizes = [sampling.preferred_size(*picture.size, self.config.preferred_resolutions) for picture in pictures]
         txt, pooled = self.cache.recall(
             prompt_key(request.prompt), self.memory.device, lambda: self._encode_prompt(request.prompt)

@@ -1,28 +1,28 @@
-"""What the worker asks of an engine, and how the one named in the settings is made."""
+"""The interface of an engine, the request that a job becomes, and the engine that the settings name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
+
+from PIL.Image import Image
 
 from jobs.errors import SettingsError
+from jobs.schema import EditJob, EditParams
 from jobs.settings import Settings
+from kontext import Edited, EditRequest
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+SAMPLING_PARAMETERS = tuple(field.name for field in fields(EditRequest) if field.name in EditParams.model_fields)
+"""Parameters of a job that the engine takes, under the one name that both sides give them."""
 
 
-class EditedPicture(Protocol):
-    """What an engine returns: the picture, seconds per stage (`encode`, `sample`, `decode`), and warnings."""
-
-    @property
-    def image(self) -> Image: ...
-    @property
-    def timings(self) -> dict[str, float]: ...
-    @property
-    def warnings(self) -> tuple[str, ...]: ...
+def edit_request(job: EditJob, images: Sequence[Image]) -> EditRequest:
+    """Build the engine's request for a job; a parameter that the job leaves open has the request's default."""
+    given = {name: getattr(job.params, name) for name in SAMPLING_PARAMETERS}
+    return EditRequest(tuple(images), job.prompt, **{name: value for name, value in given.items() if value is not None})
 
 
 class Engine(Protocol):
@@ -41,18 +41,7 @@ class Engine(Protocol):
     @property
     def device(self) -> str: ...
 
-    def run(
-        self,
-        images: Sequence[Image],
-        prompt: str,
-        *,
-        num_inference_steps: int,
-        guidance_scale: float,
-        seed: int | None,
-        width: int | None,
-        height: int | None,
-        on_step: Callable[[int, int], None],
-    ) -> EditedPicture: ...
+    def run(self, request: EditRequest, on_step: Callable[[int, int], None]) -> Edited: ...
 
     def warm_up(self) -> None: ...
 

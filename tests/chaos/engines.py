@@ -12,7 +12,8 @@ import re
 import resource
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from random import Random
@@ -23,8 +24,9 @@ from PIL import Image
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.outbox import Outbox
 from jobs.settings import Settings
+from kontext import Edited, EditRequest
 from storage import Storage
-from tests.worker.engines import Painted, PromptedEngine, TimedEngine
+from tests.worker.engines import PromptedEngine, TimedEngine
 from worker import callbacks
 from worker.engines import Engine, load_engine
 from worker.leases import Run
@@ -52,14 +54,14 @@ class ChaosEngine(PromptedEngine):
         if prompt in GREEDY:
             GREEDY[prompt]()
 
-    def run(self, images: Sequence[Image.Image], prompt: str, **options: Any) -> Painted:
-        painted = super().run(images, prompt, **options)
-        if prompt != "noise":
-            return painted
-        width, height = painted.image.size
-        noise = Image.frombytes("RGB", (width, height), Random(options["seed"]).randbytes(width * height * 3))
-        noise.paste(painted.image.crop((0, 0, 1, 1)), (width - 1, height - 1))
-        return Painted(noise)
+    def run(self, request: EditRequest, on_step: Callable[[int, int], None]) -> Edited:
+        edited = super().run(request, on_step)
+        if request.prompt != "noise":
+            return edited
+        width, height = edited.image.size
+        noise = Image.frombytes("RGB", (width, height), Random(request.seed).randbytes(width * height * 3))
+        noise.paste(edited.image.crop((0, 0, 1, 1)), (width - 1, height - 1))
+        return replace(edited, image=noise)
 
 
 def take_memory() -> None:

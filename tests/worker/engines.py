@@ -9,20 +9,13 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
 
 from PIL import Image
 
 from jobs.settings import Settings
-
-
-@dataclass(frozen=True)
-class Painted:
-    image: Image.Image
-    timings: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "sample": 0.0, "decode": 0.0})
-    warnings: tuple[str, ...] = ()
+from kontext import Edited, EditRequest
 
 
 class TimedEngine:
@@ -42,24 +35,14 @@ class TimedEngine:
     def spare_memory(self) -> AbstractContextManager[object]:
         return nullcontext()
 
-    def run(
-        self,
-        images: Sequence[Image.Image],
-        prompt: str,
-        *,
-        num_inference_steps: int,
-        guidance_scale: float,
-        seed: int | None,
-        width: int | None,
-        height: int | None,
-        on_step: Callable[[int, int], None],
-    ) -> Painted:
-        for step in range(1, num_inference_steps + 1):
-            self.step(prompt)
-            on_step(step, num_inference_steps)
-        size = (width or images[0].width, height or images[0].height)
-        colour = ((seed or 0) % 256, (seed or 0) // 256 % 256, 0)
-        return Painted(Image.new("RGB", size, colour))
+    def run(self, request: EditRequest, on_step: Callable[[int, int], None]) -> Edited:
+        for step in range(1, request.num_inference_steps + 1):
+            self.step(request.prompt)
+            on_step(step, request.num_inference_steps)
+        size = (request.width or request.images[0].width, request.height or request.images[0].height)
+        colour = (request.seed % 256, request.seed // 256 % 256, 0)
+        timings = {"encode": 0.0, "sample": 0.0, "decode": 0.0}
+        return Edited(Image.new("RGB", size, colour), request.seed, timings)
 
     def step(self, prompt: str) -> None:
         time.sleep(self.step_seconds)
