@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="DG_", env_file=".env", extra="ignore", frozen=True)
 
     flux_kontext_model: str | None = Field(None, description="model folder or hub id; default: the bundled tiny model")
-    flux_kontext_engine: str = Field("native", description="native, official, or module:callable")
+    flux_kontext_engine: str = Field("native", description="native, official, standin, or module:callable")
     flux_kontext_device: str = Field("auto", description="auto, cuda, cuda:N, mps or cpu")
     flux_kontext_offload: Boolean = Field(False, description="stream weights to the device within a budget")
     flux_kontext_vram_budget: Bytes = Field(16 * 2**30, description="with offload: most of the device's memory to use")

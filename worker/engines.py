@@ -85,9 +85,12 @@ def load_engine(settings: Settings, on_progress: Callable[[int, int], None] | No
         from kontext import official
 
         return official.load(settings.flux_kontext_model, **options)
-    raise SettingsError(
-        f"DG_FLUX_KONTEXT_ENGINE={settings.flux_kontext_engine!r}: expected native, official or module:callable"
-    )
+    if settings.flux_kontext_engine == "standin":
+        from worker.standin import load_standin
+
+        return load_standin(settings)
+    given = settings.flux_kontext_engine
+    raise SettingsError(f"DG_FLUX_KONTEXT_ENGINE={given!r}: expected native, official, standin or module:callable")
 
 
 def _factory(path: str) -> Callable[[Settings], Engine]:

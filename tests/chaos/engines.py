@@ -26,10 +26,10 @@ from jobs.ledger.outbox import Outbox
 from jobs.settings import Settings
 from kontext import Edited, EditRequest
 from storage import Storage
-from tests.worker.engines import PromptedEngine, TimedEngine
 from worker import callbacks
 from worker.engines import Engine, load_engine
 from worker.leases import Run
+from worker.standin import StandinEngine, step_seconds
 
 BAD_CLOCK_SECONDS = 5 * 3600.0
 CHUNK_BYTES = 40 * 2**20
@@ -39,7 +39,7 @@ MOST_BYTES = 2 * 2**30
 """So much a job takes at most, should the limit that it is to meet be missing: the machine must live."""
 
 
-class ChaosEngine(PromptedEngine):
+class ChaosEngine(StandinEngine):
     """Knows more prompts: to leave, to crash, to take all memory, and to paint "noise" that no format can make small.
 
     Of noise only the last corner has the colour of the seed.
@@ -94,14 +94,14 @@ def poor() -> None:
         (Path(cgroup) / "cgroup.procs").write_text(str(os.getpid()))
 
 
-def steady(settings: Settings) -> TimedEngine:
+def steady(settings: Settings) -> StandinEngine:
     """An engine that does what the prompt says, in a worker that repeats failed callbacks at once."""
     repeat_callbacks_at_once()
     poor()
-    return ChaosEngine(float(os.environ["STANDIN_STEP_SECONDS"]))
+    return ChaosEngine(step_seconds())
 
 
-def doomed(settings: Settings) -> TimedEngine:
+def doomed(settings: Settings) -> StandinEngine:
     """An engine whose worker dies as the kernel would kill it, at the place that `CHAOS_DIES` names."""
     PLACES[os.environ["CHAOS_DIES"]]()
     return steady(settings)
@@ -124,7 +124,7 @@ def repeat_callbacks_at_once() -> None:
     setattr(callbacks, "DELAYS_SECONDS", at_once)  # noqa: B010 - a constant, as long as nobody does this
 
 
-def wrong_clock(settings: Settings) -> TimedEngine:
+def wrong_clock(settings: Settings) -> StandinEngine:
     """An engine in a process whose clock is five hours ahead."""
     set_clock_ahead()
     return steady(settings)
