@@ -15,6 +15,7 @@ from kontext.request import Edited, EditRequest
 
 if TYPE_CHECKING:
     from kontext.loading import load
+    from kontext.options import EngineOptions
     from kontext.pipeline import Kontext
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "DeviceError",
     "EditRequest",
     "Edited",
+    "EngineOptions",
     "ImageError",
     "ImageOptions",
     "Kontext",
@@ -37,6 +39,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "load":
         return import_module("kontext.loading").load
+    if name == "EngineOptions":
+        return import_module("kontext.options").EngineOptions
     if name == "Kontext":
         return import_module("kontext.pipeline").Kontext
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields
 from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from PIL.Image import Image
 
@@ -14,6 +14,9 @@ from jobs.errors import SettingsError
 from jobs.schema import EditJob, EditParams
 from jobs.settings import Settings
 from kontext import Edited, EditRequest
+
+if TYPE_CHECKING:
+    from kontext import EngineOptions
 
 SAMPLING_PARAMETERS = tuple(field.name for field in fields(EditRequest) if field.name in EditParams.model_fields)
 """Parameters of a job that the engine takes, under the one name that both sides give them."""
@@ -62,35 +65,37 @@ def load_engine(settings: Settings, on_progress: Callable[[int, int], None] | No
     """
     if ":" in settings.flux_kontext_engine:
         return _factory(settings.flux_kontext_engine)(settings)
-    options: dict[str, Any] = {
-        "device": settings.flux_kontext_device,
-        "offload": settings.flux_kontext_offload,
-        "vram_budget_bytes": settings.flux_kontext_vram_budget,
-        "max_sequence_length": settings.flux_kontext_max_sequence_length,
-        "on_progress": on_progress,
-    }
     if settings.flux_kontext_engine == "native":
         import kontext
 
-        return kontext.load(
-            settings.flux_kontext_model,
-            **options,
-            cache_bytes=settings.flux_kontext_cache_bytes,
-            compile=settings.flux_kontext_compile,
-            attention=settings.flux_kontext_attention,
-            precision=settings.flux_kontext_precision,
-            kernels=settings.flux_kontext_kernels,
-        )
+        return kontext.load(settings.flux_kontext_model, engine_options(settings), on_progress=on_progress)
     if settings.flux_kontext_engine == "official":
         from kontext import official
 
-        return official.load(settings.flux_kontext_model, **options)
+        return official.load(settings.flux_kontext_model, engine_options(settings), on_progress=on_progress)
     if settings.flux_kontext_engine == "standin":
         from worker.standin import load_standin
 
         return load_standin(settings)
     given = settings.flux_kontext_engine
     raise SettingsError(f"DG_FLUX_KONTEXT_ENGINE={given!r}: expected native, official, standin or module:callable")
+
+
+def engine_options(settings: Settings) -> EngineOptions:
+    """The options that the settings give an engine. Loads torch."""
+    from kontext import EngineOptions
+
+    return EngineOptions(
+        device=settings.flux_kontext_device,
+        offload=settings.flux_kontext_offload,
+        vram_budget_bytes=settings.flux_kontext_vram_budget,
+        max_sequence_length=settings.flux_kontext_max_sequence_length,
+        cache_bytes=settings.flux_kontext_cache_bytes,
+        compile=settings.flux_kontext_compile,
+        attention=settings.flux_kontext_attention,
+        precision=settings.flux_kontext_precision,
+        kernels=settings.flux_kontext_kernels,
+    )
 
 
 def _factory(path: str) -> Callable[[Settings], Engine]:

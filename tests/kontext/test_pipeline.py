@@ -13,6 +13,7 @@ from PIL import Image
 
 import kontext
 from kontext import EditRequest
+from kontext.loading import place
 from kontext.networks import load_networks
 from kontext.offload.memory import Memory, Resident, Streamed
 from kontext.weights.layout import find_model
@@ -134,6 +135,7 @@ def test_every_tensor_follows_the_model_to_its_device(memory: Memory) -> None:
         max_sequence_length=64,
         image_options=kontext.ImageOptions(),
     )
+    place(model)
     request = EditRequest((PICTURE, PICTURE), "Remove the logo", num_inference_steps=2, seed=5)
 
     with torch.inference_mode():

@@ -18,12 +18,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 import kontext
+from kontext.loading import place
 from kontext.networks import load_networks
 from kontext.offload.copies import Copies, Mark, ThreadCopies
 from kontext.offload.memory import Memory, Resident, Streamed, Workload
 from kontext.offload.pieces import Piece, places_beside
 from kontext.offload.planner import Plan
 from kontext.offload.streaming import Streamer
+from kontext.offload.workload import native_workload
 from kontext.weights.layout import find_model
 from tests.kontext.golden import GOLDEN, MODEL
 
@@ -105,7 +107,7 @@ class AsPlanned(Chosen):
 
 def load(memory: Memory) -> kontext.Kontext:
     files = find_model(MODEL)
-    return kontext.Kontext(
+    model = kontext.Kontext(
         load_networks(files, torch.bfloat16),
         files.config,
         fingerprint="",
@@ -114,6 +116,8 @@ def load(memory: Memory) -> kontext.Kontext:
         max_sequence_length=64,
         image_options=kontext.ImageOptions(),
     )
+    place(model)
+    return model
 
 
 def edit(model: kontext.Kontext, steps: int = 3, **settings: Any) -> np.ndarray:
@@ -131,7 +135,7 @@ def piece_names() -> tuple[str, ...]:
 
 
 def all_pieces(model: kontext.Kontext) -> list[Piece]:
-    return [piece for stage in model.workload().stages for piece in (*stage.once, *stage.loop)]
+    return [piece for stage in native_workload(model).stages for piece in (*stage.once, *stage.loop)]
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
@@ -219,7 +223,7 @@ def test_the_peak_of_a_plan_is_what_the_device_is_asked_for() -> None:
     copies = ThreadCopies(CPU)
     memory = Streamed(CPU, budget_bytes=None, copies=copies)
     model = load(memory)
-    workload = model.workload()
+    workload = native_workload(model)
     fixed = [place.tensor.nbytes for part in workload.networks for place in places_beside(part, all_pieces(model))]
 
     assert memory.plan is not None
