@@ -64,7 +64,9 @@ def edit(folder: Path | None, **options: Any) -> tuple[Tensor, np.ndarray]:
     """(latents, picture) of an edit."""
     torch._dynamo.reset()  # graphs of another model
     model = kontext.load(folder, device="cpu", **options)
-    request = EditRequest((Image.open(PICTURE),), "Remove the logo", num_inference_steps=STEPS, seed=SEED)
+    request = EditRequest(
+        (kontext.to_rgb(Image.open(PICTURE)),), "Remove the logo", num_inference_steps=STEPS, seed=SEED
+    )
     latents = model.sample(model.encode(request), request)
     return latents, np.asarray(tensor_to_image(model.decode(latents))).astype(int)
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kontext.errors import BudgetError, CheckpointError, DeviceError, ImageError, KontextError, RequestError
-from kontext.images import ImageOptions, decode_image, encode_image
+from kontext.images import ImageOptions, decode_image, encode_image, to_rgb
 from kontext.request import Edited, EditRequest
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ __all__ = [
     "decode_image",
     "encode_image",
     "load",
+    "to_rgb",
 ]
 
 

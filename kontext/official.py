@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from kontext.config import ModelConfig, Resolution
 from kontext.device import choose_device
 from kontext.errors import CheckpointError, RequestError
-from kontext.images import ImageOptions, to_rgb
+from kontext.images import ImageOptions
 from kontext.networks import Networks
 from kontext.offload.memory import Memory, Resident, Streamed, Workload
 from kontext.offload.workload import (
@@ -264,7 +264,7 @@ class OfficialKontext(Kontext):
             clip=lambda _: pooled,
             prompt=request.prompt,
             ae=self.networks.autoencoder,
-            img_cond_path=_as_file(to_rgb(picture, self.image_options)),
+            img_cond_path=_as_file(picture),
             seed=request.seed,
             device=self.memory.device,
             target_width=request.width,

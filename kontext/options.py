@@ -26,7 +26,8 @@ class EngineOptions:
         offload: keep on the device no more weights than the budget allows and stream the others through it.
         vram_budget_bytes: with offload, the device's memory for weights and everything else of a usual edit.
         max_sequence_length: T5 tokens of a prompt, 64 to 1024; None for the model's own, 512 unless it says otherwise.
-        image_options: how images come in and go out.
+        image_options: how images come in at `Kontext.edit`, and whether the output has the asked size. A request has
+            its images in RGB already.
         seam_dtype: what one network hands to the next is rounded to it. The reference rounds to bfloat16 even
             between float32 networks.
         cache_bytes: of host memory for encoded prompts and images that may come again; 0 keeps none.

@@ -96,12 +96,11 @@ class Kontext:
 
     def encode(self, request: EditRequest) -> Encoded:
         """Take a request through T5, CLIP and the autoencoder's encoder."""
-        pictures = [to_rgb(picture, self.image_options) for picture in request.images]
-        sizes = [sampling.preferred_size(*picture.size, self.config.preferred_resolutions) for picture in pictures]
+        sizes = [sampling.preferred_size(*image.size, self.config.preferred_resolutions) for image in request.images]
         txt, pooled = self.cache.recall(
             prompt_key(request.prompt), self.memory.device, lambda: self._encode_prompt(request.prompt)
         )
-        references = [self._reference(picture, size) for picture, size in zip(pictures, sizes, strict=True)]
+        references = [self._reference(picture, size) for picture, size in zip(request.images, sizes, strict=True)]
         return Encoded(
             txt=txt,
             pooled=pooled,
@@ -168,8 +167,10 @@ class Kontext:
         Raises:
             RequestError: a value cannot work.
         """
+        given = (images,) if isinstance(images, Image.Image) else tuple(images)
         request = EditRequest(
-            (images,) if isinstance(images, Image.Image) else tuple(images),
+            # What is no image stays as it is: the request names it.
+            tuple(to_rgb(image, self.image_options) if isinstance(image, Image.Image) else image for image in given),
             prompt,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,

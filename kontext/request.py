@@ -30,7 +30,8 @@ class EditRequest:
     """What to edit and how.
 
     Args:
-        images: 1 to 4, of which the first sets the size.
+        images: 1 to 4 in RGB, of which the first sets the size. `decode_image` and `to_rgb` make them, and there it is
+            decided what becomes of orientation and transparency; an engine takes the pixels as they are.
         prompt: the instruction.
         guidance_scale: how closely the edit follows the prompt, 0 to 100.
         seed: of the starting noise.
@@ -56,6 +57,8 @@ class EditRequest:
         for image in self.images:
             if not isinstance(image, Image.Image):
                 raise RequestError(f"images holds a {type(image).__name__}, expected PIL pictures")
+            if image.mode != "RGB":
+                raise RequestError(f"images holds a picture of mode {image.mode}, expected RGB; use kontext.to_rgb")
         if not isinstance(self.prompt, str):
             raise RequestError(f"prompt is a {type(self.prompt).__name__}, expected text")
         _check_whole("num_inference_steps", self.num_inference_steps, 1, MOST_STEPS)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 import kontext
-from kontext.images import ImageOptions, tensor_to_image
+from kontext.images import ImageOptions, tensor_to_image, to_rgb
 from kontext.request import EditRequest
 from tests.kontext.golden import BFLOAT16, FLOAT32_FROM_FILES, GOLDEN, MODEL, read_json, relative_error, tensors
 
@@ -50,7 +50,8 @@ def model_for(case: dict[str, Any], variant: str) -> kontext.Kontext:
 
 def requests(name: str, case: dict[str, Any]) -> list[EditRequest]:
     """A batch of the reference shares its noise, so it is one edit per prompt with the same seed."""
-    images = tuple(Image.open(GOLDEN / "e2e" / name / file) for file in case["inputs"])
+    files = [Image.open(GOLDEN / "e2e" / name / file) for file in case["inputs"]]
+    images = tuple(to_rgb(file, ImageOptions.reference()) for file in files)
     prompts = case["prompt"] if isinstance(case["prompt"], list) else [case["prompt"]]
     return [
         EditRequest(

@@ -230,6 +230,26 @@ def test_what_is_no_picture_or_no_prompt_is_named(
         model.edit(images, prompt)
 
 
+def test_a_request_takes_rgb_alone_and_says_what_makes_it() -> None:
+    transparent = Image.new("RGBA", (64, 64))
+
+    with pytest.raises(kontext.RequestError, match=r"mode RGBA, expected RGB; use kontext\.to_rgb"):
+        EditRequest((transparent,), "x")
+
+    assert EditRequest((kontext.to_rgb(transparent),), "x").images[0].getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_an_edit_lays_transparency_on_white_as_the_models_options_say(model: kontext.Kontext) -> None:
+    transparent = Image.new("RGBA", (96, 64), (255, 0, 0, 0))
+
+    pictures = [
+        np.asarray(model.edit(image, "Remove the logo", num_inference_steps=1, seed=5))
+        for image in (transparent, Image.new("RGB", (96, 64), "white"))
+    ]
+
+    assert np.array_equal(*pictures)
+
+
 def test_warming_up_needs_nothing(model: kontext.Kontext) -> None:
     model.warm_up()
 
