@@ -25,7 +25,7 @@ from benchmarks.gpu.checks import relative_difference, rounded
 from benchmarks.report import write_result
 from kontext.config import ModelConfig
 from kontext.images import tensor_to_image
-from kontext.request import edit_request
+from kontext.request import EditRequest
 from tests.parity.random_model import random_autoencoder_config, random_transformer_config, write_random_model
 
 PICTURE = Path(__file__).parents[1] / "tests" / "golden" / "e2e" / "landscape_default" / "input_0.png"
@@ -64,7 +64,9 @@ def edit(folder: Path | None, **options: Any) -> tuple[Tensor, np.ndarray]:
     """(latents, picture) of an edit."""
     torch._dynamo.reset()  # graphs of another model
     model = kontext.load(folder, device="cpu", **options)
-    request = edit_request(Image.open(PICTURE), "Remove the logo", STEPS, 2.5, SEED, None, None)
+    request = EditRequest(
+        (kontext.to_rgb(Image.open(PICTURE)),), "Remove the logo", num_inference_steps=STEPS, seed=SEED
+    )
     latents = model.sample(model.encode(request), request)
     return latents, np.asarray(tensor_to_image(model.decode(latents))).astype(int)
 

@@ -34,8 +34,8 @@ from benchmarks.report import write_result
 from kontext import official
 from kontext.config import AutoencoderConfig, ModelConfig, Resolution, TransformerConfig
 from kontext.matmul import using_products
-from kontext.pipeline import Edited, Encoded, Kontext
-from kontext.request import EditRequest, edit_request
+from kontext.pipeline import Encoded, Kontext
+from kontext.request import Edited, EditRequest
 from kontext.sampling import pack_latents, position_ids, starting_noise, token_grid
 from tests.parity.random_model import CLIP_WIDTH, T5_WIDTH, write_random_model
 
@@ -78,7 +78,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     figures: dict[str, Any] = {**vars(arguments), "load_average_before": round(os.getloadavg()[0], 2)}
-    request = edit_request(noise_picture(SIZE), "make it snow", STEPS, 2.5, seed=7, width=None, height=None)
+    request = EditRequest((noise_picture(SIZE),), "make it snow", num_inference_steps=STEPS, seed=7)
     with tempfile.TemporaryDirectory() as folder:
         write_random_model(Path(folder), MODEL, seed=1)
         for dtype in (torch.float32, torch.bfloat16):
@@ -178,21 +178,10 @@ def diffusers_inputs(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def measure_edit(engines: Engines, request: EditRequest, repetitions: int) -> dict[str, Any]:
     """A whole edit, from PIL picture to PIL picture, and each of its stages."""
-    (picture,) = request.pictures
     edits: dict[str, Callable[[], Edited]] = {
-        name: partial(engine.run, picture, request.prompt, num_inference_steps=STEPS, seed=request.seed)
-        for name, engine in [*engines.ours.items(), ("official", engines.official)]
+        name: partial(engine.run, request)
+        for name, engine in [*engines.ours.items(), ("official", engines.official), ("diffusers", engines.diffusers)]
     }
-    width, height = SIZE
-    edits["diffusers"] = partial(
-        engines.diffusers.run,
-        picture,
-        request.prompt,
-        num_inference_steps=STEPS,
-        seed=request.seed,
-        width=width,
-        height=height,
-    )
     pictures = {name: np.asarray(edit().image).astype(int) for name, edit in edits.items()}
     edited = take_turns(edits, repetitions)
     seconds = {stage: {name: [run.timings[stage] for run in runs] for name, runs in edited.items()} for stage in STAGES}

@@ -32,11 +32,12 @@ import kontext
 from benchmarks.report import write_result
 from kontext.autoencoder import Autoencoder
 from kontext.config import AutoencoderConfig, ModelConfig, TransformerConfig
+from kontext.loading import place
 from kontext.networks import load_networks
 from kontext.offload.copies import ThreadCopies
 from kontext.offload.memory import CUDA_CONTEXT_BYTES, Memory, Resident, Streamed, Workload, need_of
 from kontext.offload.planner import Part, Plan, least_budget, make_plan, seconds_per_step
-from kontext.offload.workload import autoencoder_stages, text_stages, transformer_stage, working_bytes
+from kontext.offload.workload import autoencoder_stages, native_workload, text_stages, transformer_stage, working_bytes
 from kontext.text import TextEncoder
 from kontext.transformer import Transformer
 from kontext.weights.checkpoint import build_on_meta
@@ -105,7 +106,7 @@ def beside(
     memory = Streamed(CPU, budget_between(resident, staying), ThreadCopies(CPU, bytes_per_second))
     streaming = load(files, memory)
     assert memory.plan is not None
-    need = need_of(streaming.workload(), block_seconds=1.0, context_bytes=0)
+    need = need_of(native_workload(streaming), block_seconds=1.0, context_bytes=0)
     resident_seconds: list[float] = []
     streaming_seconds: list[float] = []
     for _ in range(repetitions):
@@ -128,14 +129,14 @@ def beside(
 
 def budget_between(model: kontext.Kontext, part: float) -> int:
     """A budget between the least and that of a resident model."""
-    need = need_of(model.workload(), block_seconds=1.0, context_bytes=0)
+    need = need_of(native_workload(model), block_seconds=1.0, context_bytes=0)
     everything = sum(piece.nbytes for piece in (*need.loop, *need.once)) + need.fixed_bytes + need.working_bytes
     least = least_budget(need)
     return int(least + part * (everything - least))
 
 
 def load(files: ModelFiles, memory: Memory) -> kontext.Kontext:
-    return kontext.Kontext(
+    model = kontext.Kontext(
         load_networks(files, torch.bfloat16),
         files.config,
         fingerprint="",
@@ -144,6 +145,8 @@ def load(files: ModelFiles, memory: Memory) -> kontext.Kontext:
         max_sequence_length=files.config.max_sequence_length,
         image_options=kontext.ImageOptions(),
     )
+    place(model)
+    return model
 
 
 def step_seconds(model: kontext.Kontext, steps: int) -> list[float]:
@@ -161,7 +164,7 @@ def blocks_of(config: TransformerConfig) -> int:
 
 
 def mean_block_bytes(model: kontext.Kontext) -> float:
-    loop = need_of(model.workload(), 1.0, 0).loop
+    loop = need_of(native_workload(model), 1.0, 0).loop
     return sum(part.nbytes for part in loop) / len(loop)
 
 

@@ -148,9 +148,8 @@ def measure_worker(bench: Bench, jobs: int) -> dict[str, float]:
     seconds = timed(lambda: bench.submit(jobs))
     submitted = read()
     idle_cpu = idle_cpu_per_second(redis)
-    engine = {"DG_FLUX_KONTEXT_ENGINE": "benchmarks.standin:load_instant"}
     read = watch_cost(redis)
-    with running_workers(bench.folder, bench.broker_url, variables=engine):
+    with running_workers(bench.folder, bench.broker_url, variables={"STANDIN_STEP_SECONDS": "0"}):
         worked = wait_for_batch(bench, jobs)
         ended, connections = read(), bench.info("connected_clients") - 1
     cpu_seconds = submitted.cpu_seconds + ended.cpu_seconds - idle_cpu * (seconds + worked)

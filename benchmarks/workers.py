@@ -17,6 +17,9 @@ from jobs.settings import BrokerSettings, load_settings
 from producer import Client, EditJob
 from producer.embedded.child import start_child, stop_child
 
+STEPS_PER_SECOND = 4.0
+"""The real model's on a fast GPU; jobs choose their length by their number of steps."""
+
 START_SECONDS = 60
 STOP_SECONDS = 20
 
@@ -32,7 +35,8 @@ def running_workers(
     output_uri = (folder / "out").as_uri()
     settings = {
         "DG_BROKER_URL": broker_url,
-        "DG_FLUX_KONTEXT_ENGINE": "benchmarks.standin:load",
+        "DG_FLUX_KONTEXT_ENGINE": "standin",
+        "STANDIN_STEP_SECONDS": str(1 / STEPS_PER_SECOND),
         "DG_OUTPUT_URI": output_uri,
         "DG_FILE_ROOTS": str(folder),
         "DG_RUNTIME_DIR": str(folder / "runtime"),

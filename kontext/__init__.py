@@ -1,7 +1,7 @@
 """FLUX.1 Kontext picture edits in plain PyTorch.
 
 `load("/models/FLUX.1-Kontext-dev").edit(image, "make it snow", seed=7)` is the whole of it.
-Errors and pictures come without torch; the engine brings it when it is first asked for.
+Errors, images and requests come without torch; the engine brings it when it is first asked for.
 """
 
 from __future__ import annotations
@@ -10,17 +10,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kontext.errors import BudgetError, CheckpointError, DeviceError, ImageError, KontextError, RequestError
-from kontext.images import ImageOptions, decode_image, encode_image
+from kontext.images import ImageOptions, decode_image, encode_image, to_rgb
+from kontext.request import Edited, EditRequest
 
 if TYPE_CHECKING:
     from kontext.loading import load
-    from kontext.pipeline import Edited, Kontext
+    from kontext.options import EngineOptions
+    from kontext.pipeline import Kontext
 
 __all__ = [
     "BudgetError",
     "CheckpointError",
     "DeviceError",
+    "EditRequest",
     "Edited",
+    "EngineOptions",
     "ImageError",
     "ImageOptions",
     "Kontext",
@@ -29,12 +33,15 @@ __all__ = [
     "decode_image",
     "encode_image",
     "load",
+    "to_rgb",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name == "load":
         return import_module("kontext.loading").load
-    if name in ("Edited", "Kontext"):
-        return getattr(import_module("kontext.pipeline"), name)
+    if name == "EngineOptions":
+        return import_module("kontext.options").EngineOptions
+    if name == "Kontext":
+        return import_module("kontext.pipeline").Kontext
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

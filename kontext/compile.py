@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from kontext.autoencoder import Autoencoder
 from kontext.errors import DeviceError
+from kontext.pipeline import Encoded, Kontext, reference_ids
+from kontext.request import EditRequest
 from kontext.transformer import Transformer
 
 GRAPHS_OF_A_BLOCK = 64  # beyond which torch refuses; its 8 might be reached by pictures of ever other sizes
@@ -54,6 +57,26 @@ def compile_autoencoder(autoencoder: Autoencoder, backend: str = "inductor") -> 
     halves: list[nn.Module] = [autoencoder.encoder, autoencoder.decoder]
     for half in halves:
         half.forward = _for_any_sides(torch.compile(half.forward, fullgraph=True, backend=backend))
+
+
+@torch.inference_mode()
+def compile_ahead(model: Kontext) -> None:
+    """Compile everything that an edit will need, without the text encoders and whatever values the weights have.
+
+    Results are thrown away. The cache of prompts and images is passed by: it must not remember them.
+    """
+    size = model.config.preferred_resolutions[0]
+    blank = Image.new("RGB", size)
+    sizes = model.config.transformer
+    references = model.encode_reference(blank, size)
+    encoded = Encoded(
+        txt=references.new_zeros(1, model.max_sequence_length, sizes.context_in_dim),
+        pooled=references.new_zeros(1, sizes.vec_in_dim),
+        references=references,
+        reference_ids=reference_ids([size]).to(model.memory.device),
+        size=size,
+    )
+    model.decode(model.sample(encoded, EditRequest((blank,), "", num_inference_steps=1, seed=0)))
 
 
 def _for_any_sides(compiled: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

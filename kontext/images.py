@@ -101,7 +101,7 @@ def _looks_like(data: bytes) -> str:
     return f"{len(data)} bytes that start with {data[:12]!r}, expected one of {', '.join(READABLE_FORMATS)}"
 
 
-def to_rgb(image: Image.Image, options: ImageOptions) -> Image.Image:
+def to_rgb(image: Image.Image, options: ImageOptions = DEFAULT_OPTIONS) -> Image.Image:
     """Three channels of 8 bits, without metadata; doing it twice changes nothing."""
     if options.apply_exif_orientation:
         image = ImageOps.exif_transpose(image)

@@ -1,115 +1,141 @@
-"""From a model's files to a model that edits: which device, which kernels, what stays where, what is compiled."""
+"""From a model's files to a model that edits: choose, map, adapt, place, compile."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from kontext.attention_kernels import choose_backend
-from kontext.choices import CPU_KERNELS, DEFAULT_BUDGET_BYTES, DEFAULT_CACHE_BYTES
-from kontext.compile import check_compiler, compile_autoencoder, compile_blocks
-from kontext.config import LONGEST_TEXT, SHORTEST_TEXT
+from kontext.compile import check_compiler, compile_ahead, compile_autoencoder, compile_blocks
 from kontext.device import choose_device, default_dtype
-from kontext.errors import DeviceError, RequestError
-from kontext.images import DEFAULT_OPTIONS, ImageOptions
+from kontext.errors import DeviceError
 from kontext.matmul import choose_products
-from kontext.networks import load_networks
+from kontext.networks import Networks, load_networks
 from kontext.offload.memory import Resident, Streamed
+from kontext.offload.workload import native_workload
+from kontext.options import EngineOptions
 from kontext.pipeline import Kontext
 from kontext.precision import set_precision
 from kontext.weights.checkpoint import fingerprint
-from kontext.weights.layout import find_model
-from kontext.weights.reading import OnProgress, Reader
+from kontext.weights.layout import ModelFiles, find_model
+from kontext.weights.reading import Fill, OnProgress, Reader, fill_now
 
 log = logging.getLogger(__name__)
 
 
 def load(
     model: str | Path | None = None,
+    options: EngineOptions | None = None,
     *,
-    device: str = "auto",
-    dtype: torch.dtype | None = None,
-    seam_dtype: torch.dtype = torch.bfloat16,
-    offload: bool = False,
-    vram_budget_bytes: int = DEFAULT_BUDGET_BYTES,
-    max_sequence_length: int | None = None,
-    image_options: ImageOptions = DEFAULT_OPTIONS,
-    cache_bytes: int = DEFAULT_CACHE_BYTES,
-    compile: bool | None = None,
-    attention: str = "auto",
-    precision: str = "bf16",
-    kernels: str = "auto",
     on_progress: OnProgress | None = None,
+    **changes: Any,
 ) -> Kontext:
-    """Load a Kontext model.
+    """Load a Kontext model, as in `load("/models/FLUX.1-Kontext-dev", device="cuda", offload=True)`.
 
     Args:
         model: a folder, a hub id (from the Hugging Face cache, also offline), or None for the bundled tiny model.
-        device: "auto" (CUDA, else Apple's GPU where it works, else CPU), "cpu", "cuda", "cuda:1", "mps".
-        dtype: of transformer and text encoders. None: bfloat16, but float32 on a CPU without bfloat16 instructions
-            unless kernels is "reference". float32 also keeps the decoder in float32.
-        seam_dtype: what one network hands to the next is rounded to it. The reference rounds to bfloat16 even
-            between float32 networks.
-        offload: keep on the device no more weights than the budget allows and stream the others through it.
-        vram_budget_bytes: with offload, the device's memory for weights and everything else of a usual edit.
-        max_sequence_length: T5 tokens of a prompt, 64 to 1024; None for the model's own, 512 unless it says otherwise.
-        image_options: how pictures come in and go out.
-        cache_bytes: of host memory for encoded prompts and pictures that may come again; 0 keeps none.
-        compile: the transformer's blocks and the autoencoder, while weights are read; None for on CUDA only,
-            and there only if the compiler works.
-        attention: "auto" (the fastest kernel, measured now), or one of `kontext.attention_kernels.KERNELS`.
-        precision: of the blocks' linear layers, "bf16" (the dtype) or "fp8", an approximation that results tell of.
-        kernels: of a CPU. "reference" takes those of the official code, whose bits bfloat16 pictures then have; "fast"
-            others that are as exact; "auto" is fast in float32, where last bits do not show.
+        options: the defaults of `EngineOptions` when None.
         on_progress: called with (bytes read, bytes in all) while weights are read, by one thread at a time but not
             always the same. What it raises ends the loading and is passed on.
+        changes: fields of `EngineOptions` that differ from `options`.
     Raises:
         BudgetError: the model does not fit the budget, however its weights are streamed.
         CheckpointError: files are missing, cut short, or do not fit.
         DeviceError: the device is not there, or cannot compile what was to be compiled.
-        RequestError: max_sequence_length, cache_bytes, attention, precision or kernels is none of these.
+        RequestError: max_sequence_length, cache_bytes, attention, precision or kernels cannot be used.
     """
-    chosen = choose_device(device)
-    if cache_bytes < 0:
-        raise RequestError(f"cache_bytes is {cache_bytes}, expected 0 or more")
-    if max_sequence_length is not None and not SHORTEST_TEXT <= max_sequence_length <= LONGEST_TEXT:
-        raise RequestError(f"max_sequence_length is {max_sequence_length}, expected {SHORTEST_TEXT} to {LONGEST_TEXT}")
-    if kernels not in CPU_KERNELS:
-        raise RequestError(f"kernels is {kernels!r}, expected {', '.join(CPU_KERNELS)}")
-    dtype = dtype or default_dtype(chosen, kernels, precision)
-    is_fast = chosen.type == "cpu" and (dtype == torch.float32 if kernels == "auto" else kernels == "fast")
-    files = find_model(model)
-    backend = choose_backend(files.config.transformer, chosen, dtype, attention)
-    reader = Reader(chosen, on_progress)
-    networks = load_networks(files, dtype, reader.convert)
-    if precision != "bf16":
-        reader.settle(networks.transformer)
-    approximations = set_precision(networks.transformer, precision, chosen, dtype)
-    networks.autoencoder.channels_last = is_fast
-    is_compiled = can_compile(compile, chosen)
-    if is_compiled:
-        compile_blocks(networks.transformer)
-        compile_autoencoder(networks.autoencoder)
+    options = replace(options or EngineOptions(), **changes)
+
+    # 1. Choose, before anything is read: what cannot work fails within seconds.
+    choice = _choose(model, options)
+
+    # 2. Map: networks whose weights lie in their files. Nothing is read yet.
+    reader = Reader(choice.device, on_progress)
+    networks = load_networks(choice.files, choice.dtype, reader.convert)
+
+    # 3. Adapt before placing: layers of another precision have weights of other sizes, and a budget's plan measures a
+    #    block, which has to be the compiled one or it would be compiled for the plan and again for the edit.
+    approximations = _adapt(networks, choice, options, reader)
+
+    # 4. Place: every weight gets its room on the device or in host memory, and is queued to be read into it.
     loaded = Kontext(
         networks,
-        files.config,
-        fingerprint=fingerprint(files),
-        memory=Streamed(chosen, vram_budget_bytes) if offload else Resident(chosen),
-        seam_dtype=seam_dtype,
-        max_sequence_length=max_sequence_length or files.config.max_sequence_length,
-        image_options=image_options,
-        cache_bytes=cache_bytes,
-        attention=backend,
-        products=choose_products() if is_fast else "default",
+        choice.files.config,
+        fingerprint=fingerprint(choice.files),
+        memory=Streamed(choice.device, options.vram_budget_bytes) if options.offload else Resident(choice.device),
+        seam_dtype=options.seam_dtype,
+        max_sequence_length=options.max_sequence_length or choice.files.config.max_sequence_length,
+        image_options=options.image_options,
+        cache_bytes=options.cache_bytes,
+        attention=choice.attention,
+        products=choice.products,
         approximations=approximations,
-        fill=reader.fill,
     )
+    place(loaded, reader.fill)
+
+    # 5. Compile while weights are read, which needs places but no values. Leaving the context waits for the values.
     with reader.reading():
-        if is_compiled:
-            loaded.compile_ahead()
+        if choice.is_compiled:
+            compile_ahead(loaded)
     return loaded
+
+
+def place(model: Kontext, fill: Fill = fill_now) -> None:
+    """Bring a model's weights to where its memory wants them.
+
+    Args:
+        fill: gives a weight's new place its values, at once or later, but before an edit.
+    Raises:
+        BudgetError: the model does not fit the budget.
+    """
+    model.memory.hold(native_workload(model), fill)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The options after a look at the machine and at the model."""
+
+    device: torch.device
+    dtype: torch.dtype
+    files: ModelFiles
+    attention: str
+    products: str
+    is_fast: bool  # takes kernels for a CPU that round otherwise than the official code's
+    is_compiled: bool
+
+
+def _choose(model: str | Path | None, options: EngineOptions) -> _Choice:
+    device = choose_device(options.device)
+    dtype = options.dtype or default_dtype(device, options.kernels, options.precision)
+    is_fast = device.type == "cpu" and (
+        dtype == torch.float32 if options.kernels == "auto" else options.kernels == "fast"
+    )
+    files = find_model(model)
+    return _Choice(
+        device=device,
+        dtype=dtype,
+        files=files,
+        attention=choose_backend(files.config.transformer, device, dtype, options.attention),
+        products=choose_products() if is_fast else "default",
+        is_fast=is_fast,
+        is_compiled=can_compile(options.compile, device),
+    )
+
+
+def _adapt(networks: Networks, choice: _Choice, options: EngineOptions, reader: Reader) -> tuple[str, ...]:
+    """Give the networks their precision, layout and compiled blocks; the approximations that this brings."""
+    if options.precision != "bf16":
+        reader.settle(networks.transformer)
+    approximations = set_precision(networks.transformer, options.precision, choice.device, choice.dtype)
+    networks.autoencoder.channels_last = choice.is_fast
+    if choice.is_compiled:
+        compile_blocks(networks.transformer)
+        compile_autoencoder(networks.autoencoder)
+    return approximations
 
 
 def can_compile(wanted: bool | None, device: torch.device) -> bool:

@@ -16,7 +16,7 @@ import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -27,22 +27,29 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from kontext.choices import DEFAULT_BUDGET_BYTES
-from kontext.config import LONGEST_TEXT, SHORTEST_TEXT, ModelConfig, Resolution
+from kontext.config import ModelConfig, Resolution
 from kontext.device import choose_device
 from kontext.errors import CheckpointError, RequestError
-from kontext.images import DEFAULT_OPTIONS, ImageOptions, to_rgb
+from kontext.images import ImageOptions
 from kontext.networks import Networks
-from kontext.offload.memory import Memory, Resident, Streamed
-from kontext.offload.pieces import Stage
-from kontext.offload.workload import autoencoder_stages, block_inputs, text_stages, whole_blocks_stage
+from kontext.offload.memory import Memory, Resident, Streamed, Workload
+from kontext.offload.workload import (
+    autoencoder_stages,
+    block_inputs,
+    text_stages,
+    whole_blocks_stage,
+    working_bytes,
+)
+from kontext.options import EngineOptions
 from kontext.pipeline import Encoded, Kontext
-from kontext.request import EditRequest
-from kontext.sampling import OnStep
+from kontext.request import EditRequest, OnStep
 from kontext.text import TextEncoder, load_clip, load_t5
 from kontext.weights.checkpoint import build_on_meta, fingerprint, load_weights
 from kontext.weights.layout import ModelFiles, find_model
-from kontext.weights.reading import Convert, Fill, OnProgress, Reader, convert_now, fill_now
+from kontext.weights.reading import Convert, OnProgress, Reader, convert_now
+
+OURS_ALONE = frozenset({"seam_dtype", "cache_bytes", "compile", "attention", "precision", "kernels"})
+"""Fields of `EngineOptions` for which the official code has no choice."""
 
 SUBMODULE = "third_party/flux1"
 CHECKOUT = Path(__file__).parent.parent
@@ -50,36 +57,37 @@ CHECKOUT = Path(__file__).parent.parent
 
 def load(
     model: str | Path | None = None,
+    options: EngineOptions | None = None,
     *,
-    device: str = "auto",
-    dtype: torch.dtype | None = None,
-    offload: bool = False,
-    vram_budget_bytes: int = DEFAULT_BUDGET_BYTES,
-    max_sequence_length: int | None = None,
-    image_options: ImageOptions = DEFAULT_OPTIONS,
     on_progress: OnProgress | None = None,
+    **changes: Any,
 ) -> OfficialKontext:
     """Load a Kontext model into the official code; arguments and errors are those of `kontext.load`.
 
+    Args:
+        options: those of `OURS_ALONE` do nothing here.
+        changes: fields of `EngineOptions` that differ from `options`.
     Raises:
         CheckpointError: also when the official code is not there.
+        RequestError: also when an option of `OURS_ALONE` is named.
     """
-    chosen = choose_device(device)
-    if max_sequence_length is not None and not SHORTEST_TEXT <= max_sequence_length <= LONGEST_TEXT:
-        raise RequestError(f"max_sequence_length is {max_sequence_length}, expected {SHORTEST_TEXT} to {LONGEST_TEXT}")
+    if misplaced := sorted(OURS_ALONE & changes.keys()):
+        raise RequestError(f"{', '.join(misplaced)}: not for the official engine; load the native one, or leave it out")
+    options = replace(options or EngineOptions(), **changes)
+    chosen = choose_device(options.device)
     files = find_model(model)
     code = import_official(files.config.preferred_resolutions)
     reader = Reader(chosen, on_progress)
     loaded = OfficialKontext(
         code,
-        load_networks(code, files, dtype or torch.bfloat16, reader.convert),
+        load_networks(code, files, options.dtype or torch.bfloat16, reader.convert),
         files.config,
         fingerprint=fingerprint(files),
-        memory=Streamed(chosen, vram_budget_bytes) if offload else Resident(chosen),
-        max_sequence_length=max_sequence_length or files.config.max_sequence_length,
-        image_options=image_options,
-        fill=reader.fill,
+        memory=Streamed(chosen, options.vram_budget_bytes) if options.offload else Resident(chosen),
+        max_sequence_length=options.max_sequence_length or files.config.max_sequence_length,
+        image_options=options.image_options,
     )
+    loaded.memory.hold(official_workload(loaded), reader.fill)
     with reader.reading():
         return loaded
 
@@ -190,7 +198,6 @@ class OfficialKontext(Kontext):
         memory: Memory,
         max_sequence_length: int,
         image_options: ImageOptions,
-        fill: Fill = fill_now,
     ) -> None:
         self.code = code
         super().__init__(
@@ -201,32 +208,14 @@ class OfficialKontext(Kontext):
             seam_dtype=torch.bfloat16,  # written into the official code
             max_sequence_length=max_sequence_length,
             image_options=image_options,
-            fill=fill,
         )
         self._t5 = _embedder(code, networks.t5, max_sequence_length)
         self._clip = _embedder(code, networks.clip, config.clip_max_length)
 
-    def _stages(self) -> list[Stage]:
-        networks = self.networks
-        return [
-            *text_stages(networks.t5, networks.clip),
-            *autoencoder_stages(networks.autoencoder),
-            whole_blocks_stage(networks.transformer),
-        ]
-
-    def _prepare_block(self) -> Callable[[], object]:
-        img, txt, (adjustment, *_), _ = block_inputs(
-            self.config, self.max_sequence_length, self.memory.device, self.dtype
-        )
-        transformer: Any = self.networks.transformer
-        ids = img.new_zeros(1, txt.shape[1] + img.shape[1], 3, dtype=torch.float32)
-        inputs = {"img": img, "txt": txt, "vec": adjustment.gate[:, 0], "pe": transformer.pe_embedder(ids)}
-        return torch.inference_mode()(partial(transformer.double_blocks[0], **inputs))
-
     def encode(self, request: EditRequest) -> Encoded:
         txt, pooled = self._encode_prompt(request.prompt)
         with self.memory.on_device(self.networks.autoencoder.encoder):
-            prepared = [self._prepare(picture, txt, pooled, request) for picture in request.pictures]
+            prepared = [self._prepare(picture, txt, pooled, request) for picture in request.images]
         for index, (inputs, _, _) in enumerate(prepared):
             inputs["img_cond_seq_ids"][..., 0] = 1 + index  # theirs takes one picture and writes 1
         _, height, width = prepared[0]
@@ -275,12 +264,37 @@ class OfficialKontext(Kontext):
             clip=lambda _: pooled,
             prompt=request.prompt,
             ae=self.networks.autoencoder,
-            img_cond_path=_as_file(to_rgb(picture, self.image_options)),
+            img_cond_path=_as_file(picture),
             seed=request.seed,
             device=self.memory.device,
             target_width=request.width,
             target_height=request.height,
         )
+
+
+def official_workload(model: OfficialKontext) -> Workload:
+    """The workload of the official networks."""
+    networks = model.networks
+    return Workload(
+        networks=tuple(networks),
+        stages=[
+            *text_stages(networks.t5, networks.clip),
+            *autoencoder_stages(networks.autoencoder),
+            whole_blocks_stage(networks.transformer),
+        ],
+        working_bytes=working_bytes(model.config, model.max_sequence_length, model.dtype.itemsize),
+        prepare_block=partial(_prepare_block, model),
+    )
+
+
+def _prepare_block(model: OfficialKontext) -> Callable[[], object]:
+    img, txt, (adjustment, *_), _ = block_inputs(
+        model.config, model.max_sequence_length, model.memory.device, model.dtype
+    )
+    transformer: Any = model.networks.transformer
+    ids = img.new_zeros(1, txt.shape[1] + img.shape[1], 3, dtype=torch.float32)
+    inputs = {"img": img, "txt": txt, "vec": adjustment.gate[:, 0], "pe": transformer.pe_embedder(ids)}
+    return torch.inference_mode()(partial(transformer.double_blocks[0], **inputs))
 
 
 def _embedder(code: OfficialCode, encoder: TextEncoder, max_length: int) -> nn.Module:

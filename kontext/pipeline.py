@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -22,25 +22,11 @@ from kontext.device import synchronize
 from kontext.images import ImageOptions, crop_to_size, image_to_tensor, tensor_to_image, to_rgb
 from kontext.matmul import using_products
 from kontext.networks import Networks
-from kontext.offload.memory import Memory, Streamed, Workload
-from kontext.offload.pieces import Stage
-from kontext.offload.workload import autoencoder_stages, block_inputs, text_stages, transformer_stage, working_bytes
+from kontext.offload.memory import Memory, spared
 from kontext.progress import report_steps
-from kontext.request import EditRequest, edit_request
-from kontext.sampling import OnStep
-from kontext.weights.reading import Fill, fill_now
+from kontext.request import Edited, EditRequest, OnStep, random_seed
 
 Images = Image.Image | Sequence[Image.Image]
-
-
-@dataclass(frozen=True)
-class Edited:
-    """An edit's picture and how it came about."""
-
-    image: Image.Image
-    seed: int
-    timings: dict[str, float]  # seconds of "encode", "sample", "decode"
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,9 +59,8 @@ class Kontext:
         attention: str = "default",
         products: str = "default",
         approximations: tuple[str, ...] = (),
-        fill: Fill = fill_now,
     ) -> None:
-        """As `load` makes it; a fill that gives weights their values later must have done so before an edit."""
+        """As `load` makes it. The weights stay where they are; an edit needs them where `place` brings them."""
         self.networks = networks
         self.config = config
         self.model_name = config.name
@@ -89,128 +74,15 @@ class Kontext:
         self.products = products
         self.approximations = approximations
         self.memory = memory
-        memory.hold(self.workload(), fill)
 
-    @property
-    def device(self) -> str:
-        """Where the model computes, for example "cuda"."""
-        return str(self.memory.device)
-
-    def edit(
-        self,
-        images: Images,
-        prompt: str,
-        *,
-        num_inference_steps: int = 30,
-        guidance_scale: float = 2.5,
-        seed: int | None = None,
-        width: int | None = None,
-        height: int | None = None,
-        on_step: OnStep | None = None,
-    ) -> Image.Image:
-        """Edit a picture as the prompt says; the arguments are those of `run`."""
-        request = edit_request(images, prompt, num_inference_steps, guidance_scale, seed, width, height)
-        return self._answer(request, on_step).image
-
-    def run(
-        self,
-        images: Images,
-        prompt: str,
-        *,
-        num_inference_steps: int = 30,
-        guidance_scale: float = 2.5,
-        seed: int | None = None,
-        width: int | None = None,
-        height: int | None = None,
-        on_step: OnStep | None = None,
-    ) -> Edited:
-        """Edit a picture as the prompt says, and tell how it went.
+    @torch.inference_mode()
+    def run(self, request: EditRequest, on_step: OnStep | None = None) -> Edited:
+        """Edit as requested and report how it went.
 
         Args:
-            images: one picture, or 1 to 4 of which the first sets the size.
-            prompt: the instruction.
-            seed: of the starting noise; drawn at random, and recorded, when None.
-            width, height: pixels of the output; each one that is None follows from the preferred resolution of the
-                first picture.
             on_step: called with (steps done, total) after each step. What it raises ends the edit and is passed on; the
                 model stays usable.
-        Raises:
-            RequestError: a value cannot work.
         """
-        request = edit_request(images, prompt, num_inference_steps, guidance_scale, seed, width, height)
-        return self._answer(request, on_step)
-
-    def warm_up(self) -> None:
-        """Do one edit of one step, so that the first real one does not pay for what happens only once."""
-        self.run(Image.new("RGB", self.config.preferred_resolutions[0]), "warm up", num_inference_steps=1, seed=0)
-
-    @torch.inference_mode()
-    def compile_ahead(self) -> None:
-        """Have everything compiled that will be, without the text encoders and whatever values the weights have.
-
-        Results are thrown away. The cache of prompts and pictures is passed by: it must not remember them.
-        """
-        size = self.config.preferred_resolutions[0]
-        blank = Image.new("RGB", size)
-        request = edit_request(blank, "", num_inference_steps=1, guidance_scale=1.0, seed=0, width=None, height=None)
-        sizes = self.config.transformer
-        references = self._encode_picture(blank, size)
-        encoded = Encoded(
-            txt=references.new_zeros(1, self.max_sequence_length, sizes.context_in_dim),
-            pooled=references.new_zeros(1, sizes.vec_in_dim),
-            references=references,
-            reference_ids=_reference_ids([size]).to(self.memory.device),
-            size=size,
-        )
-        self.decode(self.sample(encoded, request))
-
-    @contextmanager
-    def spare_memory(self) -> Iterator[None]:
-        """Within the context as little as possible is on the device: all weights are streamed.
-
-        For an edit that did not fit. Slower by moving all weights to the host, and back at the end.
-        """
-        usual = self.memory
-        usual.release()
-        try:
-            self.memory = Streamed(usual.device, budget_bytes=None)
-            self.memory.hold(self.workload())
-            yield
-        finally:
-            self.memory.release()
-            self.memory = usual
-            usual.hold(self.workload())
-
-    def workload(self) -> Workload:
-        """What there is to be held on the device."""
-        return Workload(
-            networks=tuple(self.networks),
-            stages=self._stages(),
-            working_bytes=working_bytes(self.config, self.max_sequence_length, self.dtype.itemsize),
-            prepare_block=self._prepare_block,
-        )
-
-    def _stages(self) -> list[Stage]:
-        networks = self.networks
-        return [
-            *text_stages(networks.t5, networks.clip),
-            *autoencoder_stages(networks.autoencoder),
-            transformer_stage(networks.transformer),
-        ]
-
-    def _prepare_block(self) -> Callable[[], object]:
-        with torch.inference_mode():
-            inputs = block_inputs(self.config, self.max_sequence_length, self.memory.device, self.dtype)
-
-        @torch.inference_mode()
-        def run() -> object:
-            with using_backend(self.attention), using_products(self.products):
-                return self.networks.transformer.double_blocks[0](*inputs)
-
-        return run
-
-    @torch.inference_mode()
-    def _answer(self, request: EditRequest, on_step: OnStep | None) -> Edited:
         timings: dict[str, float] = {}
         with self._timed(timings, "encode"):
             encoded = self.encode(request)
@@ -224,17 +96,16 @@ class Kontext:
 
     def encode(self, request: EditRequest) -> Encoded:
         """Take a request through T5, CLIP and the autoencoder's encoder."""
-        pictures = [to_rgb(picture, self.image_options) for picture in request.pictures]
-        sizes = [sampling.preferred_size(*picture.size, self.config.preferred_resolutions) for picture in pictures]
+        sizes = [sampling.preferred_size(*image.size, self.config.preferred_resolutions) for image in request.images]
         txt, pooled = self.cache.recall(
             prompt_key(request.prompt), self.memory.device, lambda: self._encode_prompt(request.prompt)
         )
-        references = [self._reference(picture, size) for picture, size in zip(pictures, sizes, strict=True)]
+        references = [self._reference(picture, size) for picture, size in zip(request.images, sizes, strict=True)]
         return Encoded(
             txt=txt,
             pooled=pooled,
             references=torch.cat(references, dim=1),
-            reference_ids=_reference_ids(sizes).to(self.memory.device),
+            reference_ids=reference_ids(sizes).to(self.memory.device),
             size=(request.width or sizes[0][0], request.height or sizes[0][1]),
         )
 
@@ -272,6 +143,63 @@ class Kontext:
         with self._at_work(self.networks.autoencoder.decoder), autocast:
             return self.networks.autoencoder.decode(latents)
 
+    def edit(
+        self,
+        images: Images,
+        prompt: str,
+        *,
+        num_inference_steps: int = 30,
+        guidance_scale: float = 2.5,
+        seed: int | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        on_step: OnStep | None = None,
+    ) -> Image.Image:
+        """Edit an image as the prompt says.
+
+        Args:
+            images: one, or 1 to 4 of which the first sets the size.
+            prompt: the instruction.
+            seed: of the starting noise; drawn at random when None.
+            width, height: pixels of the output; each one that is None follows from the preferred resolution of the
+                first image.
+            on_step: as for `run`.
+        Raises:
+            RequestError: a value cannot work.
+        """
+        given = (images,) if isinstance(images, Image.Image) else tuple(images)
+        request = EditRequest(
+            # What is no image stays as it is: the request names it.
+            tuple(to_rgb(image, self.image_options) if isinstance(image, Image.Image) else image for image in given),
+            prompt,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            seed=random_seed() if seed is None else seed,
+            width=width,
+            height=height,
+        )
+        return self.run(request, on_step).image
+
+    def warm_up(self) -> None:
+        """Do one edit of one step, so that the first real one does not pay for what happens only once."""
+        image = Image.new("RGB", self.config.preferred_resolutions[0])
+        self.run(EditRequest((image,), "warm up", num_inference_steps=1, seed=0))
+
+    @contextmanager
+    def spare_memory(self) -> Iterator[None]:
+        """Within the context as little as possible is on the device, for an edit that did not fit; see `spared`."""
+        usual = self.memory
+        try:
+            with spared(usual) as self.memory:
+                yield
+        finally:
+            self.memory = usual
+
+    @property
+    def device(self) -> str:
+        """Where the model computes, for example "cuda"."""
+        return str(self.memory.device)
+
     @contextmanager
     def _at_work(self, network: nn.Module) -> Iterator[None]:
         with self.memory.on_device(network), using_products(self.products):
@@ -287,10 +215,11 @@ class Kontext:
     def _reference(self, picture: Image.Image, size: Resolution) -> Tensor:
         """Tokens of an RGB picture brought to a size."""
         key = picture_key(picture, size)
-        (tokens,) = self.cache.recall(key, self.memory.device, lambda: (self._encode_picture(picture, size),))
+        (tokens,) = self.cache.recall(key, self.memory.device, lambda: (self.encode_reference(picture, size),))
         return tokens
 
-    def _encode_picture(self, picture: Image.Image, size: Resolution) -> Tensor:
+    def encode_reference(self, picture: Image.Image, size: Resolution) -> Tensor:
+        """Encode an RGB image at a size: tokens, (1, tokens, 64). Passes the cache by."""
         tensor = image_to_tensor(picture, size).to(self.memory.device)
         with self._at_work(self.networks.autoencoder.encoder):
             latent = self.networks.autoencoder.encode(tensor)
@@ -317,7 +246,7 @@ class Kontext:
         timings[stage] = time.perf_counter() - started
 
 
-def _reference_ids(sizes: Sequence[Resolution]) -> Tensor:
+def reference_ids(sizes: Sequence[Resolution]) -> Tensor:
     """Positions of the tokens of all references; the first has image index 1."""
     grids = [sampling.position_ids(1 + i, *sampling.token_grid(*size)) for i, size in enumerate(sizes)]
     return torch.cat(grids, dim=1)

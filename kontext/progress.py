@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from kontext.device import synchronize
-from kontext.sampling import OnStep
+from kontext.request import OnStep
 
 Wait = Callable[[], object]  # returns when the device is done with what it was given before
 

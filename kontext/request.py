@@ -1,10 +1,10 @@
-"""One edit as it was asked for, checked before anything is computed."""
+"""One edit as a value: the request, checked before anything is computed, and the edited image. Needs no torch."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from PIL import Image
 
@@ -17,57 +17,70 @@ MOST_GUIDANCE = 100.0
 LARGEST_SIDE = 4096  # pixels
 LARGEST_SEED = 2**64 - 1  # of torch's generators
 
+OnStep = Callable[[int, int], None]  # (steps done, total)
+
+
+def random_seed() -> int:
+    """A seed of 32 bits for a request that names none."""
+    return secrets.randbits(32)
+
 
 @dataclass(frozen=True)
 class EditRequest:
     """What to edit and how.
 
+    Args:
+        images: 1 to 4 in RGB, of which the first sets the size. `decode_image` and `to_rgb` make them, and there it is
+            decided what becomes of orientation and transparency; an engine takes the pixels as they are.
+        prompt: the instruction.
+        guidance_scale: how closely the edit follows the prompt, 0 to 100.
+        seed: of the starting noise.
+        width, height: pixels of the output; each one that is None follows from the preferred resolution of the first
+            image.
     Raises:
         RequestError: a value cannot work; the message names it and what is expected.
     """
 
-    pictures: tuple[Image.Image, ...]
+    images: tuple[Image.Image, ...]
     prompt: str
-    num_inference_steps: int
-    guidance_scale: float
-    seed: int
-    width: int | None
-    height: int | None
+    num_inference_steps: int = 30
+    guidance_scale: float = 2.5
+    seed: int = field(default_factory=random_seed)
+    width: int | None = None
+    height: int | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.pictures) <= MOST_IMAGES:
-            raise RequestError(f"images holds {len(self.pictures)} pictures, expected 1 to {MOST_IMAGES}")
-        for picture in self.pictures:
-            if not isinstance(picture, Image.Image):
-                raise RequestError(f"images holds a {type(picture).__name__}, expected PIL pictures")
+        if not isinstance(self.images, tuple):
+            raise RequestError(f"images is a {type(self.images).__name__}, expected a tuple of PIL pictures")
+        if not 1 <= len(self.images) <= MOST_IMAGES:
+            raise RequestError(f"images holds {len(self.images)} pictures, expected 1 to {MOST_IMAGES}")
+        for image in self.images:
+            if not isinstance(image, Image.Image):
+                raise RequestError(f"images holds a {type(image).__name__}, expected PIL pictures")
+            if image.mode != "RGB":
+                raise RequestError(f"images holds a picture of mode {image.mode}, expected RGB; use kontext.to_rgb")
         if not isinstance(self.prompt, str):
             raise RequestError(f"prompt is a {type(self.prompt).__name__}, expected text")
         _check_whole("num_inference_steps", self.num_inference_steps, 1, MOST_STEPS)
         _check_whole("seed", self.seed, 0, LARGEST_SEED)
-        _check_whole("width", self.width, PIXELS_PER_TOKEN, LARGEST_SIDE)
-        _check_whole("height", self.height, PIXELS_PER_TOKEN, LARGEST_SIDE)
+        for name, side in (("width", self.width), ("height", self.height)):
+            if side is not None:
+                _check_whole(name, side, PIXELS_PER_TOKEN, LARGEST_SIDE)
         if not _is_number(self.guidance_scale) or not 0 <= self.guidance_scale <= MOST_GUIDANCE:
             raise RequestError(f"guidance_scale is {self.guidance_scale!r}, expected 0 to {MOST_GUIDANCE:g}")
 
 
-def edit_request(
-    images: Image.Image | Sequence[Image.Image],
-    prompt: str,
-    num_inference_steps: int,
-    guidance_scale: float,
-    seed: int | None,
-    width: int | None,
-    height: int | None,
-) -> EditRequest:
-    """The request with its one picture in a tuple and, where none was given, a random seed of 32 bits."""
-    pictures = (images,) if isinstance(images, Image.Image) else tuple(images)
-    seed = secrets.randbits(32) if seed is None else seed
-    return EditRequest(pictures, prompt, num_inference_steps, guidance_scale, seed, width, height)
+@dataclass(frozen=True)
+class Edited:
+    """An edit's image and how it came about."""
+
+    image: Image.Image
+    seed: int
+    timings: dict[str, float]  # seconds of "encode", "sample", "decode"
+    warnings: tuple[str, ...] = ()
 
 
-def _check_whole(name: str, value: int | None, least: int, most: int) -> None:
-    if value is None:
-        return
+def _check_whole(name: str, value: int, least: int, most: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise RequestError(f"{name} is {value!r}, expected a whole number from {least} to {most}")
 

@@ -16,8 +16,7 @@ from einops import rearrange
 from torch import Tensor
 
 from kontext.config import LATENT_CHANNELS, PIXELS_PER_TOKEN, Resolution
-
-OnStep = Callable[[int, int], None]  # (steps done, total)
+from kontext.request import OnStep
 
 
 def preferred_size(width: int, height: int, resolutions: Sequence[Resolution]) -> Resolution:

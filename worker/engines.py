@@ -1,28 +1,31 @@
-"""What the worker asks of an engine, and how the one named in the settings is made."""
+"""The interface of an engine, the request that a job becomes, and the engine that the settings name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
+
+from PIL.Image import Image
 
 from jobs.errors import SettingsError
+from jobs.schema import EditJob, EditParams
+from kontext import Edited, EditRequest
 from worker.settings import Settings
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from kontext import EngineOptions
+
+SAMPLING_PARAMETERS = tuple(field.name for field in fields(EditRequest) if field.name in EditParams.model_fields)
+"""Parameters of a job that the engine takes, under the one name that both sides give them."""
 
 
-class EditedPicture(Protocol):
-    """What an engine returns: the picture, seconds per stage (`encode`, `sample`, `decode`), and warnings."""
-
-    @property
-    def image(self) -> Image: ...
-    @property
-    def timings(self) -> dict[str, float]: ...
-    @property
-    def warnings(self) -> tuple[str, ...]: ...
+def edit_request(job: EditJob, images: Sequence[Image]) -> EditRequest:
+    """Build the engine's request for a job; a parameter that the job leaves open has the request's default."""
+    given = {name: getattr(job.params, name) for name in SAMPLING_PARAMETERS}
+    return EditRequest(tuple(images), job.prompt, **{name: value for name, value in given.items() if value is not None})
 
 
 class Engine(Protocol):
@@ -41,18 +44,7 @@ class Engine(Protocol):
     @property
     def device(self) -> str: ...
 
-    def run(
-        self,
-        images: Sequence[Image],
-        prompt: str,
-        *,
-        num_inference_steps: int,
-        guidance_scale: float,
-        seed: int | None,
-        width: int | None,
-        height: int | None,
-        on_step: Callable[[int, int], None],
-    ) -> EditedPicture: ...
+    def run(self, request: EditRequest, on_step: Callable[[int, int], None]) -> Edited: ...
 
     def warm_up(self) -> None: ...
 
@@ -73,31 +65,36 @@ def load_engine(settings: Settings, on_progress: Callable[[int, int], None] | No
     """
     if ":" in settings.flux_kontext_engine:
         return _factory(settings.flux_kontext_engine)(settings)
-    options: dict[str, Any] = {
-        "device": settings.flux_kontext_device,
-        "offload": settings.flux_kontext_offload,
-        "vram_budget_bytes": settings.flux_kontext_vram_budget,
-        "max_sequence_length": settings.flux_kontext_max_sequence_length,
-        "on_progress": on_progress,
-    }
     if settings.flux_kontext_engine == "native":
         import kontext
 
-        return kontext.load(
-            settings.flux_kontext_model,
-            **options,
-            cache_bytes=settings.flux_kontext_cache_bytes,
-            compile=settings.flux_kontext_compile,
-            attention=settings.flux_kontext_attention,
-            precision=settings.flux_kontext_precision,
-            kernels=settings.flux_kontext_kernels,
-        )
+        return kontext.load(settings.flux_kontext_model, engine_options(settings), on_progress=on_progress)
     if settings.flux_kontext_engine == "official":
         from kontext import official
 
-        return official.load(settings.flux_kontext_model, **options)
-    raise SettingsError(
-        f"DG_FLUX_KONTEXT_ENGINE={settings.flux_kontext_engine!r}: expected native, official or module:callable"
+        return official.load(settings.flux_kontext_model, engine_options(settings), on_progress=on_progress)
+    if settings.flux_kontext_engine == "standin":
+        from worker.standin import load_standin
+
+        return load_standin(settings)
+    given = settings.flux_kontext_engine
+    raise SettingsError(f"DG_FLUX_KONTEXT_ENGINE={given!r}: expected native, official, standin or module:callable")
+
+
+def engine_options(settings: Settings) -> EngineOptions:
+    """The options that the settings give an engine. Loads torch."""
+    from kontext import EngineOptions
+
+    return EngineOptions(
+        device=settings.flux_kontext_device,
+        offload=settings.flux_kontext_offload,
+        vram_budget_bytes=settings.flux_kontext_vram_budget,
+        max_sequence_length=settings.flux_kontext_max_sequence_length,
+        cache_bytes=settings.flux_kontext_cache_bytes,
+        compile=settings.flux_kontext_compile,
+        attention=settings.flux_kontext_attention,
+        precision=settings.flux_kontext_precision,
+        kernels=settings.flux_kontext_kernels,
     )
 
 

@@ -31,11 +31,11 @@ from jobs.ledger import Claim, Ledger, Refusal, Spent
 from jobs.queue import EditQueue
 from jobs.registry import WorkerState
 from jobs.schema import CONTENT_TYPES, JOB_ID_PATTERN, EditJob, EngineInfo, ErrorInfo, JobState, Outcome, Timings
-from kontext import ImageError, ImageOptions, decode_image, encode_image
+from kontext import Edited, ImageError, ImageOptions, decode_image, encode_image
 from storage import Storage
 from storage.uris import show_uri
 from worker.admission import Admission
-from worker.engines import EditedPicture, Engine
+from worker.engines import Engine, edit_request
 from worker.faults import FaultStreak, classify, is_out_of_memory
 from worker.leases import ENCODING, LeaseKeeper, Run
 from worker.model_pool import ModelPool
@@ -176,37 +176,26 @@ def fetch(uri: str, run: Run, services: Services) -> Image:
         raise RejectJob(ErrorCode.INPUT_NOT_AN_IMAGE, f"{show_uri(uri)}: {error}") from error
 
 
-def sample(engine: Engine, images: list[Image], job: EditJob, run: Run, pool: ModelPool) -> EditedPicture:
+def sample(engine: Engine, images: list[Image], job: EditJob, run: Run, pool: ModelPool) -> Edited:
     """Run the engine; progress, cancel, deadline and drain pass between its steps."""
 
     def on_step(step: int, total_steps: int) -> None:
         pool.note_step(step, total_steps)
         run.on_step(step, total_steps)
 
-    def run_engine() -> EditedPicture:
-        return engine.run(
-            images,
-            job.prompt,
-            num_inference_steps=job.params.num_inference_steps,
-            guidance_scale=job.params.guidance_scale,
-            seed=job.params.seed,
-            width=job.params.width,
-            height=job.params.height,
-            on_step=on_step,
-        )
-
+    request = edit_request(job, images)
     with run.stage(ENCODING):
         try:
-            return run_engine()
+            return engine.run(request, on_step)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             log.warning("out_of_memory job=%s next=once more with offload", run.job_id)
         with engine.spare_memory():  # outside the handler, whose traceback would keep the first run's tensors alive
-            return run_engine()
+            return engine.run(request, on_step)
 
 
-def encode(edited: EditedPicture, job: EditJob, engine: EngineInfo) -> bytes:
+def encode(edited: Edited, job: EditJob, engine: EngineInfo) -> bytes:
     """Encode the picture with its provenance."""
     return encode_image(
         edited.image,

@@ -21,7 +21,7 @@ class Settings(StorageSettings):
     """Every `DG_*` variable, with its default; the field `lease_seconds` is `DG_LEASE_SECONDS`."""
 
     flux_kontext_model: str | None = Field(None, description="model folder or hub id; default: the bundled tiny model")
-    flux_kontext_engine: str = Field("native", description="native, official, or module:callable")
+    flux_kontext_engine: str = Field("native", description="native, official, standin, or module:callable")
     flux_kontext_device: str = Field("auto", description="auto, cuda, cuda:N, mps or cpu")
     flux_kontext_offload: Boolean = Field(False, description="stream weights to the device within a budget")
     flux_kontext_vram_budget: Bytes = Field(

@@ -15,7 +15,7 @@ from benchmarks.gpu.scale import Scale
 from kontext.attention_kernels import TOKENS, candidates, measure_backends
 from kontext.device import synchronize
 from kontext.precision import Float8Linear
-from kontext.request import edit_request
+from kontext.request import EditRequest
 
 STEPS = 2
 # Relative L2 of the latents, device against CPU in the same dtype. In float32 the rounding to bfloat16 between two
@@ -55,7 +55,8 @@ def check_outputs(scale: Scale, folder: Path, device: torch.device) -> dict[str,
 def latents(scale: Scale, folder: Path, device: torch.device, dtype: torch.dtype, compile: bool = False) -> Tensor:
     model = kontext.load(folder, device=str(device), dtype=dtype, cache_bytes=0, compile=compile)
     pixels = scale.shallow_pixels
-    request = edit_request(noise_picture(pixels), "make it snow", STEPS, 2.5, SEED, pixels, pixels)
+    images = (noise_picture(pixels),)
+    request = EditRequest(images, "make it snow", num_inference_steps=STEPS, seed=SEED, width=pixels, height=pixels)
     return model.sample(model.encode(request), request).cpu()
 
 

@@ -14,13 +14,12 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxKontextPipeline, FluxTransformer2DModel
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kontext.config import AutoencoderConfig, TransformerConfig
 from kontext.device import synchronize
-from kontext.pipeline import Edited
+from kontext.request import Edited, EditRequest
 from kontext.sampling import pack_latents, starting_noise
 from kontext.text import load_clip, load_t5
 from kontext.weights.checkpoint import build_on_meta
@@ -104,17 +103,17 @@ class DiffusersKontext:
             self.pipe.transformer.compile_repeated_blocks(fullgraph=True, backend=backend)
 
     @torch.inference_mode()
-    def run(
-        self, image: Image.Image, prompt: str, *, num_inference_steps: int, seed: int, width: int, height: int
-    ) -> Edited:
-        """One edit of a picture that has the target's size already."""
-        with _StageClock(self.pipe.transformer, self.device, num_inference_steps) as clock:
+    def run(self, request: EditRequest) -> Edited:
+        """One edit of one image that has the target's size already."""
+        (image,) = request.images
+        width, height = request.width or image.width, request.height or image.height
+        with _StageClock(self.pipe.transformer, self.device, request.num_inference_steps) as clock:
             (edited,) = self.pipe(
                 image=image,
-                prompt=prompt,
-                num_inference_steps=num_inference_steps,
-                guidance_scale=2.5,
-                latents=pack_latents(starting_noise(width, height, seed)).to(self.device, self.dtype),
+                prompt=request.prompt,
+                num_inference_steps=request.num_inference_steps,
+                guidance_scale=request.guidance_scale,
+                latents=pack_latents(starting_noise(width, height, request.seed)).to(self.device, self.dtype),
                 width=width,
                 height=height,
                 # Otherwise both sizes set the shape of a megapixel only, and the picture is brought to such a shape.
@@ -123,7 +122,7 @@ class DiffusersKontext:
                 max_sequence_length=self.config.max_sequence_length,
                 callback_on_step_end=clock.after_step,
             ).images
-        return Edited(edited, seed, clock.seconds)
+        return Edited(edited, request.seed, clock.seconds)
 
 
 class _StageClock:

@@ -22,6 +22,7 @@ from benchmarks.gpu.scale import GIB, Scale
 from kontext.config import ModelConfig, TransformerConfig
 from kontext.device import synchronize
 from kontext.offload.memory import CUDA_CONTEXT_BYTES
+from kontext.request import EditRequest
 from kontext.sampling import token_grid
 from kontext.weights.reading import OnProgress
 
@@ -120,12 +121,14 @@ def run_jobs(model: Any, scale: Scale, jobs: int, picture: Path) -> Jobs:
             decoded.clear()
             started = time.perf_counter()
             edited = model.run(
-                noise_picture(scale.pixels),
-                "make it snow",
-                num_inference_steps=scale.steps,
-                seed=SEED,
-                width=scale.pixels,
-                height=scale.pixels,
+                EditRequest(
+                    (noise_picture(scale.pixels),),
+                    "make it snow",
+                    num_inference_steps=scale.steps,
+                    seed=SEED,
+                    width=scale.pixels,
+                    height=scale.pixels,
+                )
             )
             seconds.append(time.perf_counter() - started)
             stages.append(edited.timings)

@@ -40,6 +40,7 @@ class Memory(Protocol):
     """Knows how to have a network on the device while a stage runs."""
 
     device: torch.device
+    workload: Workload | None  # that is held
 
     def hold(self, workload: Workload, fill: Fill = fill_now) -> None:
         """Take over a model.
@@ -60,15 +61,15 @@ class Resident(Memory):
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._networks: Sequence[nn.Module] = ()
+        self.workload: Workload | None = None
 
     def hold(self, workload: Workload, fill: Fill = fill_now) -> None:
-        self._networks = workload.networks
-        for place in places(module for network in self._networks for module in network.modules()):
+        self.workload = workload
+        for place in places(module for network in workload.networks for module in network.modules()):
             place.move(self.device, fill)
 
     def release(self) -> None:
-        for network in self._networks:
+        for network in self.workload.networks if self.workload else ():
             network.to("cpu")
         release_cached_memory(self.device)
 
@@ -89,7 +90,7 @@ class Streamed(Memory):
         self.budget_bytes = budget_bytes
         self.plan: Plan | None = None
         self._copies = copies
-        self._workload: Workload | None = None
+        self.workload: Workload | None = None
         self._streamer: Streamer | None = None
         self._stages: dict[nn.Module, tuple[list[StreamedPiece], list[StreamedPiece]]] = {}
 
@@ -102,7 +103,7 @@ class Streamed(Memory):
         copies = self._copies or copies_for(self.device)
         self.plan = self.plan_for(workload, copies)
         release_cached_memory(self.device)  # what was needed to measure is not in the plan
-        self._workload = workload
+        self.workload = workload
         self._place(workload, self.plan, copies, fill)
 
     def plan_for(self, workload: Workload, copies: Copies) -> Plan:
@@ -115,11 +116,11 @@ class Streamed(Memory):
         return plan
 
     def release(self) -> None:
-        if self._streamer is None or self._workload is None:
+        if self._streamer is None or self.workload is None:
             return
         self._streamer.close()
         self._streamer, self._stages = None, {}
-        for network in self._workload.networks:
+        for network in self.workload.networks:
             network.to("cpu")
         release_cached_memory(self.device)
 
@@ -147,6 +148,25 @@ class Streamed(Memory):
         for stage in workload.stages:
             once, loop = ([taken[p.name] for p in pieces if p.name in taken] for pieces in (stage.once, stage.loop))
             self._stages[stage.network] = (once, loop)
+
+
+@contextmanager
+def spared(usual: Memory) -> Iterator[Memory]:
+    """Within the context all weights of a memory's model are streamed, and as little as possible is on the device.
+
+    Slower by moving all weights to the host, and back at the end.
+    """
+    workload = usual.workload
+    if workload is None:
+        raise RuntimeError("no model is held; call hold first")
+    least = Streamed(usual.device, budget_bytes=None)
+    usual.release()
+    try:
+        least.hold(workload)
+        yield least
+    finally:
+        least.release()
+        usual.hold(workload)
 
 
 def measure(piece: Piece, run: Callable[[], object], copies: Copies) -> tuple[float, float]:

@@ -1,19 +1,26 @@
-"""How the model is cut into pieces, and what an edit needs beside weights."""
+"""The model's workload: its pieces, and an edit's need beside weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from kontext.attention import rotary_table
+from kontext.attention_kernels import using_backend
 from kontext.config import PIXELS_PER_TOKEN, ModelConfig
 from kontext.layers import Adjustment
+from kontext.matmul import using_products
+from kontext.offload.memory import Workload
 from kontext.offload.pieces import Piece, Stage
 from kontext.text import TextEncoder
 from kontext.transformer import Transformer
+
+if TYPE_CHECKING:
+    from kontext.pipeline import Kontext
 
 # Widest moment of a block without fusion, in activations of the hidden size: the stream, its normed form, both wide
 # layers of a single block (7 + 5), the MLP's activation (4), and queries and keys in float32 while they turn.
@@ -21,6 +28,33 @@ WIDEST_OF_A_BLOCK = 24
 # Widest moment of the decoder, at full resolution: a map of twice the base width in bfloat16, and in float32 its norm,
 # its sigmoid and their product.
 WIDEST_OF_THE_DECODER = 2 * (2 + 3 * 4)  # bytes per pixel and channel of the base width
+
+
+def native_workload(model: Kontext) -> Workload:
+    """The workload of our own networks."""
+    networks = model.networks
+    return Workload(
+        networks=tuple(networks),
+        stages=[
+            *text_stages(networks.t5, networks.clip),
+            *autoencoder_stages(networks.autoencoder),
+            transformer_stage(networks.transformer),
+        ],
+        working_bytes=working_bytes(model.config, model.max_sequence_length, model.dtype.itemsize),
+        prepare_block=partial(_prepare_block, model),
+    )
+
+
+def _prepare_block(model: Kontext) -> Callable[[], object]:
+    with torch.inference_mode():
+        inputs = block_inputs(model.config, model.max_sequence_length, model.memory.device, model.dtype)
+
+    @torch.inference_mode()
+    def run() -> object:
+        with using_backend(model.attention), using_products(model.products):
+            return model.networks.transformer.double_blocks[0](*inputs)
+
+    return run
 
 
 def text_stages(t5: TextEncoder, clip: TextEncoder) -> list[Stage]:

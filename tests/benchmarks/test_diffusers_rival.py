@@ -12,6 +12,7 @@ import kontext
 from benchmarks.gpu.edits import noise_picture
 from benchmarks.gpu.model import write_full_model
 from benchmarks.gpu.scale import TINY
+from kontext import EditRequest
 from kontext.autoencoder import Autoencoder
 from kontext.sampling import position_ids
 from kontext.transformer import Transformer
@@ -81,13 +82,11 @@ def test_the_autoencoders_latents_and_pictures_are_ours(files: ModelFiles) -> No
 
 def test_a_whole_edit_in_float32_is_ours(folder: Path) -> None:
     # The same schedule, noise, guidance and sizes; in float32, as bfloat16 rounds differently there.
-    edit = {"num_inference_steps": 4, "seed": 7, "width": 64, "height": 64}
+    request = EditRequest((noise_picture(64),), "make it snow", num_inference_steps=4, seed=7, width=64, height=64)
     ours = kontext.load(folder, device="cpu", dtype=torch.float32, seam_dtype=torch.float32)
     theirs = diffusers_rival.DiffusersKontext(folder, torch.device("cpu"), dtype=torch.float32)
 
-    pictures = [
-        np.asarray(model.run(noise_picture(64), "make it snow", **edit).image).astype(int) for model in (ours, theirs)
-    ]
+    pictures = [np.asarray(model.run(request).image).astype(int) for model in (ours, theirs)]
 
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
 

@@ -12,7 +12,8 @@ import re
 import resource
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from random import Random
@@ -21,12 +22,13 @@ from typing import Any
 from PIL import Image
 
 from jobs.ledger import Ledger, Outbox
+from kontext import Edited, EditRequest
 from storage import Storage
-from tests.worker.engines import Painted, PromptedEngine, TimedEngine
 from worker import callbacks
 from worker.engines import Engine, load_engine
 from worker.leases import Run
 from worker.settings import Settings
+from worker.standin import StandinEngine, step_seconds
 
 BAD_CLOCK_SECONDS = 5 * 3600.0
 CHUNK_BYTES = 40 * 2**20
@@ -36,7 +38,7 @@ MOST_BYTES = 2 * 2**30
 """So much a job takes at most, should the limit that it is to meet be missing: the machine must live."""
 
 
-class ChaosEngine(PromptedEngine):
+class ChaosEngine(StandinEngine):
     """Knows more prompts: to leave, to crash, to take all memory, and to paint "noise" that no format can make small.
 
     Of noise only the last corner has the colour of the seed.
@@ -51,14 +53,14 @@ class ChaosEngine(PromptedEngine):
         if prompt in GREEDY:
             GREEDY[prompt]()
 
-    def run(self, images: Sequence[Image.Image], prompt: str, **options: Any) -> Painted:
-        painted = super().run(images, prompt, **options)
-        if prompt != "noise":
-            return painted
-        width, height = painted.image.size
-        noise = Image.frombytes("RGB", (width, height), Random(options["seed"]).randbytes(width * height * 3))
-        noise.paste(painted.image.crop((0, 0, 1, 1)), (width - 1, height - 1))
-        return Painted(noise)
+    def run(self, request: EditRequest, on_step: Callable[[int, int], None]) -> Edited:
+        edited = super().run(request, on_step)
+        if request.prompt != "noise":
+            return edited
+        width, height = edited.image.size
+        noise = Image.frombytes("RGB", (width, height), Random(request.seed).randbytes(width * height * 3))
+        noise.paste(edited.image.crop((0, 0, 1, 1)), (width - 1, height - 1))
+        return replace(edited, image=noise)
 
 
 def take_memory() -> None:
@@ -91,14 +93,14 @@ def poor() -> None:
         (Path(cgroup) / "cgroup.procs").write_text(str(os.getpid()))
 
 
-def steady(settings: Settings) -> TimedEngine:
+def steady(settings: Settings) -> StandinEngine:
     """An engine that does what the prompt says, in a worker that repeats failed callbacks at once."""
     repeat_callbacks_at_once()
     poor()
-    return ChaosEngine(float(os.environ["STANDIN_STEP_SECONDS"]))
+    return ChaosEngine(step_seconds())
 
 
-def doomed(settings: Settings) -> TimedEngine:
+def doomed(settings: Settings) -> StandinEngine:
     """An engine whose worker dies as the kernel would kill it, at the place that `CHAOS_DIES` names."""
     PLACES[os.environ["CHAOS_DIES"]]()
     return steady(settings)
@@ -121,7 +123,7 @@ def repeat_callbacks_at_once() -> None:
     setattr(callbacks, "DELAYS_SECONDS", at_once)  # noqa: B010 - a constant, as long as nobody does this
 
 
-def wrong_clock(settings: Settings) -> TimedEngine:
+def wrong_clock(settings: Settings) -> StandinEngine:
     """An engine in a process whose clock is five hours ahead."""
     set_clock_ahead()
     return steady(settings)

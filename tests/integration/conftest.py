@@ -73,7 +73,7 @@ def service(redis_server: RedisServer, tmp_path: Path) -> Service:
         "DG_PRIVATE_HOSTS": "127.0.0.1",
         "DG_CALLBACK_SECRET": SECRET,
         "DG_LEASE_SECONDS": str(LEASE_SECONDS),
-        "DG_FLUX_KONTEXT_ENGINE": "tests.worker.engines:prompted",
+        "DG_FLUX_KONTEXT_ENGINE": "standin",
         "STANDIN_STEP_SECONDS": "0.1",
     }
     settings = load_settings(Settings, broker_url=redis_server.url, output_uri=environment["DG_OUTPUT_URI"])

@@ -98,7 +98,7 @@ def test_a_worker_holds_no_more_after_thousands_of_jobs_than_after_hundreds(
 ) -> None:
     picture = http_server.serve_file("/cat.png", (Path(service.picture().removeprefix("file://"))).read_bytes())
     hook = http_server.answer("/hook", Answer(204))
-    worker = start_worker(DG_FLUX_KONTEXT_ENGINE="tests.worker.engines:timed", STANDIN_STEP_SECONDS="0")
+    worker = start_worker(STANDIN_STEP_SECONDS="0")
     warm_up(service, redis_server, http_server, picture)
     before = footprint(worker.process.pid)
 

@@ -261,7 +261,7 @@ def test_a_job_that_needs_too_much_memory_runs_once_more_with_less(service: Serv
 def test_a_worker_that_fails_three_times_while_the_others_do_not_stops_taking_jobs(
     service: Service, start_worker: StartWorker
 ) -> None:
-    suspect = start_worker("suspect", DG_MAX_ATTEMPTS="1", DG_FLUX_KONTEXT_ENGINE="tests.worker.engines:failing")
+    suspect = start_worker("suspect", DG_MAX_ATTEMPTS="1", STANDIN_FAULT="raise")
     for name in ("a", "b", "c"):
         service.submit(name, params={"num_inference_steps": 1})
         assert service.ended(name).state is JobState.FAILED

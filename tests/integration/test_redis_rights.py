@@ -43,7 +43,7 @@ def test_each_process_does_its_whole_job_with_its_own_rights(
         "DG_OUTPUT_URI": (tmp_path / "out").as_uri(),
         "DG_PRIVATE_HOSTS": "127.0.0.1",
         "DG_CALLBACK_SECRET": SECRET,
-        "DG_FLUX_KONTEXT_ENGINE": "tests.worker.engines:prompted",
+        "DG_FLUX_KONTEXT_ENGINE": "standin",
         "STANDIN_STEP_SECONDS": "0.01",
     }
     producer = {"broker_url": guarded_redis.url_of(LOGINS["producer"]), "output_uri": common["DG_OUTPUT_URI"]}

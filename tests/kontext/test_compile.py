@@ -13,10 +13,10 @@ from torch import Tensor
 
 import kontext
 from kontext.autoencoder import Autoencoder
-from kontext.compile import check_compiler, compile_autoencoder, compile_blocks
+from kontext.compile import check_compiler, compile_ahead, compile_autoencoder, compile_blocks
 from kontext.config import TransformerConfig
 from kontext.errors import DeviceError
-from kontext.loading import can_compile
+from kontext.loading import can_compile, place
 from kontext.networks import load_networks
 from kontext.offload.memory import Memory, Resident, Streamed
 from kontext.sampling import position_ids
@@ -167,7 +167,7 @@ def compiled_model(memory: Memory) -> kontext.Kontext:
     networks = load_networks(files, torch.bfloat16)
     compile_blocks(networks.transformer, "eager")
     compile_autoencoder(networks.autoencoder, "eager")
-    return kontext.Kontext(
+    model = kontext.Kontext(
         networks,
         config,
         fingerprint="",
@@ -177,6 +177,8 @@ def compiled_model(memory: Memory) -> kontext.Kontext:
         image_options=kontext.ImageOptions(),
         cache_bytes=2**20,
     )
+    place(model)
+    return model
 
 
 def edit(model: kontext.Kontext, width: int, height: int, steps: int = 2) -> np.ndarray:
@@ -190,7 +192,7 @@ SIZES = ((160, 112), (112, 160), (128, 128), (192, 96), (96, 208))
 
 def test_an_edit_of_any_size_compiles_nothing_that_was_not_compiled_ahead() -> None:
     model = compiled_model(Resident(CPU))
-    model.compile_ahead()
+    compile_ahead(model)
 
     with torch._dynamo.config.patch(error_on_recompile=True):
         for steps, size in enumerate(SIZES, start=1):
@@ -202,7 +204,7 @@ def test_an_edit_of_any_size_compiles_nothing_that_was_not_compiled_ahead() -> N
 
 def test_a_block_that_was_measured_is_not_compiled_again_for_an_edit() -> None:
     model = compiled_model(Streamed(CPU, budget_bytes=None))
-    model.compile_ahead()
+    compile_ahead(model)
 
     with torch._dynamo.config.patch(error_on_recompile=True):
         edit(model, *SIZES[0])
@@ -213,7 +215,7 @@ def test_a_block_that_was_measured_is_not_compiled_again_for_an_edit() -> None:
 def test_compiling_ahead_leaves_nothing_behind() -> None:
     model, fresh = compiled_model(Resident(CPU)), compiled_model(Resident(CPU))
 
-    model.compile_ahead()
+    compile_ahead(model)
 
     assert (model.cache.misses, model.cache.bytes) == (0, 0)
     assert np.array_equal(edit(model, *SIZES[0]), edit(fresh, *SIZES[0]))
@@ -221,7 +223,7 @@ def test_compiling_ahead_leaves_nothing_behind() -> None:
 
 def test_a_compiled_model_whose_weights_are_streamed_gives_the_resident_picture() -> None:
     resident, streamed = compiled_model(Resident(CPU)), compiled_model(AsPlanned(lambda name: True))
-    streamed.compile_ahead()
+    compile_ahead(streamed)
 
     with torch._dynamo.config.patch(error_on_recompile=True):
         for size in SIZES[:3]:

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 import kontext
-from kontext.images import ImageOptions, tensor_to_image
-from kontext.request import EditRequest, edit_request
+from kontext.images import ImageOptions, tensor_to_image, to_rgb
+from kontext.request import EditRequest
 from tests.kontext.golden import BFLOAT16, FLOAT32_FROM_FILES, GOLDEN, MODEL, read_json, relative_error, tensors
 
 # One picture, several, odd and partial target sizes, palette, grey and RGBA inputs, an empty prompt, 64 to 512 tokens.
@@ -50,17 +50,18 @@ def model_for(case: dict[str, Any], variant: str) -> kontext.Kontext:
 
 def requests(name: str, case: dict[str, Any]) -> list[EditRequest]:
     """A batch of the reference shares its noise, so it is one edit per prompt with the same seed."""
-    pictures = [Image.open(GOLDEN / "e2e" / name / file) for file in case["inputs"]]
+    files = [Image.open(GOLDEN / "e2e" / name / file) for file in case["inputs"]]
+    images = tuple(to_rgb(file, ImageOptions.reference()) for file in files)
     prompts = case["prompt"] if isinstance(case["prompt"], list) else [case["prompt"]]
     return [
-        edit_request(
-            pictures,
+        EditRequest(
+            images,
             prompt,
-            case["num_steps"],
-            case["guidance"],
-            case["seed"],
-            case["target_width"],
-            case["target_height"],
+            num_inference_steps=case["num_steps"],
+            guidance_scale=case["guidance"],
+            seed=case["seed"],
+            width=case["target_width"],
+            height=case["target_height"],
         )
         for prompt in prompts
     ]

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 import kontext
+from kontext import EditRequest
+from kontext.loading import place
 from kontext.networks import load_networks
 from kontext.offload.memory import Memory, Resident, Streamed
-from kontext.request import edit_request
 from kontext.weights.layout import find_model
 from tests.kontext.golden import GOLDEN, MODEL
 
@@ -35,7 +36,7 @@ def edit(model: kontext.Kontext, **settings: Any) -> np.ndarray:
 
 
 def test_a_run_tells_how_it_went(model: kontext.Kontext) -> None:
-    edited = model.run(PICTURE, "Remove the logo", num_inference_steps=2, seed=5)
+    edited = model.run(EditRequest((PICTURE,), "Remove the logo", num_inference_steps=2, seed=5))
 
     assert edited.image.size == (96, 64)
     assert edited.seed == 5
@@ -56,8 +57,8 @@ def test_the_same_seed_gives_the_same_picture_and_another_seed_another(model: ko
 
 
 def test_a_seed_that_is_not_given_is_drawn_and_recorded(model: kontext.Kontext) -> None:
-    first = model.run(PICTURE, "Remove the logo", num_inference_steps=1)
-    second = model.run(PICTURE, "Remove the logo", num_inference_steps=1)
+    first = model.run(EditRequest((PICTURE,), "Remove the logo", num_inference_steps=1))
+    second = model.run(EditRequest((PICTURE,), "Remove the logo", num_inference_steps=1))
 
     assert first.seed != second.seed
     assert 0 <= first.seed < 2**32
@@ -134,7 +135,8 @@ def test_every_tensor_follows_the_model_to_its_device(memory: Memory) -> None:
         max_sequence_length=64,
         image_options=kontext.ImageOptions(),
     )
-    request = edit_request([PICTURE, PICTURE], "Remove the logo", 2, 2.5, 5, None, None)
+    place(model)
+    request = EditRequest((PICTURE, PICTURE), "Remove the logo", num_inference_steps=2, seed=5)
 
     with torch.inference_mode():
         latents = model.sample(model.encode(request), request)
@@ -144,7 +146,7 @@ def test_every_tensor_follows_the_model_to_its_device(memory: Memory) -> None:
 
 
 def test_a_prompt_that_is_too_long_is_cut_with_a_warning(model: kontext.Kontext) -> None:
-    edited = model.run(PICTURE, "Remove the logo " * 50, num_inference_steps=1)
+    edited = model.run(EditRequest((PICTURE,), "Remove the logo " * 50, num_inference_steps=1))
 
     (warning,) = edited.warnings
     assert "prompt cut from" in warning
@@ -154,7 +156,7 @@ def test_a_prompt_that_is_too_long_is_cut_with_a_warning(model: kontext.Kontext)
 def test_a_longer_text_can_be_asked_for() -> None:
     model = kontext.load(MODEL, device="cpu", max_sequence_length=1024)
 
-    assert model.run(PICTURE, "Remove the logo " * 50, num_inference_steps=1).warnings == ()
+    assert model.run(EditRequest((PICTURE,), "Remove the logo " * 50, num_inference_steps=1)).warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -226,6 +228,26 @@ def test_what_is_no_picture_or_no_prompt_is_named(
 ) -> None:
     with pytest.raises(kontext.RequestError, match=complaint):
         model.edit(images, prompt)
+
+
+def test_a_request_takes_rgb_alone_and_says_what_makes_it() -> None:
+    transparent = Image.new("RGBA", (64, 64))
+
+    with pytest.raises(kontext.RequestError, match=r"mode RGBA, expected RGB; use kontext\.to_rgb"):
+        EditRequest((transparent,), "x")
+
+    assert EditRequest((kontext.to_rgb(transparent),), "x").images[0].getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_an_edit_lays_transparency_on_white_as_the_models_options_say(model: kontext.Kontext) -> None:
+    transparent = Image.new("RGBA", (96, 64), (255, 0, 0, 0))
+
+    pictures = [
+        np.asarray(model.edit(image, "Remove the logo", num_inference_steps=1, seed=5))
+        for image in (transparent, Image.new("RGB", (96, 64), "white"))
+    ]
+
+    assert np.array_equal(*pictures)
 
 
 def test_warming_up_needs_nothing(model: kontext.Kontext) -> None:

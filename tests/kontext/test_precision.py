@@ -14,7 +14,7 @@ import kontext
 from kontext.config import ModelConfig
 from kontext.layers import JoinedLinear
 from kontext.precision import Float8Linear, quantize_rows
-from kontext.request import edit_request
+from kontext.request import EditRequest
 from tests.kontext.golden import GOLDEN, MODEL
 from tests.parity.random_model import random_autoencoder_config, random_transformer_config, write_random_model
 
@@ -33,7 +33,7 @@ def approximate() -> kontext.Kontext:
 
 @torch.inference_mode()
 def latents(model: kontext.Kontext) -> torch.Tensor:
-    request = edit_request(PICTURE, "Remove the logo", 2, 2.5, 5, None, None)
+    request = EditRequest((PICTURE,), "Remove the logo", num_inference_steps=2, seed=5)
     return model.sample(model.encode(request), request)
 
 

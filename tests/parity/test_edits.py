@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 
 import kontext
+from kontext import EditRequest
 from kontext import official as official_engine
 from kontext.config import ModelConfig
 from kontext.images import DEFAULT_OPTIONS, ImageOptions
@@ -131,10 +132,9 @@ def test_an_official_edit_reports_its_steps_and_stops_between_two() -> None:
 
 
 def test_a_long_prompt_is_cut_with_the_same_warning() -> None:
-    ours, theirs = (
-        engine.run(drawings()[0], "make it black and white " * 40, seed=1, num_inference_steps=1)
-        for engine in load_both(None)
-    )
+    request = EditRequest((drawings()[0],), "make it black and white " * 40, seed=1, num_inference_steps=1)
+
+    ours, theirs = (engine.run(request) for engine in load_both(None))
 
     assert len(ours.warnings) == 1
     assert theirs.warnings == ours.warnings

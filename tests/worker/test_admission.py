@@ -6,14 +6,14 @@ import os
 
 import pytest
 
-from tests.worker.engines import TimedEngine
 from worker.admission import Admission
 from worker.model_pool import ModelPool
+from worker.standin import StandinEngine
 
 
 @pytest.fixture
 def pool() -> ModelPool:
-    pool = ModelPool(TimedEngine)
+    pool = ModelPool(StandinEngine)
     pool.load()
     return pool
 
@@ -33,7 +33,7 @@ def was_woken(gate: Admission) -> bool:
 
 
 def test_nothing_is_taken_while_the_model_loads() -> None:
-    assert not Admission(ModelPool(TimedEngine), threads=3).is_open()
+    assert not Admission(ModelPool(StandinEngine), threads=3).is_open()
 
 
 def test_an_idle_worker_takes_one_message_and_no_second(gate: Admission) -> None:

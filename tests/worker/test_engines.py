@@ -47,7 +47,7 @@ def test_the_cache_has_the_size_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_an_engine_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SettingsError, match="ENGINE='unknown': expected native, official or module:callable"):
+    with pytest.raises(SettingsError, match="ENGINE='unknown': expected native, official, standin or module:callable"):
         engine(monkeypatch, ENGINE="unknown")
 
 

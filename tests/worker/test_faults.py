@@ -6,8 +6,8 @@ import pytest
 
 from jobs.errors import Cancelled, EditFailure, ErrorCode, RejectJob, RetryJob, StopWorker
 from kontext import RequestError
-from tests.worker.engines import out_of_memory
 from worker.faults import FaultStreak, classify
+from worker.standin import out_of_memory
 
 ENGINE_FAILED = RetryJob(ErrorCode.ENGINE_FAILED, "the engine raised")
 

@@ -9,8 +9,8 @@ import pytest
 from jobs.errors import Cancelled, StopWorker
 from jobs.registry import WorkerState
 from tests.waiting import eventually
-from tests.worker.engines import TimedEngine
 from worker.model_pool import ModelPool, TurnForecast
+from worker.standin import StandinEngine
 
 
 def no_objection() -> None:
@@ -19,13 +19,13 @@ def no_objection() -> None:
 
 @pytest.fixture
 def pool() -> ModelPool:
-    pool = ModelPool(TimedEngine)
+    pool = ModelPool(StandinEngine)
     pool.load()
     return pool
 
 
 def test_the_states_follow_the_models_life(pool: ModelPool) -> None:
-    assert ModelPool(TimedEngine).state is WorkerState.LOADING
+    assert ModelPool(StandinEngine).state is WorkerState.LOADING
     assert pool.state is WorkerState.READY
     with pool.turn(no_objection):
         assert pool.state is WorkerState.BUSY
@@ -35,7 +35,7 @@ def test_the_states_follow_the_models_life(pool: ModelPool) -> None:
 
 
 def test_no_turn_is_given_before_the_model_is_loaded_or_after_the_device_broke(pool: ModelPool) -> None:
-    with pytest.raises(StopWorker), ModelPool(TimedEngine).turn(no_objection):
+    with pytest.raises(StopWorker), ModelPool(StandinEngine).turn(no_objection):
         pass
     pool.mark_broken()
     with pytest.raises(StopWorker), pool.turn(no_objection):

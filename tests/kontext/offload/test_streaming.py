@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import kontext
+from kontext.loading import place
 from kontext.networks import load_networks
 from kontext.offload.copies import Copies, ThreadCopies
 from kontext.offload.memory import Memory, Resident, Streamed, Workload
 from kontext.offload.pieces import Piece, places_beside
 from kontext.offload.planner import Plan
 from kontext.offload.streaming import Streamer
+from kontext.offload.workload import native_workload
 from kontext.weights.layout import find_model
 from tests.kontext.golden import MODEL, PICTURE
 from tests.kontext.offload.standin_device import CPU, FAST, AsPlanned, Chosen, DestructiveCopies, WitnessedCopies
@@ -36,7 +38,7 @@ class Cancelled(Exception):
 
 def load(memory: Memory) -> kontext.Kontext:
     files = find_model(MODEL)
-    return kontext.Kontext(
+    model = kontext.Kontext(
         load_networks(files, torch.bfloat16),
         files.config,
         fingerprint="",
@@ -45,6 +47,8 @@ def load(memory: Memory) -> kontext.Kontext:
         max_sequence_length=64,
         image_options=kontext.ImageOptions(),
     )
+    place(model)
+    return model
 
 
 def edit(model: kontext.Kontext, steps: int = 3, **settings: Any) -> np.ndarray:
@@ -62,7 +66,7 @@ def piece_names() -> tuple[str, ...]:
 
 
 def all_pieces(model: kontext.Kontext) -> list[Piece]:
-    return [piece for stage in model.workload().stages for piece in (*stage.once, *stage.loop)]
+    return [piece for stage in native_workload(model).stages for piece in (*stage.once, *stage.loop)]
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
@@ -150,7 +154,7 @@ def test_the_peak_of_a_plan_is_what_the_device_is_asked_for() -> None:
     copies = ThreadCopies(CPU)
     memory = Streamed(CPU, budget_bytes=None, copies=copies)
     model = load(memory)
-    workload = model.workload()
+    workload = native_workload(model)
     fixed = [place.tensor.nbytes for part in workload.networks for place in places_beside(part, all_pieces(model))]
 
     assert memory.plan is not None
