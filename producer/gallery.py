@@ -8,7 +8,8 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from producer.report import ReportRow, local_path, replacing
+from producer.files import local_path, replacing
+from producer.report import ReportRow
 
 LONGEST_INLINE_CHARACTERS = 200_000
 """A data: URI longer than this is named, not shown: the page would grow by every input."""

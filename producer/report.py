@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import unquote, urlsplit
 
 from jobs.ledger.ledger import PIPELINE_LENGTH, Ledger
 from jobs.ledger.record import JobRecord
 from jobs.schema import EditJob
 from producer.errors import TableError
+from producer.files import name_output, replacing
 from producer.table.formats import LARGEST_CELL_BYTES, Cells
 from producer.table.plan import Plan
 from producer.table.rows import TableRow
@@ -161,52 +158,6 @@ def name_beside(columns: tuple[str, ...], name: str) -> str:
 def batch_columns(batch: str, ledger: Ledger) -> tuple[str, ...]:
     """The names of the columns of `batch_report`, from a first look at every job."""
     return tuple(dict.fromkeys(name for row in batch_report(batch, ledger) for name in row.cells))
-
-
-def name_output(uri: str, folder: Path) -> str:
-    """Name an output as one does who stands in `folder`; what is not a file keeps its URI."""
-    path = local_path(uri)
-    if path is None:
-        return uri
-    return str(path.relative_to(folder.resolve()) if path.is_relative_to(folder.resolve()) else path)
-
-
-def local_path(uri: str) -> Path | None:
-    """The path of a `file://` URI; None for every other URI."""
-    return Path(unquote(urlsplit(uri).path)) if uri.startswith("file://") else None
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
-    """A new file that takes the place of `path` when it is complete.
-
-    Raises:
-        TableError: it cannot be written.
-    """
-    with naming_what_is_written(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-                yield file
-            os.chmod(name, 0o644)  # mkstemp makes it private
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
-
-
-@contextmanager
-def naming_what_is_written(path: Path) -> Iterator[None]:
-    """Tell in one line which path the block could not write.
-
-    Raises:
-        TableError: the block raised OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise TableError(f"{path}: cannot be written ({error.strerror or error}); choose another path") from error
 
 
 def _ending_of_row(row: TableRow, record: JobRecord | None) -> Ending:

@@ -18,7 +18,7 @@ from producer.embedded.local_service import LocalService, local_service
 from producer.embedded.private_redis import private_folder
 from producer.errors import TableError
 from producer.exit_codes import ExitCode
-from producer.report import local_path
+from producer.files import local_path
 from producer.table.cells import CellProblem, check_output_suffix, parse_images
 from producer.table.plan import RowDefaults
 from producer.terminal import people_console, put, say
