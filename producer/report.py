@@ -1,4 +1,4 @@
-"""How every row of a table ended, as `results.csv`.
+"""The report on a table, `results.csv`: one line per row, with the state of its job.
 
 The file has every row in its order with its original columns, then `RESULT_COLUMNS`; one of these that the table has
 too is called `result_<name>`.
@@ -35,7 +35,7 @@ NOT_QUEUED = "not queued"
 
 @dataclass(frozen=True)
 class Ending:
-    """How a row stands: a job's state, or `refused`, `conflict`, `not queued`.
+    """State of a row: that of its job, or `refused`, `conflict`, `not queued`.
 
     `output` is a URI; `seconds` are those of the last run; what does not apply is empty.
     """
@@ -95,7 +95,7 @@ def batch_report(batch: str, ledger: Ledger) -> Iterator[ReportRow]:
 
 
 def ending_of(record: JobRecord) -> Ending:
-    """How a job stands."""
+    """State of a job, as the cells of a report."""
     ran = record.finished_at - record.started_at if record.finished_at and record.started_at else None
     error = record.outcome.error
     return Ending(
@@ -151,7 +151,7 @@ def result_columns(columns: tuple[str, ...]) -> list[str]:
 
 
 def name_beside(columns: tuple[str, ...], name: str) -> str:
-    """What a column of ours is called in a table with these columns."""
+    """Name of a result column in a table with these columns."""
     return f"result_{name}" if name in columns else name
 
 
@@ -172,7 +172,7 @@ def _ending_of_row(row: TableRow, record: JobRecord | None) -> Ending:
 
 
 def _is_same(asked: EditJob, known: EditJob) -> bool:
-    """Whether a record is that of this row; parameters may have come from the command line and are not compared."""
+    """True if the record belongs to this row; parameters may have come from the command line and are not compared."""
     return (asked.image, asked.prompt, asked.batch) == (known.image, known.prompt, known.batch)
 
 

@@ -25,7 +25,7 @@ from producer.terminal import people_console, put, say
 
 POLL_SECONDS = 0.1
 LARGEST_SENT_BYTES = 8 * 2**20
-"""A picture that travels inside its job stands in Redis until the job is forgotten."""
+"""Limit for an image inside a job, which occupies Redis until the job expires."""
 
 
 @options.takes_params

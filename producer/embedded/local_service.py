@@ -28,7 +28,7 @@ FRIENDLY_THREADS = {"OMP_WAIT_POLICY": "passive"}
 slower on one with other work, as a person's own machine has."""
 
 OUTAGE_SECONDS = 15.0
-"""Somebody sits and waits: a picture whose host is away should not hold up the end of a table for ten minutes."""
+"""A person is waiting: an input whose host is unreachable must not delay the end of the table by ten minutes."""
 
 
 class LocalService:

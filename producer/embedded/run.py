@@ -28,7 +28,7 @@ REPORT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What a run leaves in its folder beside the pictures."""
+    """Files of a run, in the folder of its output images."""
 
     folder: Path
 

@@ -1,4 +1,4 @@
-"""What, beside the table itself, decides its jobs."""
+"""Everything except the table that determines its jobs: batch, places of outputs, values for all rows."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Plan:
 
 
 def advice(problem: Any) -> str:
-    """What pydantic found wrong, as advice: "should be less than or equal to 4096"."""
+    """Advice from a problem found by pydantic: "should be less than or equal to 4096"."""
     if problem["type"].startswith("int_"):
         return "should be a whole number"
     if problem["type"].startswith("float_"):
