@@ -72,17 +72,26 @@ class EditParams(Contract):
     """Parameters of sampling and of the output's encoding.
 
     `width` and `height` are pixels of the output; what is absent follows from the input picture. `output_format`
-    follows from the suffix of the output's name when absent; otherwise it is png.
+    follows from the suffix of the output's name when absent; otherwise it is png. The producer's options and columns
+    come from these fields: `description` is the option's help, and `absent` describes the default where there is no value.
     """
 
-    num_inference_steps: int = Field(30, ge=1, le=1000)
-    guidance_scale: float = Field(2.5, ge=0, le=100)
-    seed: int | None = Field(None, ge=0, lt=2**63)
-    width: int | None = Field(None, ge=16, le=4096)
-    height: int | None = Field(None, ge=16, le=4096)
-    output_format: OutputFormat | None = None
-    quality: int = Field(95, ge=1, le=100)
-    embed_prompt: bool = Field(False, description="write the prompt into the picture's EXIF")
+    num_inference_steps: int = Field(30, ge=1, le=1000, description="Sampling steps, 1 to 1000.")
+    guidance_scale: float = Field(2.5, ge=0, le=100, description="How closely to follow the prompt, 0 to 100.")
+    seed: int | None = Field(
+        None, ge=0, lt=2**63, description="Same seed, same picture.", json_schema_extra={"absent": "random, reported"}
+    )
+    width: int | None = Field(
+        None, ge=16, le=4096, description="Output pixels.", json_schema_extra={"absent": "follows the input"}
+    )
+    height: int | None = Field(
+        None, ge=16, le=4096, description="Output pixels.", json_schema_extra={"absent": "follows the input"}
+    )
+    output_format: OutputFormat | None = Field(
+        None, description="png, jpeg or webp.", json_schema_extra={"absent": "by the output's name, else png"}
+    )
+    quality: int = Field(95, ge=1, le=100, description="Of jpeg and webp, 1 to 100.")
+    embed_prompt: bool = Field(False, description="Write the prompt into the picture's EXIF.")
 
 
 class Callback(Contract):

@@ -8,8 +8,9 @@ import typer
 
 from jobs.errors import Error
 from producer.commands.callbacks import callbacks
+from producer.commands.change import cancel, retry
 from producer.commands.edit import edit
-from producer.commands.look import cancel, retry, status, watch
+from producer.commands.look import status, watch
 from producer.commands.results import gallery, results
 from producer.commands.run import run
 from producer.commands.submit import submit

@@ -166,7 +166,7 @@ class Client:
         return sum(self._queue.send(page) for page in self.ledger.retry_batch(batch, codes))
 
     def status(self, batch: str) -> dict[JobState, int]:
-        """How many jobs of a batch are in which state.
+        """Number of jobs of a batch in each state.
 
         Raises:
             JobNotFound: no such batch.

@@ -1,4 +1,4 @@
-"""What the producer raises on purpose, beside the errors of `jobs.errors`.
+"""Exceptions of the producer, in addition to the errors of `jobs.errors`.
 
 jobs.errors.Error
 ├── TableError      a table cannot be read, or a file not be written: correct the file or the command

@@ -1,4 +1,4 @@
-"""How a command ended, for scripts."""
+"""Exit codes of the commands, for scripts."""
 
 from __future__ import annotations
 

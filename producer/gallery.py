@@ -8,7 +8,8 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from producer.report import ReportRow, local_path, replacing
+from producer.files import local_path, replacing
+from producer.report import ReportRow
 
 LONGEST_INLINE_CHARACTERS = 200_000
 """A data: URI longer than this is named, not shown: the page would grow by every input."""
@@ -77,7 +78,7 @@ def _empty(words: str) -> str:
 
 
 def _source(uri: str, folder: Path) -> str | None:
-    """What a browser can load from a page in `folder`; None for what it cannot, such as `s3://`."""
+    """Address that a browser can load from a page in `folder`; None if there is none, as for `s3://`."""
     path = local_path(uri)
     if path is not None:
         return quote(os.path.relpath(path, folder.resolve()))

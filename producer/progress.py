@@ -44,12 +44,12 @@ class Snapshot:
 
     @property
     def failed(self) -> int:
-        """Jobs that ended without a picture."""
+        """Number of jobs that ended without an output image."""
         return self.counts[JobState.FAILED] + self.counts[JobState.CANCELLED]
 
     @property
     def seconds_left(self) -> float | None:
-        """How long the rest takes at this rate; None before anything has ended."""
+        """Time left at the present rate; None before a job has ended."""
         return (self.total - self.ended) / self.rate if self.rate else None
 
     def __str__(self) -> str:
@@ -125,7 +125,7 @@ class JsonLines:
 
 @contextmanager
 def open_display(as_json: bool) -> Iterator[Display]:
-    """Choose how to show progress: JSON when asked, a bar on a terminal, else lines."""
+    """Choose how to show progress: JSON with --json, a bar on a terminal, otherwise lines."""
     console = people_console()
     if as_json or not console.is_terminal:
         yield JsonLines() if as_json else Lines()

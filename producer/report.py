@@ -1,4 +1,4 @@
-"""How every row of a table ended, as `results.csv`.
+"""The report on a table, `results.csv`: one line per row, with the state of its job.
 
 The file has every row in its order with its original columns, then `RESULT_COLUMNS`; one of these that the table has
 too is called `result_<name>`.
@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import unquote, urlsplit
 
 from jobs.ledger import PIPELINE_LENGTH, JobRecord, Ledger
 from jobs.schema import EditJob
 from producer.errors import TableError
+from producer.files import name_output, replacing
 from producer.table.formats import LARGEST_CELL_BYTES, Cells
 from producer.table.plan import Plan
 from producer.table.rows import TableRow
@@ -37,7 +34,7 @@ NOT_QUEUED = "not queued"
 
 @dataclass(frozen=True)
 class Ending:
-    """How a row stands: a job's state, or `refused`, `conflict`, `not queued`.
+    """State of a row: that of its job, or `refused`, `conflict`, `not queued`.
 
     `output` is a URI; `seconds` are those of the last run; what does not apply is empty.
     """
@@ -97,7 +94,7 @@ def batch_report(batch: str, ledger: Ledger) -> Iterator[ReportRow]:
 
 
 def ending_of(record: JobRecord) -> Ending:
-    """How a job stands."""
+    """State of a job, as the cells of a report."""
     ran = record.finished_at - record.started_at if record.finished_at and record.started_at else None
     error = record.outcome.error
     return Ending(
@@ -153,59 +150,13 @@ def result_columns(columns: tuple[str, ...]) -> list[str]:
 
 
 def name_beside(columns: tuple[str, ...], name: str) -> str:
-    """What a column of ours is called in a table with these columns."""
+    """Name of a result column in a table with these columns."""
     return f"result_{name}" if name in columns else name
 
 
 def batch_columns(batch: str, ledger: Ledger) -> tuple[str, ...]:
     """The names of the columns of `batch_report`, from a first look at every job."""
     return tuple(dict.fromkeys(name for row in batch_report(batch, ledger) for name in row.cells))
-
-
-def name_output(uri: str, folder: Path) -> str:
-    """Name an output as one does who stands in `folder`; what is not a file keeps its URI."""
-    path = local_path(uri)
-    if path is None:
-        return uri
-    return str(path.relative_to(folder.resolve()) if path.is_relative_to(folder.resolve()) else path)
-
-
-def local_path(uri: str) -> Path | None:
-    """The path of a `file://` URI; None for every other URI."""
-    return Path(unquote(urlsplit(uri).path)) if uri.startswith("file://") else None
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
-    """A new file that takes the place of `path` when it is complete.
-
-    Raises:
-        TableError: it cannot be written.
-    """
-    with naming_what_is_written(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-                yield file
-            os.chmod(name, 0o644)  # mkstemp makes it private
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
-
-
-@contextmanager
-def naming_what_is_written(path: Path) -> Iterator[None]:
-    """Tell in one line which path the block could not write.
-
-    Raises:
-        TableError: the block raised OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise TableError(f"{path}: cannot be written ({error.strerror or error}); choose another path") from error
 
 
 def _ending_of_row(row: TableRow, record: JobRecord | None) -> Ending:
@@ -220,7 +171,7 @@ def _ending_of_row(row: TableRow, record: JobRecord | None) -> Ending:
 
 
 def _is_same(asked: EditJob, known: EditJob) -> bool:
-    """Whether a record is that of this row; parameters may have come from the command line and are not compared."""
+    """True if the record belongs to this row; parameters may have come from the command line and are not compared."""
     return (asked.image, asked.prompt, asked.batch) == (known.image, known.prompt, known.batch)
 
 

@@ -1,4 +1,4 @@
-"""Where output goes: data to stdout, one JSON object a line if asked, words for people to stderr."""
+"""Output: data on stdout, one JSON object a line with --json, messages for people on stderr."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 
 
 def say(words: str) -> None:
-    """Tell people something."""
+    """Write a message for people."""
     sys.stderr.write(f"{words}\n")
     sys.stderr.flush()
 

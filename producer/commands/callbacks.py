@@ -17,7 +17,7 @@ from producer.terminal import plural, put, put_json, say
 
 
 class State(StrEnum):
-    """How a callback stands."""
+    """State of a callback."""
 
     PENDING = "pending"
     DELIVERED = "delivered"

@@ -18,16 +18,17 @@ from producer.embedded.local_service import LocalService, local_service
 from producer.embedded.private_redis import private_folder
 from producer.errors import TableError
 from producer.exit_codes import ExitCode
-from producer.report import local_path
+from producer.files import local_path
 from producer.table.cells import CellProblem, check_output_suffix, parse_images
 from producer.table.plan import RowDefaults
 from producer.terminal import people_console, put, say
 
 POLL_SECONDS = 0.1
 LARGEST_SENT_BYTES = 8 * 2**20
-"""A picture that travels inside its job stands in Redis until the job is forgotten."""
+"""Limit for an image inside a job, which occupies Redis until the job expires."""
 
 
+@options.takes_params
 def edit(
     image: Annotated[str, options.argument("IMAGE", help="Path or URI; several separated by commas.")],
     prompt: Annotated[str, options.argument("PROMPT", help="What to change in the picture.")],
@@ -39,13 +40,7 @@ def edit(
         bool,
         options.option("--remote", help="Let the workers on DG_BROKER_URL do it. [default: off]"),
     ] = False,
-    num_inference_steps: options.Steps = None,
-    guidance_scale: options.Guidance = None,
-    seed: options.Seed = None,
-    height: options.Height = None,
-    width: options.Width = None,
-    output_format: options.OutputFormat = None,
-    quality: options.Quality = None,
+    params: options.Params = None,
     broker_url: options.BrokerUrl = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -58,21 +53,16 @@ def edit(
     Example: producer edit cat.png "make it snow" -o snow.png
     """
     defaults = RowDefaults.read(
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        seed=seed,
-        height=height,
-        width=width,
-        output_format=output_format,
-        quality=quality,
-    ).checked()
+        **params or {},
+    )
     images = _images(image)
     _check_output(output)
     if remote:
         target = output if output is None or "://" in output else _refuse_local(output)
         result = _edit_remotely(_job([_inline(uri) for uri in images], prompt, target, defaults), broker_url)
     else:
-        path = Path(output or f"{_stem(image)}-edited.{output_format or 'png'}").expanduser().resolve()
+        suffix = defaults.given.get("output_format", "png")
+        path = Path(output or f"{_stem(image)}-edited.{suffix}").expanduser().resolve()
         result = _edit_here(_job(images, prompt, path.as_uri(), defaults))
     _tell(result, as_json)
     raise typer.Exit(ExitCode.OK if result.state is JobState.SUCCEEDED else ExitCode.INCOMPLETE)

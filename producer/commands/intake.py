@@ -13,7 +13,7 @@ PROBLEMS_SHOWN = 20
 
 @dataclass
 class TableCheck:
-    """How many rows a table has, and how many of them cannot be jobs."""
+    """Number of rows in a table, and number of refused ones."""
 
     rows: int = 0
     refused: int = 0

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from jobs.schema import EditParams
 from jobs.settings import BrokerSettings, load_settings
 
 
@@ -23,27 +28,51 @@ def argument(metavar: str, help: str) -> Any:
 TABLE_HELP = "CSV, TSV, JSON Lines or Parquet; - reads standard input (CSV, or JSON Lines when it begins with {)."
 
 TableArgument = Annotated[str, argument("TABLE", help=TABLE_HELP)]
-Steps = Annotated[
-    int | None,
-    option("--num-inference-steps", help="Sampling steps, 1 to 1000. [default: 30]"),
-]
-Guidance = Annotated[
-    float | None,
-    option("--guidance-scale", help="How closely to follow the prompt. [default: 2.5]"),
-]
-Seed = Annotated[int | None, option("--seed", help="Same seed, same picture. [default: random, reported]")]
-Height = Annotated[int | None, option("--height", help="Output pixels. [default: follows the input]")]
-Width = Annotated[int | None, option("--width", help="Output pixels. [default: follows the input]")]
-OutputFormat = Annotated[
-    str | None,
-    option("--output-format", help="png, jpeg or webp. [default: by the output's name, else png]"),
-]
-Quality = Annotated[int | None, option("--quality", help="Of jpeg and webp, 1 to 100. [default: 95]")]
 BrokerUrl = Annotated[
     str | None,
     option("--broker-url", help="Redis. [env: DG_BROKER_URL] [default: redis://localhost:6379/0]"),
 ]
+Params = dict[str, Any] | None
+"""The values of the options that `takes_params` adds, by the names of `EditParams`."""
 AsJson = Annotated[bool, option("--json", help="One JSON object a line on stdout. [default: off]")]
+
+
+def takes_params(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for every field of `EditParams`, and their values as its argument `params`.
+
+    The options stand where `params` stands among the command's own; None means not given.
+    """
+
+    @wraps(command)
+    def with_options(**given: Any) -> None:
+        params = {name: given.pop(name) for name in EditParams.model_fields}
+        command(**given, params=params)
+
+    parameters: list[Parameter] = []
+    for own in signature(command, eval_str=True).parameters.values():
+        parameters += _param_options() if own.name == "params" else [own]
+    shown: Any = with_options
+    shown.__signature__ = Signature(parameters)
+    shown.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_options
+
+
+def _param_options() -> list[Parameter]:
+    options = []
+    for name, field in EditParams.model_fields.items():
+        extra = field.json_schema_extra
+        value = "off" if field.default is False else field.default
+        default = extra["absent"] if isinstance(extra, dict) else value
+        shown = option(f"--{name.replace('_', '-')}", help=f"{field.description} [default: {default}]")
+        annotation: Any = Annotated[_option_type(field.annotation), shown]
+        options.append(Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation))
+    return options
+
+
+def _option_type(annotation: Any) -> Any:
+    """The type of an option for a field: the field's own, or a string for a choice, which the schema checks."""
+    (kind,) = [member for member in get_args(annotation) or (annotation,) if member is not NoneType]
+    return (str if get_origin(kind) is Literal else kind) | None
 
 
 def settings_with(broker_url: str | None = None, output: str | None = None) -> BrokerSettings:

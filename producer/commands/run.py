@@ -19,16 +19,11 @@ from producer.table.table import open_table
 from producer.terminal import plural, put, put_json, say
 
 
+@options.takes_params
 def run(
     source: options.TableArgument,
     output_dir: Annotated[Path, options.option("--output-dir", help="Where pictures and results go. [required]")],
-    num_inference_steps: options.Steps = None,
-    guidance_scale: options.Guidance = None,
-    seed: options.Seed = None,
-    height: options.Height = None,
-    width: options.Width = None,
-    output_format: options.OutputFormat = None,
-    quality: options.Quality = None,
+    params: options.Params = None,
     strict: Annotated[
         bool, options.option("--strict", help="Do nothing when any row is wrong. [default: off]")
     ] = False,
@@ -46,13 +41,7 @@ def run(
     Example: producer run examples/data.csv --output-dir out
     """
     defaults = RowDefaults.read(
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        seed=seed,
-        height=height,
-        width=width,
-        output_format=output_format,
-        quality=quality,
+        **params or {},
     )
     with open_table(source) as table:
         embedded = EmbeddedRun(table, output_dir, defaults, overwrite)

@@ -23,6 +23,7 @@ from producer.table.table import Table, open_table
 from producer.terminal import people_console, plural, put, put_json, say
 
 
+@options.takes_params
 def submit(
     source: options.TableArgument,
     batch: Annotated[
@@ -32,13 +33,7 @@ def submit(
         str | None,
         options.option("--output", help="s3://bucket/prefix or folder. [env: DG_OUTPUT_URI] [default: ./output]"),
     ] = None,
-    num_inference_steps: options.Steps = None,
-    guidance_scale: options.Guidance = None,
-    seed: options.Seed = None,
-    height: options.Height = None,
-    width: options.Width = None,
-    output_format: options.OutputFormat = None,
-    quality: options.Quality = None,
+    params: options.Params = None,
     callback_url: Annotated[
         str | None,
         options.option("--callback-url", help="Where to report each job's end. [default: nowhere]"),
@@ -75,13 +70,7 @@ def submit(
         raise typer.BadParameter("--results needs --wait; or write them later with: producer results BATCH")
     client = Client(settings=options.settings_with(broker_url, output))
     defaults = RowDefaults.read(
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        seed=seed,
-        height=height,
-        width=width,
-        output_format=output_format,
-        quality=quality,
+        **params or {},
         callback_url=callback_url,
     )
     with open_table(source) as table:

@@ -49,7 +49,7 @@ def last_line(log: Path) -> str:
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """What the child runs between fork and exec. It must not allocate or import, so all is looked up before."""
+    """Code of the child between fork and exec. It must not allocate or import, so every name is resolved before."""
     if not sys.platform.startswith("linux"):
         return None
     prctl, parent = ctypes.CDLL(None).prctl, os.getpid()

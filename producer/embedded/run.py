@@ -16,17 +16,10 @@ from pathlib import Path
 from jobs.ledger import JobRecord
 from jobs.schema import EditJob, JobState
 from producer.embedded.local_service import LocalService, local_service
+from producer.files import naming_what_is_written
 from producer.gallery import write_gallery
 from producer.progress import watch
-from producer.report import (
-    Ending,
-    LookUp,
-    ReportRow,
-    naming_what_is_written,
-    read_finished,
-    table_report,
-    write_results,
-)
+from producer.report import Ending, LookUp, ReportRow, read_finished, table_report, write_results
 from producer.table.plan import Plan, RowDefaults
 from producer.table.table import Table
 
@@ -35,7 +28,7 @@ REPORT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What a run leaves in its folder beside the pictures."""
+    """Files of a run, in the folder of its output images."""
 
     folder: Path
 

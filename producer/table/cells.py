@@ -1,4 +1,4 @@
-"""What the cells of a table mean: lists of pictures and names of outputs."""
+"""Cells of a table: lists of input images and names of outputs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def shorten(value: Any) -> str:
 
 
 def parse_images(cell: Any, folder: Path) -> list[str]:
-    """Read the pictures of a row: a URI or path, several separated by commas, or a (JSON) list of them.
+    """Read the input images of a row: a URI or path, several separated by commas, or a (JSON) list of them.
 
     Args:
         folder: what relative paths start from.
@@ -39,7 +39,7 @@ def parse_images(cell: Any, folder: Path) -> list[str]:
     Raises:
         CellProblem: nothing there, not a list of texts, or a path without a file.
     """
-    return [_picture_uri(name, folder) for name in _picture_names(cell, folder)]
+    return [_image_uri(name, folder) for name in _image_names(cell, folder)]
 
 
 def locate_output(name: Any, index: int, chosen_format: str, output_root: str, numbered_root: str) -> str:
@@ -63,7 +63,7 @@ def locate_output(name: Any, index: int, chosen_format: str, output_root: str, n
 
 
 def has_suffix(name: Any) -> bool:
-    """Whether an `output` cell says by its suffix which format it wants."""
+    """True if the suffix of an `output` cell chooses a format."""
     return name is not None and PurePosixPath(str(name).strip()).suffix.lower() in FORMAT_OF_SUFFIX
 
 
@@ -86,7 +86,7 @@ def _check_output_name(whole: str, path: str) -> None:
     check_output_suffix(whole)
 
 
-def _picture_names(cell: Any, folder: Path) -> list[str]:
+def _image_names(cell: Any, folder: Path) -> list[str]:
     if cell is None:
         raise CellProblem("", "is empty; give the URI or path of a picture")
     names = cell if isinstance(cell, list) else _split(str(cell).strip(), folder)
@@ -106,7 +106,7 @@ def _split(text: str, folder: Path) -> Any:
     return [name for name in text.split(",") if name.strip()]
 
 
-def _picture_uri(name: str, folder: Path) -> str:
+def _image_uri(name: str, folder: Path) -> str:
     if URI.match(name):
         return name
     path = (folder / Path(name).expanduser()).absolute()

@@ -117,7 +117,7 @@ def _numbered(rows: Iterable[tuple[Cells, str]]) -> Iterator[RawRow]:
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a cell says nothing: missing, empty or blank text, not a number."""
+    """True for a blank cell: missing, empty or blank text, not a number."""
     return value is None or (isinstance(value, str) and not value.strip()) or value != value
 
 

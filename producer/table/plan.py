@@ -1,31 +1,24 @@
-"""What, beside the table itself, decides its jobs."""
+"""Everything except the table that determines its jobs: batch, places of outputs, values for all rows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from jobs.errors import SettingsError
-from jobs.schema import Callback, EditParams, OutputFormat
+from jobs.schema import Callback, EditParams
 
-PARAM_COLUMNS = ("num_inference_steps", "guidance_scale", "seed", "height", "width", "output_format", "quality")
+PARAM_COLUMNS = tuple(EditParams.model_fields)
 
 
-class RowDefaults(BaseModel):
-    """What the command line says for all rows; a row's own cell wins."""
+@dataclass(frozen=True)
+class RowDefaults:
+    """Values from the command line for all rows, by the name of their column; a row's own cell wins."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    seed: int | None = None
-    height: int | None = None
-    width: int | None = None
-    output_format: OutputFormat | None = None
-    quality: int | None = None
-    callback_url: str | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, **options: Any) -> RowDefaults:
@@ -34,15 +27,7 @@ class RowDefaults(BaseModel):
         Raises:
             SettingsError: names the option, its value and what is expected.
         """
-        try:
-            return cls(**options).checked()
-        except ValidationError as error:
-            raise SettingsError(_describe(error)) from error
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """The values that were given, by the name of their column."""
-        return self.model_dump(exclude_none=True)
+        return cls({name: value for name, value in options.items() if value is not None}).checked()
 
     def checked(self) -> RowDefaults:
         """These values, when a job can have them.
@@ -52,15 +37,15 @@ class RowDefaults(BaseModel):
         """
         try:
             self.params()
-            if self.callback_url is not None:
-                Callback(url=self.callback_url)
+            if "callback_url" in self.given:
+                Callback(url=self.given["callback_url"])
         except ValidationError as error:
             raise SettingsError(_describe(error)) from error
         return self
 
     def params(self) -> EditParams:
         """The values as the parameters of a job."""
-        return EditParams(**{name: value for name, value in self.given.items() if name in PARAM_COLUMNS})
+        return EditParams(**{name: value for name, value in self.given.items() if name != "callback_url"})
 
 
 @dataclass(frozen=True)
@@ -77,11 +62,13 @@ class Plan:
 
 
 def advice(problem: Any) -> str:
-    """What pydantic found wrong, as advice: "should be less than or equal to 4096"."""
+    """Advice from a problem found by pydantic: "should be less than or equal to 4096"."""
     if problem["type"].startswith("int_"):
         return "should be a whole number"
     if problem["type"].startswith("float_"):
         return "should be a number"
+    if problem["type"].startswith("bool_"):
+        return "should be true or false"
     if problem["type"] == "string_pattern_mismatch":
         return "should be at most 128 letters, digits and . _ : -, a letter or digit first"
     said: str = problem["msg"]

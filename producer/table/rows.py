@@ -1,4 +1,4 @@
-"""One row of a table as a job, or the reasons why it is none."""
+"""Rows of a table as jobs, or the problems that prevent it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMAGE_COLUMNS = ("image", "image_url", "image_uri", "input_image", "input_images
 PROMPT_COLUMNS = ("prompt", "instruction")
 JOB_COLUMNS = ("id", "index", "output", "callback_url", *PARAM_COLUMNS)
 UNREAD_IMAGES = ["file:///unread"]
-"""Stands for pictures that cannot be read, so that the other cells of the row are checked all the same."""
+"""Placeholder for unreadable images, so that the other cells of the row are checked too."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class TableRow:
 
 
 class Columns:
-    """What each column of a table is for.
+    """Meaning of each column of a table.
 
     Raises:
         TableError: there is no image or no prompt column.
