@@ -5,7 +5,7 @@ the architecture is that of Esser et al. 2020 (VQGAN) and Rombach et al. 2021 (l
 """
 
 # mypy: disable-error-code="no-any-return"
-# Calling an nn.Module is Any to the type checker; the annotations of `forward` say what it is.
+# To the type checker, calling an nn.Module returns Any; the annotations of `forward` state the type.
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kontext.attention import rotary_table
 from kontext.config import PIXELS_PER_TOKEN, ModelConfig
-from kontext.layers import Adjustment
+from kontext.layers import ModulationOut
 from kontext.offload.pieces import Piece, Stage
 from kontext.text import TextEncoder
 from kontext.transformer import Transformer
@@ -80,7 +80,7 @@ def usual_tokens(config: ModelConfig, text_tokens: int) -> int:
 
 def block_inputs(
     config: ModelConfig, text_tokens: int, device: torch.device, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Sequence[Adjustment], Tensor]:
+) -> tuple[Tensor, Tensor, Sequence[ModulationOut], Tensor]:
     """Inputs of a double block in the usual edit, to measure it with.
 
     Laid out as `Transformer.condition` does, or a compiled block would be compiled for these and again for the others.
@@ -97,7 +97,7 @@ def block_inputs(
     return (
         img,
         txt,
-        [Adjustment(zeros(), zeros(), zeros()) for _ in range(4)],
+        [ModulationOut(zeros(), zeros(), zeros()) for _ in range(4)],
         rotary_table(torch.zeros(1, tokens, 3, device=device), sizes.axes_dim, sizes.theta),
     )
 
