@@ -73,7 +73,7 @@ class EditParams(Contract):
 
     `width` and `height` are pixels of the output; what is absent follows from the input picture. `output_format`
     follows from the suffix of the output's name when absent; otherwise it is png. The producer's options and columns
-    come from these fields: `description` is the option's help, and `absent` describes the default where there is no value.
+    come from these fields: `description` is the option's help, and `absent` describes the default where there is none.
     """
 
     num_inference_steps: int = Field(30, ge=1, le=1000, description="Sampling steps, 1 to 1000.")

@@ -1,9 +1,9 @@
 """Rotary position embedding and attention, as pure functions.
 
-Position is the angle of a rotation: neighbouring channels (0, 1), (2, 3), ... of every query and key are read as
-complex numbers and multiplied by exp(i * position * frequency), so that their product depends on the distance only
+Neighbouring channels (0, 1), (2, 3), ... of every query and key are read as complex numbers. Rotary embedding
+multiplies them by exp(i * position * frequency). The product of a query and a key then depends on their distance only
 (Su et al. 2021, RoFormer, equation 34). A token has three positions, (image index, row, column), each with its own
-share of the channels.
+channels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def rope(positions: Tensor, dim: int, theta: int) -> Tensor:
 
     Args:
         positions: float32, any shape (...).
-        dim: number of channels that turn with this axis, even.
+        dim: number of channels rotated along this axis, even.
         theta: base of the frequencies theta ** (-2k / dim).
     Returns:
         (cos, sin) of every angle, float32, shape (..., dim / 2, 2).
@@ -43,11 +43,11 @@ def rotary_table(ids: Tensor, axes_dim: tuple[int, ...], theta: int) -> Tensor:
 
 
 def apply_rope(x: Tensor, pe: Tensor) -> Tensor:
-    """Turn queries or keys by their positions, in float32, and round back.
+    """Rotate queries or keys by their positions in float32, then round to their dtype.
 
     Args:
         x: shape (batch, heads, length, head_dim).
-        pe: table of `rotary_table`.
+        pe: rotary table of the tokens, from `rotary_table`.
     """
     if torch.compiler.is_compiling():
         return _apply_rope_in_reals(x, pe)
@@ -57,7 +57,7 @@ def apply_rope(x: Tensor, pe: Tensor) -> Tensor:
 
 
 def _apply_rope_in_reals(x: Tensor, pe: Tensor) -> Tensor:
-    """The compiler knows no complex numbers; of these products it makes one pass over x."""
+    """Same rotation in real numbers: the compiler does not support complex ones, and fuses these into one pass."""
     real, imaginary = x.float().reshape(*x.shape[:-1], -1, 2).unbind(-1)
     cos, sin = pe.unbind(-1)
     return torch.stack((real * cos - imaginary * sin, real * sin + imaginary * cos), dim=-1).flatten(-2).type_as(x)
@@ -68,8 +68,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, pe: Tensor, query_pe: Tensor | No
 
     Args:
         q, k, v: shape (batch, heads, length, head_dim); there may be fewer queries than keys.
-        pe: table of `rotary_table`.
-        query_pe: the table of the queries, where they are not those of the keys' tokens.
+        pe: rotary table of the keys, from `rotary_table`.
+        query_pe: rotary table of the queries; None if queries and keys are of the same tokens.
     Returns:
         Shape (batch, length of q, heads * head_dim).
     """
@@ -79,7 +79,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, pe: Tensor, query_pe: Tensor | No
 
 
 def _widened(x: Tensor) -> Tensor:
-    """In float32 where oneDNN multiplies: there the kernel for it takes half the time of the one for bfloat16."""
+    """Convert to float32 while oneDNN multiplies: its float32 kernel takes half the time of the bfloat16 kernel."""
     if x.device.type != "cpu" or torch.compiler.is_compiling() or not onednn_multiplies():
         return x
     return x.float()

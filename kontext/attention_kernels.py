@@ -1,7 +1,7 @@
-"""Which attention kernel is the fastest on this device, measured once for the model's own shape.
+"""Choice of the fastest attention kernel on this device, measured once with the model's own shape.
 
-The kernels are torch's, and those of the FlashAttention packages where they are installed: their newest releases, which
-torch does not bring. All stand behind torch's own function, so that attention is written once.
+Candidates are torch's kernels and, if installed, the FlashAttention packages, whose newest releases torch does not
+include. All are called through torch's own function, so attention is written once.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ log = logging.getLogger(__name__)
 
 
 def choose_backend(config: TransformerConfig, device: torch.device, dtype: torch.dtype, wanted: str = "auto") -> str:
-    """The attention kernel to use.
+    """Choose the attention kernel.
 
     Args:
-        wanted: one of `KERNELS`, which is then taken unmeasured, or "auto".
+        wanted: one of `KERNELS`, used without a measurement, or "auto" for the fastest.
     Returns:
-        One of `KERNELS`, or "default" where torch has no choice to offer, on every device but CUDA.
+        One of `KERNELS`, or "default" on devices other than CUDA, where torch offers no choice.
     Raises:
         RequestError: there is no such kernel, or its package is not installed.
     """
@@ -63,7 +63,7 @@ def choose_backend(config: TransformerConfig, device: torch.device, dtype: torch
 
 
 def candidates() -> list[str]:
-    """The kernels to measure. Not "math": at the size of an edit its table of scores alone takes gigabytes."""
+    """List the kernels to measure, without "math": at the size of an edit its scores alone take gigabytes."""
     return [*(name for name in BACKENDS if name != "math"), *filter(_is_installed, PACKAGES)]
 
 
@@ -72,7 +72,7 @@ def _is_installed(package: str) -> bool:
 
 
 def using_backend(name: str) -> AbstractContextManager[object]:
-    """Within the context attention takes this kernel; one of torch's that cannot gives way to another."""
+    """Context in which attention uses this kernel; torch falls back to another if one of its own cannot run."""
     if name == "default":
         return nullcontext()
     if name in PACKAGES:
@@ -82,7 +82,7 @@ def using_backend(name: str) -> AbstractContextManager[object]:
 
 
 class _PackageAttention(TorchFunctionMode):
-    """Within the context torch's attention is a package's."""
+    """Context in which a package computes torch's attention."""
 
     def __init__(self, package: str) -> None:
         super().__init__()
@@ -96,21 +96,21 @@ class _PackageAttention(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-# An operator of its own, so that the compiler need not look into the package.
+# A custom operator, so that the compiler does not trace into the package.
 @torch.library.custom_op("kontext::flash_attention", mutates_args=())
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, package: str) -> Tensor:
-    """Attention by a FlashAttention package, which has lengths before heads.
+    """Attention by a FlashAttention package, which expects (batch, length, heads, head_dim).
 
     Args:
         q, k, v: shape (batch, heads, length, head_dim), bfloat16 on CUDA; there may be fewer queries than keys.
-        package: what to import `flash_attn_func` from.
+        package: module with `flash_attn_func`.
     Returns:
-        The shape of q.
+        Same shape as q.
     """
-    found = import_module(package).flash_attn_func(*(x.transpose(1, 2) for x in (q, k, v)))
-    # The first releases of FlashAttention 3 return the sums of the softmax too.
-    x: Tensor = found[0] if isinstance(found, tuple) else found
-    return x.contiguous().transpose(1, 2)  # it is; the compiler is promised so
+    result = import_module(package).flash_attn_func(*(x.transpose(1, 2) for x in (q, k, v)))
+    # The first releases of FlashAttention 3 also return the log-sum-exp of the softmax.
+    x: Tensor = result[0] if isinstance(result, tuple) else result
+    return x.contiguous().transpose(1, 2)  # copies nothing, but makes sure of the layout that register_fake declares
 
 
 @flash_attention.register_fake
@@ -120,12 +120,12 @@ def _(q: Tensor, k: Tensor, v: Tensor, package: str) -> Tensor:
 
 @torch.inference_mode()
 def measure_backends(x: Tensor, names: Iterable[str]) -> dict[str, float]:
-    """Seconds of one attention of x to itself, shape (batch, heads, length, head_dim), by each kernel that can."""
+    """Seconds of one self-attention of x, shape (batch, heads, length, head_dim), per kernel that can run it."""
     seconds = {}
     for name in names:
         try:
             with warnings.catch_warnings(), _only(name):
-                warnings.simplefilter("ignore")  # torch tells in warnings why a kernel cannot
+                warnings.simplefilter("ignore")  # torch's warnings give the reasons why a kernel cannot run
                 seconds[name] = _measure(x)
         except (RuntimeError, ImportError) as error:
             log.debug("attention_unavailable backend=%s reason=%s", name, error)
@@ -138,7 +138,7 @@ def _only(name: str) -> AbstractContextManager[object]:
 
 def _measure(x: Tensor) -> float:
     best = float("inf")
-    for _ in range(1 + REPETITIONS):  # the first one sets up; being the slowest it does not count
+    for _ in range(1 + REPETITIONS):  # the first call includes setup; as the slowest it does not count
         synchronize(x.device)
         started = time.perf_counter()
         nn.functional.scaled_dot_product_attention(x, x, x)

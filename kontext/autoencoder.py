@@ -1,11 +1,11 @@
-"""The autoencoder between pictures and latents, 8 times smaller each way, 16 channels.
+"""The autoencoder between images and latents; latents are 8 times smaller in both directions, with 16 channels.
 
 Attributes carry the key names of the published checkpoints. Source: FLUX.1 reference code, modules/autoencoder.py;
 the architecture is that of Esser et al. 2020 (VQGAN) and Rombach et al. 2021 (latent diffusion), without quantisation.
 """
 
 # mypy: disable-error-code="no-any-return"
-# Calling an nn.Module is Any to the type checker; the annotations of `forward` say what it is.
+# To the type checker, calling an nn.Module returns Any; the annotations of `forward` state the type.
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from kontext.config import AutoencoderConfig
 
-SWISH_PIECE = 2**17  # values at once: half a megabyte in float32
+SWISH_CHUNK = 2**17  # values at once: half a megabyte in float32
 
 
 class Autoencoder(nn.Module):
-    """Pictures to latents of about unit variance, and back.
+    """Encoder from images to latents of about unit variance, and decoder back.
 
     Attributes:
-        channels_last: how pictures lie in memory. Convolutions are fastest so, and sum up in another order.
+        channels_last: memory layout of images. Convolutions are fastest with channels last, and sum in another order.
     """
 
     def __init__(self, config: AutoencoderConfig) -> None:
@@ -32,19 +32,19 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
 
-    def encode(self, picture: Tensor) -> Tensor:
-        """Latents of a picture: the mean of the posterior, nothing is sampled.
+    def encode(self, image: Tensor) -> Tensor:
+        """Encode an image to the mean of the posterior, without sampling.
 
         Args:
-            picture: -1 to 1, shape (batch, 3, height, width), sides multiples of 8.
+            image: -1 to 1, shape (batch, 3, height, width), sides multiples of 8.
         Returns:
             Shape (batch, 16, height / 8, width / 8).
         """
-        mean, _log_variance = self.encoder(self._laid_out(picture)).chunk(2, dim=1)
+        mean, _log_variance = self.encoder(self._laid_out(image)).chunk(2, dim=1)
         return self.config.scale_factor * (mean - self.config.shift_factor)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The picture of latents, about -1 to 1, shape (batch, 3, 8 * rows, 8 * columns)."""
+        """Decode latents to an image of about -1 to 1, shape (batch, 3, 8 * rows, 8 * columns)."""
         return self.decoder(self._laid_out(latents / self.config.scale_factor + self.config.shift_factor))
 
     def _laid_out(self, x: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class Autoencoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """From full resolution down, then the middle."""
+    """Convolutional encoder: levels from full resolution down, then the middle."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -75,7 +75,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The middle, then from the coarsest level up. Level 0 is full resolution here too, as the key names want."""
+    """Convolutional decoder: the middle, then levels from the coarsest up.
+
+    Level 0 is full resolution here too, as in the checkpoint's key names.
+    """
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -91,7 +94,7 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.mid(self.conv_in(x))
-        # Under autocast the middle is bfloat16 and the first residual sum of the levels starts from the weights' dtype.
+        # Under autocast the middle returns bfloat16, but the first residual sum of the levels needs the weights' dtype.
         x = x.to(self.conv_in.weight.dtype)
         for level in reversed(self.up):
             x = level(x)
@@ -99,7 +102,7 @@ class Decoder(nn.Module):
 
 
 class EncoderLevel(nn.Module):
-    """Residual blocks at one resolution, then half the resolution."""
+    """Residual blocks at one resolution, then a downsampling by 2."""
 
     def __init__(self, before: int, width: int, blocks: int, *, shrink: bool) -> None:
         super().__init__()
@@ -113,7 +116,7 @@ class EncoderLevel(nn.Module):
 
 
 class DecoderLevel(nn.Module):
-    """Residual blocks at one resolution, then twice the resolution."""
+    """Residual blocks at one resolution, then an upsampling by 2."""
 
     def __init__(self, before: int, width: int, blocks: int, *, grow: bool) -> None:
         super().__init__()
@@ -127,7 +130,7 @@ class DecoderLevel(nn.Module):
 
 
 class Middle(nn.Module):
-    """Two residual blocks round an attention over the whole picture, at the coarsest resolution."""
+    """Two residual blocks around an attention over the whole image, at the coarsest resolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -140,7 +143,7 @@ class Middle(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Norm, SiLU, 3x3 convolution, twice, beside a shortcut."""
+    """Norm, SiLU and 3x3 convolution, twice, with a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -159,7 +162,7 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Attention with one head between all places of a picture."""
+    """Attention with one head between all pixels of a feature map."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -171,26 +174,26 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
-        # Contiguous, or attention leaves its fast kernel.
+        # Contiguous; otherwise attention falls back to a slow kernel.
         q, k, v = (rearrange(part(h), "b c h w -> b 1 (h w) c").contiguous() for part in (self.q, self.k, self.v))
-        heard = nn.functional.scaled_dot_product_attention(q, k, v)
-        return x + self.proj_out(rearrange(heard, "b 1 (h w) c -> b c h w", h=x.shape[2]))
+        attn = nn.functional.scaled_dot_product_attention(q, k, v)
+        return x + self.proj_out(rearrange(attn, "b 1 (h w) c -> b c h w", h=x.shape[2]))
 
 
 class Downsample(nn.Module):
-    """A convolution of stride 2."""
+    """Convolution of stride 2."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, kernel_size=3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Zeros at the right and at the bottom only: the weights were trained so.
+        # Zero padding at the right and the bottom only, as in training.
         return self.conv(nn.functional.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
-    """Every place twice in both directions, then a convolution."""
+    """Nearest-neighbour upsampling by 2, then a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -201,44 +204,44 @@ class Upsample(nn.Module):
 
 
 def swish(x: Tensor) -> Tensor:
-    """SiLU of a tensor that nobody else reads."""
+    """SiLU, in place where possible: the caller must not read x afterwards."""
     if x.dtype == torch.float32 and _has_channels_last(x):
         return nn.functional.silu(x, inplace=True)
-    # In two roundings as in the reference; the fused one moves a decode under autocast by 1 %.
-    in_pieces = x.device.type == "cpu" and x.is_contiguous() and not torch.is_grad_enabled()
-    if in_pieces and not torch.compiler.is_compiling():  # whose graph would be of one number of pieces
-        # Piece by piece within a cache: new memory for large pictures takes a CPU longer than the arithmetic.
-        for piece in torch.split(x.view(-1), SWISH_PIECE):
-            piece.mul_(torch.sigmoid(piece))
+    # Two roundings as in the reference; the fused kernel with one changes a decode under autocast by 1 %.
+    in_chunks = x.device.type == "cpu" and x.is_contiguous() and not torch.is_grad_enabled()
+    if in_chunks and not torch.compiler.is_compiling():  # a graph would fix the number of chunks
+        # In chunks that fit the CPU's cache: allocating memory for a large image takes longer than the arithmetic.
+        for chunk in torch.split(x.view(-1), SWISH_CHUNK):
+            chunk.mul_(torch.sigmoid(chunk))
         return x
     return x * torch.sigmoid(x)
 
 
 class GroupNorm(nn.GroupNorm):
-    """torch's, but as exact for float32 pictures with channels last on a CPU as for others.
+    """torch's group norm, with a more accurate path for float32 with channels last on a CPU.
 
-    There torch adds all places up one after the other, which loses two digits: 1e-5 of a picture of 384x384.
+    There torch sums all pixels one after the other, which loses two digits: an error of 1e-5 in an image of 384x384.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled() or not _has_channels_last(x):
             return super().forward(x)
-        places = x.permute(0, 2, 3, 1).flatten(1, 2)  # a view, (batch, height * width, channels)
-        mean = self._over_groups(places.mean(dim=1))
-        centred = places - mean
+        pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # a view, (batch, height * width, channels)
+        mean = self._over_groups(pixels.mean(dim=1))
+        centred = pixels - mean
         variance = self._over_groups(centred.square_().mean(dim=1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        normed = torch.addcmul(self.bias - mean * scale, places, scale, out=centred)
+        normed = torch.addcmul(self.bias - mean * scale, pixels, scale, out=centred)
         return normed.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
 
     def _over_groups(self, channels: Tensor) -> Tensor:
-        """Mean of each group for each of its channels, (batch, channels) to (batch, 1, channels)."""
+        """Replace each channel by the mean of its group, (batch, channels) to (batch, 1, channels)."""
         groups = channels.view(len(channels), self.num_groups, -1)
         return groups.mean(dim=2, keepdim=True).expand_as(groups).flatten(1).unsqueeze(1)
 
 
 def _has_channels_last(x: Tensor) -> bool:
-    """Whether a picture lies so and not in the usual way; the compiler chooses layouts itself."""
+    """Check for a layout with channels last that is not also contiguous; the compiler chooses layouts itself."""
     if torch.compiler.is_compiling():
         return False
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()

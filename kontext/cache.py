@@ -1,4 +1,4 @@
-"""What the encoders gave for prompts and pictures seen before, kept in host memory up to a number of bytes."""
+"""Cache of encoded prompts and images in host memory, limited in bytes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from kontext.config import Resolution
 
 
 class TensorCache:
-    """The tensors used last, and how often they were asked for.
+    """Least-recently-used cache of tensors, with counts of hits and misses.
 
     Args:
-        limit_bytes: what is kept never takes more; 0 keeps and counts nothing.
+        limit_bytes: upper bound of the cached bytes; 0 turns the cache and its counts off.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -30,7 +30,7 @@ class TensorCache:
     def recall(
         self, key: Hashable, device: torch.device, compute: Callable[[], tuple[Tensor, ...]]
     ) -> tuple[Tensor, ...]:
-        """The tensors of a key on the device: those kept, else those computed, which are kept then."""
+        """Return a key's tensors on the device, from the cache or computed and then cached."""
         if not self.limit_bytes:
             return compute()
         if key in self._kept:
@@ -43,7 +43,7 @@ class TensorCache:
         return tensors
 
     def _keep(self, key: Hashable, tensors: tuple[Tensor, ...]) -> None:
-        """Keep a copy of its own in host memory: a view would keep alive all that it is a view of."""
+        """Cache copies in host memory: a view would keep its whole storage alive."""
         if _bytes(tensors) > self.limit_bytes:
             return
         self.bytes += _bytes(tensors)
@@ -53,13 +53,13 @@ class TensorCache:
         self._kept[key] = tuple(tensor.to("cpu", copy=True) for tensor in tensors)
 
 
-def picture_key(picture: Image.Image, size: Resolution) -> Hashable:
-    """Identify an RGB picture and the size it is brought to by its pixels, whatever file they came from."""
-    return "picture", hashlib.sha256(picture.tobytes()).digest(), picture.size, size
+def image_key(image: Image.Image, size: Resolution) -> Hashable:
+    """Key of an RGB image and the size it is resized to, from its pixels and not from its file."""
+    return "image", hashlib.sha256(image.tobytes()).digest(), image.size, size
 
 
 def prompt_key(prompt: str) -> Hashable:
-    """Identify a prompt; text lengths are the same for all prompts of a loaded model."""
+    """Key of a prompt; the number of tokens is the same for all prompts of a loaded model."""
     return "prompt", prompt
 
 

@@ -1,8 +1,8 @@
-"""Regional compilation: the transformer's two classes of blocks, and either half of the autoencoder.
+"""Regional compilation: the transformer's two classes of blocks, and encoder and decoder of the autoencoder.
 
 All 57 blocks share two graphs (three with the last single block, which computes fewer rows), so a cold start costs as
-much as compiling two blocks. What lies between the blocks stays as it is written. The autoencoder has few blocks and
-hardly two of the same widths, so that a half is one graph.
+much as compiling two blocks. Code between the blocks is not compiled. The autoencoder has few blocks of equal widths,
+so encoder and decoder are compiled as one graph each.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from kontext.pipeline import Encoded, Kontext, reference_ids
 from kontext.request import EditRequest
 from kontext.transformer import Transformer
 
-GRAPHS_OF_A_BLOCK = 64  # beyond which torch refuses; its 8 might be reached by pictures of ever other sizes
+GRAPHS_OF_A_BLOCK = 64  # limit of recompilations; many different image sizes might reach torch's default of 8
 
 
 def check_compiler(device: torch.device, backend: str = "inductor") -> None:
-    """Compile something small.
+    """Compile a small function to check that the compiler works.
 
     Raises:
-        DeviceError: the compiler does not work here.
+        DeviceError: the compiler does not work on this machine.
     """
     try:
         torch.compile(torch.neg, backend=backend)(torch.ones(16, device=device))
@@ -39,13 +39,13 @@ def check_compiler(device: torch.device, backend: str = "inductor") -> None:
 
 
 def compile_blocks(transformer: Transformer, backend: str = "inductor") -> None:
-    """Compile the blocks for any number of tokens; the compiler comes when a block is first called.
+    """Compile the blocks for any number of tokens; compilation happens when a block is first called.
 
-    Each block's `forward` is compiled and not the block: hooks on the block, which move weights, stay outside of the
-    graph. A block that cannot be compiled as one graph is an error, never silently slow.
+    Only `forward` is compiled, not the block: hooks on the block, which move weights, stay outside the graph. A block
+    that cannot be compiled as one graph raises an error instead of running slowly.
 
     Args:
-        backend: of torch.compile. "inductor" is the fast one; "eager" only captures the graph.
+        backend: backend of torch.compile. "inductor" generates fast code; "eager" only captures the graph.
     """
     torch._dynamo.config.recompile_limit = GRAPHS_OF_A_BLOCK
     for block in (*transformer.double_blocks, *transformer.single_blocks):
@@ -53,7 +53,7 @@ def compile_blocks(transformer: Transformer, backend: str = "inductor") -> None:
 
 
 def compile_autoencoder(autoencoder: Autoencoder, backend: str = "inductor") -> None:
-    """Compile encoder and decoder for one picture of any size, as `compile_blocks` does blocks."""
+    """Compile encoder and decoder for an image of any size, with `forward` compiled as in `compile_blocks`."""
     halves: list[nn.Module] = [autoencoder.encoder, autoencoder.decoder]
     for half in halves:
         half.forward = _for_any_sides(torch.compile(half.forward, fullgraph=True, backend=backend))
@@ -80,8 +80,10 @@ def compile_ahead(model: Kontext) -> None:
 
 
 def _for_any_sides(compiled: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Says which sizes vary. `dynamic=True` leaves that to be found, and takes numbers that are equal by chance in the
-    first picture, as its two sides or a side and the channels, to be so always.
+    """Mark height and width as dynamic.
+
+    `dynamic=True` would instead infer the dynamic sizes from the first image. Sizes that are equal there by chance, for
+    example height and width or a side and the channels, would then be required to be equal in every image.
     """
 
     def forward(x: Tensor) -> Tensor:

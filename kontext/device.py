@@ -1,4 +1,4 @@
-"""Which device a model runs on."""
+"""Choice of the device, and the calls that differ between devices."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from kontext.errors import DeviceError
 
 
 def choose_device(wanted: str) -> torch.device:
-    """Turn "auto", "cpu", "cuda", "cuda:1" or "mps" into a device that is there.
+    """Turn "auto", "cpu", "cuda", "cuda:1" or "mps" into an available device.
 
-    "auto" is CUDA where there is a GPU, else Apple's GPU where it can do what the model needs, else the CPU.
+    "auto" prefers CUDA, then Apple's GPU if it supports all that the model needs, then the CPU.
 
     Raises:
-        DeviceError: the device asked for does not exist here.
+        DeviceError: the device is unknown or not available.
     """
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if _mps_works() else "cpu")
@@ -38,7 +38,7 @@ def _check_present(device: torch.device) -> None:
 
 
 def _mps_works() -> bool:
-    """Older systems lack bfloat16 or complex numbers, which the model needs."""
+    """Check Apple's GPU for bfloat16 and complex numbers, which older systems lack and the model needs."""
     if not torch.backends.mps.is_available():
         return False
     try:
@@ -66,7 +66,7 @@ def cpu_computes_in_bfloat16() -> bool:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until everything that was launched is done; a CPU has always done it."""
+    """Wait until the device has finished all launched work; on a CPU nothing is left to wait for."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -74,7 +74,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def release_cached_memory(device: torch.device) -> None:
-    """Give back what torch's allocator keeps of a device's memory for later."""
+    """Return the unused memory that torch's allocator caches to the device."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":

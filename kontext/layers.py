@@ -6,7 +6,7 @@ and MLP after Dehghani et al. 2023.
 """
 
 # mypy: disable-error-code="no-any-return"
-# Calling an nn.Module is Any to the type checker; the annotations of `forward` say what it is.
+# To the type checker, calling an nn.Module returns Any; the annotations of `forward` state the type.
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ NORM_EPSILON = 1e-6
 
 
 def timestep_embedding(t: Tensor, dim: int = FREQUENCY_CHANNELS, max_period: float = 10_000.0) -> Tensor:
-    """Sinusoids of 1000 * t, cosines first.
+    """Sinusoidal embedding of 1000 * t, cosines first.
 
     Args:
-        t: one number per sample, any shape (...). Its dtype counts: in bfloat16 the product with 1000 is rounded to
-            steps of 4 near t = 0.9, and the model was trained to read these rounded values.
+        t: one number per sample, any shape (...). Its dtype matters: in bfloat16 the product with 1000 is rounded to
+            multiples of 4 near t = 0.9, and the model was trained on these rounded values.
     Returns:
         Shape (..., dim), the dtype of t.
     """
@@ -42,7 +42,7 @@ def timestep_embedding(t: Tensor, dim: int = FREQUENCY_CHANNELS, max_period: flo
 
 
 class MLPEmbedder(nn.Module):
-    """Brings a vector of numbers (time, guidance, pooled text) to the hidden size."""
+    """MLP from a vector (timestep, guidance, pooled text) to the hidden size."""
 
     def __init__(self, in_dim: int, hidden_size: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class RMSNorm(nn.Module):
 
 
 class QKNorm(nn.Module):
-    """Norms of queries and keys over the channels of a head."""
+    """RMS norms of queries and keys over the channels of a head."""
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
@@ -79,21 +79,21 @@ class QKNorm(nn.Module):
 
 
 def split_heads(x: Tensor, parts: int, num_heads: int) -> Tensor:
-    """From (batch, length, parts * hidden) to (parts, batch, heads, length, head_dim)."""
+    """Reshape (batch, length, parts * hidden) to (parts, batch, heads, length, head_dim)."""
     return rearrange(x, "b l (parts h d) -> parts b h l d", parts=parts, h=num_heads)
 
 
 class JoinedLinear(nn.Linear):
-    """Several linear layers of the same input in one."""
+    """Several linear layers of the same input, joined in one."""
 
     def part(self, x: Tensor, first: int, last: int) -> Tensor:
-        """Channels first to last of the output, and no others computed."""
+        """Compute only the output channels first to last (exclusive)."""
         bias = None if self.bias is None else self.bias[first:last]
         return nn.functional.linear(x, self.weight[first:last], bias)
 
 
 class SelfAttention(nn.Module):
-    """Projections of one stream into the joint attention and out of it; the attention itself is the block's."""
+    """Projections of one stream into and out of the joint attention, which the block computes."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -106,49 +106,42 @@ class SelfAttention(nn.Module):
         return self.norm(self.qkv(x), self.num_heads)
 
 
-class Adjustment(NamedTuple):
-    """What time, guidance and pooled text do to one residual branch; each of shape (..., batch, 1, hidden)."""
+class ModulationOut(NamedTuple):
+    """Shift, scale and gate of one residual branch, each of shape (..., batch, 1, hidden)."""
 
     shift: Tensor
     scale: Tensor
     gate: Tensor
 
-    def at(self, step: int) -> Adjustment:
-        """That of one step, where the first dimension is the steps.
+    def at(self, step: int) -> ModulationOut:
+        """Modulation of one step; the first dimension counts the steps.
 
-        Copied, because compiled blocks are made for how their inputs lie in memory: it is the same for every step.
+        Copied, because a compiled block is specialised to the memory layout of its inputs: copies have the same layout
+        at every step.
         """
-        return Adjustment(*(part[step].clone(memory_format=torch.contiguous_format) for part in self))
-
-    def enter(self, x: Tensor) -> Tensor:
-        """The branch's input: normed, scaled, shifted."""
-        return modulate(x, self.shift, self.scale)
-
-    def leave(self, x: Tensor, branch: Tensor) -> Tensor:
-        """The stream after the branch."""
-        return x + self.gate * branch
+        return ModulationOut(*(part[step].clone(memory_format=torch.contiguous_format) for part in self))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm whose scale and shift come from outside; it has no weights of its own."""
+    """Layer norm without weights of its own, then the modulation's scale and shift."""
     return (1 + scale) * nn.functional.layer_norm(x, x.shape[-1:], eps=NORM_EPSILON) + shift
 
 
 class Modulation(nn.Module):
-    """Makes the adjustments of `branches` residual branches from one vector."""
+    """Linear layer from one vector to the modulation of `branches` residual branches."""
 
     def __init__(self, hidden_size: int, branches: int) -> None:
         super().__init__()
         self.branches = branches
         self.lin = nn.Linear(hidden_size, 3 * branches * hidden_size)
 
-    def forward(self, vec: Tensor) -> list[Adjustment]:
+    def forward(self, vec: Tensor) -> list[ModulationOut]:
         parts = self.lin(nn.functional.silu(vec))[..., None, :].chunk(3 * self.branches, dim=-1)
-        return [Adjustment(*parts[i : i + 3]) for i in range(0, len(parts), 3)]
+        return [ModulationOut(*parts[i : i + 3]) for i in range(0, len(parts), 3)]
 
 
 class DoubleStreamBlock(nn.Module):
-    """Text and image keep their own weights and meet in one attention."""
+    """Block with separate weights for text and image tokens and one joint attention."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -159,32 +152,32 @@ class DoubleStreamBlock(nn.Module):
         self.txt_attn = SelfAttention(config)
         self.txt_mlp = _mlp(config)
 
-    def adjustments(self, vec: Tensor) -> list[Adjustment]:
-        """What `forward` takes, from vectors of shape (..., batch, hidden)."""
+    def modulation_outs(self, vec: Tensor) -> list[ModulationOut]:
+        """Modulation for `forward`, from `vec` of shape (..., batch, hidden)."""
         return [*self.img_mod(vec), *self.txt_mod(vec)]
 
-    def forward(self, img: Tensor, txt: Tensor, adjustments: Sequence[Adjustment], pe: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, img: Tensor, txt: Tensor, mods: Sequence[ModulationOut], pe: Tensor) -> tuple[Tensor, Tensor]:
         """
         Args:
             img: shape (batch, image length, hidden).
             txt: shape (batch, text length, hidden).
-            adjustments: of this step, each of shape (batch, 1, hidden).
+            mods: modulation of this step (attention and MLP of img, then of txt), each of shape (batch, 1, hidden).
             pe: rotary table of text, then image.
         Returns:
             (img, txt) of the same shapes.
         """
-        img_attend, img_think, txt_attend, txt_think = adjustments
+        img_mod1, img_mod2, txt_mod1, txt_mod2 = mods
 
         # Text comes before image wherever both are in one sequence.
-        txt_qkv = self.txt_attn(txt_attend.enter(txt))
-        img_qkv = self.img_attn(img_attend.enter(img))
+        txt_qkv = self.txt_attn(modulate(txt, txt_mod1.shift, txt_mod1.scale))
+        img_qkv = self.img_attn(modulate(img, img_mod1.shift, img_mod1.scale))
         q, k, v = (torch.cat(both, dim=2) for both in zip(txt_qkv, img_qkv, strict=True))
-        txt_heard, img_heard = torch.split(attention(q, k, v, pe), [txt.shape[1], img.shape[1]], dim=1)
+        txt_attn, img_attn = torch.split(attention(q, k, v, pe), [txt.shape[1], img.shape[1]], dim=1)
 
-        img = img_attend.leave(img, self.img_attn.proj(img_heard))
-        img = img_think.leave(img, self.img_mlp(img_think.enter(img)))
-        txt = txt_attend.leave(txt, self.txt_attn.proj(txt_heard))
-        txt = txt_think.leave(txt, self.txt_mlp(txt_think.enter(txt)))
+        img = img + img_mod1.gate * self.img_attn.proj(img_attn)
+        img = img + img_mod2.gate * self.img_mlp(modulate(img, img_mod2.shift, img_mod2.scale))
+        txt = txt + txt_mod1.gate * self.txt_attn.proj(txt_attn)
+        txt = txt + txt_mod2.gate * self.txt_mlp(modulate(txt, txt_mod2.shift, txt_mod2.scale))
         return img, txt
 
 
@@ -197,7 +190,7 @@ def _mlp(config: TransformerConfig) -> nn.Sequential:
 
 
 class SingleStreamBlock(nn.Module):
-    """Text and image share weights; attention and MLP run side by side between two wide linear layers."""
+    """Block with shared weights for text and image tokens; attention and MLP run in parallel."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -208,62 +201,62 @@ class SingleStreamBlock(nn.Module):
         self.linear2 = nn.Linear(config.hidden_size + config.mlp_size, config.hidden_size)
         self.norm = QKNorm(config.head_dim)
 
-    def adjustments(self, vec: Tensor) -> list[Adjustment]:
-        """What `forward` takes, from vectors of shape (..., batch, hidden)."""
+    def modulation_outs(self, vec: Tensor) -> list[ModulationOut]:
+        """Modulation for `forward`, from `vec` of shape (..., batch, hidden)."""
         return self.modulation(vec)
 
     def forward(
-        self, x: Tensor, adjustments: Sequence[Adjustment], pe: Tensor, rows: tuple[int, int] | None = None
+        self, x: Tensor, mods: Sequence[ModulationOut], pe: Tensor, rows: tuple[int, int] | None = None
     ) -> Tensor:
         """
         Args:
             x: text, then image, shape (batch, length, hidden).
-            adjustments: the one of this step, of shape (batch, 1, hidden).
+            mods: the one modulation of this step, of shape (batch, 1, hidden).
             pe: rotary table of the whole sequence.
-            rows: (first, last) of the tokens whose result is wanted, None for all.
+            rows: (first, last) of the tokens to return, None for all.
         Returns:
             Shape (batch, number of rows, hidden).
         """
-        (adjustment,) = adjustments
-        entered = adjustment.enter(x)
+        (mod,) = mods
+        x_mod = modulate(x, mod.shift, mod.scale)
         if rows is None:
-            qkv, mlp = torch.split(self.linear1(entered), self.linear1_sizes, dim=-1)
+            qkv, mlp = torch.split(self.linear1(x_mod), self.linear1_sizes, dim=-1)
             q, k, v = self.norm(qkv, self.num_heads)
-            heard = attention(q, k, v, pe)
+            attn = attention(q, k, v, pe)
         else:
-            # All tokens are heard, but only these listen and think.
+            # Keys and values of all tokens, but queries and MLP of these rows only.
             first, last = rows
-            mlp = self.linear1.part(entered[:, first:last], self.linear1_sizes[0], sum(self.linear1_sizes))
-            heard = self._listen(entered, pe, first, last)
+            mlp = self.linear1.part(x_mod[:, first:last], self.linear1_sizes[0], sum(self.linear1_sizes))
+            attn = self._attention_of_rows(x_mod, pe, first, last)
             x = x[:, first:last]
-        thought = nn.functional.gelu(mlp, approximate="tanh")
-        return adjustment.leave(x, self.linear2(torch.cat((heard, thought), dim=-1)))
+        mlp = nn.functional.gelu(mlp, approximate="tanh")
+        return x + mod.gate * self.linear2(torch.cat((attn, mlp), dim=-1))
 
-    def _listen(self, entered: Tensor, pe: Tensor, first: int, last: int) -> Tensor:
-        """Attention of some rows to all."""
-        hidden = entered.shape[-1]
-        (q,) = split_heads(self.linear1.part(entered[:, first:last], 0, hidden), 1, self.num_heads)
-        k, v = split_heads(self.linear1.part(entered, hidden, 3 * hidden), 2, self.num_heads)
+    def _attention_of_rows(self, x_mod: Tensor, pe: Tensor, first: int, last: int) -> Tensor:
+        """Attention with the queries of rows first to last and the keys and values of all rows."""
+        hidden = x_mod.shape[-1]
+        (q,) = split_heads(self.linear1.part(x_mod[:, first:last], 0, hidden), 1, self.num_heads)
+        k, v = split_heads(self.linear1.part(x_mod, hidden, 3 * hidden), 2, self.num_heads)
         return attention(self.norm.query_norm(q), self.norm.key_norm(k), v, pe, query_pe=pe[:, :, first:last])
 
 
 class LastLayer(nn.Module):
-    """From the hidden size to the velocity of a token's 2x2 latents."""
+    """Projection from the hidden size to the velocity of a token's 2x2 latents."""
 
     def __init__(self, hidden_size: int, out_channels: int) -> None:
         super().__init__()
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 2 * hidden_size))
         self.linear = nn.Linear(hidden_size, out_channels)
 
-    def adjustment(self, vec: Tensor) -> Tensor:
-        """(shift, scale) for `forward`, from vectors of shape (..., batch, hidden): (..., batch, 2, hidden)."""
+    def modulation(self, vec: Tensor) -> Tensor:
+        """(shift, scale) for `forward`, from `vec` of shape (..., batch, hidden): (..., batch, 2, hidden)."""
         return self.adaLN_modulation(vec).unflatten(-1, (2, -1))
 
-    def forward(self, x: Tensor, adjustment: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mod: Tensor) -> Tensor:
         """
         Args:
             x: shape (batch, length, hidden).
-            adjustment: (shift, scale) of this step, shape (batch, 2, hidden).
+            mod: (shift, scale) of this step, shape (batch, 2, hidden).
         """
-        shift, scale = adjustment.chunk(2, dim=1)
+        shift, scale = mod.chunk(2, dim=1)
         return self.linear(modulate(x, shift, scale))

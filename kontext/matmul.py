@@ -1,8 +1,8 @@
-"""Which library multiplies float32 matrices on a CPU: torch's own choice, or oneDNN where that is faster and as exact.
+"""Choice of the library for float32 matrix products on a CPU: torch's default, or oneDNN if faster and as accurate.
 
-torch gives float32 products to MKL, which on other makers' processors than Intel's keeps to older instructions. It
-gives them to oneDNN when bfloat16 is allowed inside of a product; whether oneDNN then uses bfloat16 depends on the
-processor. Where it does not, the permission changes nothing but the library. Speed and error are measured once.
+By default torch calls MKL, which uses older instructions on processors not made by Intel. It calls oneDNN if bfloat16
+is allowed inside a product; whether oneDNN then uses bfloat16 depends on the processor. If it does not, the permission
+changes the library only. Speed and error are measured once.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ROWS, CHANNELS = 256, 1024  # of the product that is measured: 2 to 5 ms
+ROWS, CHANNELS = 256, 1024  # size of the measured product: 2 to 5 ms
 REPETITIONS = 5
-EXACT = 1e-6  # relative error of float32; that of bfloat16 is 2e-3
-WORTHWHILE = 1.2  # times as fast: far from where noise would choose now one and now the other
+EXACT = 1e-6  # relative error of float32; bfloat16 has 2e-3
+WORTHWHILE = 1.2  # speed-up needed: large enough that noise does not decide
 
 MATMUL: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch's stubs do not know it
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def choose_products() -> str:
-    """What multiplies float32 matrices best on this processor: "onednn", or "default" for whatever torch takes."""
+    """Choose the library for float32 products on this processor: "onednn", or "default" for torch's own choice."""
     seconds = dict.fromkeys(("default", "onednn"), float("inf"))
     for _ in range(REPETITIONS):
         for name in seconds:
@@ -41,7 +41,7 @@ def choose_products() -> str:
 
 @contextmanager
 def using_products(name: str) -> Iterator[None]:
-    """Within the context float32 matrices are multiplied so, in the whole process."""
+    """Context in which float32 products use this library, in the whole process."""
     if name == "default":
         yield
         return
@@ -54,7 +54,7 @@ def using_products(name: str) -> Iterator[None]:
 
 
 def onednn_multiplies() -> bool:
-    """Whether this is within `using_products("onednn")`."""
+    """True inside `using_products("onednn")`."""
     return bool(MATMUL.fp32_precision == "bf16")
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kontext import sampling
 from kontext.attention_kernels import using_backend
-from kontext.cache import TensorCache, picture_key, prompt_key
+from kontext.cache import TensorCache, image_key, prompt_key
 from kontext.config import ModelConfig, Resolution
 from kontext.device import synchronize
 from kontext.images import ImageOptions, crop_to_size, image_to_tensor, tensor_to_image, to_rgb
@@ -214,7 +214,7 @@ class Kontext:
 
     def _reference(self, picture: Image.Image, size: Resolution) -> Tensor:
         """Tokens of an RGB picture brought to a size."""
-        key = picture_key(picture, size)
+        key = image_key(picture, size)
         (tokens,) = self.cache.recall(key, self.memory.device, lambda: (self.encode_reference(picture, size),))
         return tokens
 

@@ -1,9 +1,9 @@
-"""Precision as a value: the same network, the wide linear layers of its blocks in float8.
+"""Quantisation of the blocks' wide linear layers to float8; the network stays the same.
 
-Each output channel of a weight and each token of an input is scaled so that its largest value becomes the largest of
-e4m3 (four bits of exponent, three of mantissa), and the product is scaled back. Modulation, embedders, norms, attention
-and the stream of tokens stay as they are: they cost little time, and errors of modulation reach every token.
-An approximation: results say so.
+Each output channel of a weight and each token of an input has its own scale, which maps its largest value to the
+largest of e4m3 (four exponent bits, three mantissa bits); the product is scaled back. Modulation, embedders, norms,
+attention and the residual stream keep their dtype: they take little time, and errors of modulation reach every token.
+This is an approximation, which results report.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from kontext.layers import Modulation
 from kontext.transformer import Transformer
 
 LARGEST = torch.finfo(torch.float8_e4m3fn).max  # 448
-SMALLEST_SCALE = 1e-12  # of a row of zeros
-NEEDED_CAPABILITY = (9, 0)  # Hopper: earlier GPUs lack products with a scale per row
+SMALLEST_SCALE = 1e-12  # scale of a row of zeros
+NEEDED_CAPABILITY = (9, 0)  # Hopper: earlier GPUs lack matrix products with a scale per row
 
 
 class Float8Linear(nn.Module):
-    """A linear layer, or several joined in one, with weights and inputs in float8."""
+    """Linear layer, or several joined in one, with weights and inputs in float8."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Float8Linear(nn.Module):
         return self.part(x, 0, len(self.weight))
 
     def part(self, x: Tensor, first: int, last: int) -> Tensor:
-        """Channels first to last of the output, and no others computed."""
+        """Compute only the output channels first to last (exclusive)."""
         rows, scale = quantize_rows(x.reshape(-1, x.shape[-1]))
         bias = None if self.bias is None else self.bias[first:last]
         product = _multiply_on_cuda if x.is_cuda else _multiply
@@ -45,17 +45,17 @@ class Float8Linear(nn.Module):
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(x in float8, what to multiply each row with to have it back, float32), shapes (rows, channels) and (rows, 1)."""
+    """(x in float8, scale of each row in float32), shapes (rows, channels) and (rows, 1); x is their product."""
     wide = x.float()
     scale = (wide.abs().amax(dim=1, keepdim=True) / LARGEST).clamp(min=SMALLEST_SCALE)
-    # The division may round past the largest value, which has no neighbour but NaN.
+    # The division may round above the largest value, where e4m3 has only NaN.
     return (wide / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn), scale
 
 
 def _multiply(
     x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    """The same values multiplied in float32, on devices without such a product."""
+    """Multiply the quantised values in float32, on devices without float8 products."""
     y = (x.float() @ weight.float().t()) * x_scale * weight_scale.t()
     return (y if bias is None else y + bias).to(dtype)
 
@@ -71,11 +71,13 @@ def _multiply_on_cuda(
 def set_precision(
     transformer: Transformer, precision: str, device: torch.device, dtype: torch.dtype
 ) -> tuple[str, ...]:
-    """Bring a transformer to a precision; the names of what is approximated then.
+    """Convert a transformer to a precision.
 
+    Returns:
+        Names of the approximations, for results to report.
     Raises:
-        RequestError: there is no such precision, or it does not go with the dtype.
-        DeviceError: the GPU cannot multiply so.
+        RequestError: the precision is unknown or does not fit the dtype.
+        DeviceError: the GPU has no float8 products with a scale per row.
     """
     if precision not in PRECISIONS:
         raise RequestError(f"precision is {precision!r}, expected {' or '.join(PRECISIONS)}")

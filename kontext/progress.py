@@ -1,4 +1,4 @@
-"""Progress without holding the device up: a step is reported while the next one is at work."""
+"""Progress reports that do not stall the device: a step is reported while the next one runs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from kontext.device import synchronize
 from kontext.request import OnStep
 
-Wait = Callable[[], object]  # returns when the device is done with what it was given before
+Wait = Callable[[], object]  # returns when the device has finished the work launched before
 
 
 def report_steps(on_step: OnStep, device: torch.device) -> OnStep:
-    """What to call after launching a step, so that `on_step` hears of each step when it is done.
+    """Function to call after launching a step; it calls `on_step` for each step once that is done.
 
-    On CUDA one step is launched ahead, or the device would idle while the host launches the next: a cancel therefore
-    takes effect one step later.
+    On CUDA one step is launched ahead. Otherwise the device would idle while the host launches the next step. A cancel
+    therefore takes effect one step later.
     """
     if device.type == "cuda":
         return report_behind(on_step, lambda: torch.cuda.current_stream(device).record_event().synchronize, ahead=1)
@@ -25,10 +25,10 @@ def report_steps(on_step: OnStep, device: torch.device) -> OnStep:
 
 
 def report_behind(on_step: OnStep, mark: Callable[[], Wait], ahead: int) -> OnStep:
-    """Report each step when it is done, with as many steps launched ahead; the last one always.
+    """Report each step once it is done, with up to `ahead` steps launched meanwhile; the last step is waited for.
 
     Args:
-        mark: marks the end of what was launched so far.
+        mark: marks the end of the work launched so far and returns a function that waits for it.
     """
     launched: deque[Wait] = deque()
 

@@ -1,8 +1,8 @@
-"""Sizes, noise, packing, positions, schedule, and the Euler loop: pure functions.
+"""Sizes, noise, packing, positions, schedule and the Euler loop, as pure functions.
 
-Flow matching: a latent is x_t = (1 - t) * picture + t * noise, the transformer predicts dx/dt, and an edit goes from
-t = 1 to t = 0 along it. Source: FLUX.1 reference code, sampling.py; Esser et al. 2024, "Scaling Rectified Flow
-Transformers", for the time shift.
+Flow matching: a latent is x_t = (1 - t) * image + t * noise. The transformer predicts the velocity dx/dt, and sampling
+integrates it from t = 1 to t = 0. Source: FLUX.1 reference code, sampling.py; Esser et al. 2024, "Scaling Rectified
+Flow Transformers", for the time shift.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from kontext.request import OnStep
 
 
 def preferred_size(width: int, height: int, resolutions: Sequence[Resolution]) -> Resolution:
-    """The preferred resolution whose width / height is nearest to the picture's, in whole tokens.
+    """Preferred resolution whose width / height is nearest to the image's, in whole tokens.
 
-    Ties go to the narrower one. Both sides are rounded down to multiples of 16.
+    On a tie the narrower resolution wins. Both sides are rounded down to multiples of 16.
     """
     ratio = width / height
     _, width, height = min((abs(ratio - w / h), w, h) for w, h in resolutions)
@@ -30,15 +30,15 @@ def preferred_size(width: int, height: int, resolutions: Sequence[Resolution]) -
 
 
 def token_grid(width: int, height: int) -> tuple[int, int]:
-    """(rows, columns) of tokens that cover a picture of this size in pixels."""
+    """(rows, columns) of tokens that cover an image of this size in pixels."""
     return math.ceil(height / PIXELS_PER_TOKEN), math.ceil(width / PIXELS_PER_TOKEN)
 
 
 def starting_noise(width: int, height: int, seed: int) -> Tensor:
-    """The latent at t = 1.
+    """Draw the latents at t = 1.
 
-    Drawn in bfloat16 on the CPU wherever the model runs, so that a seed means the same everywhere. The values depend
-    on the torch release (see docs/numerics.md) and on the low 32 bits of the seed.
+    The draw is in bfloat16 on the CPU, wherever the model runs, so that a seed gives the same noise on every device.
+    The values depend on the torch release (see docs/numerics.md) and on the low 32 bits of the seed.
 
     Returns:
         bfloat16, shape (1, 16, 2 * rows, 2 * columns) of the token grid.
@@ -49,16 +49,16 @@ def starting_noise(width: int, height: int, seed: int) -> Tensor:
 
 
 def pack_latents(latents: Tensor) -> Tensor:
-    """Make one token of every 2x2 latents: (batch, 16, 2 * rows, 2 * columns) to (batch, rows * columns, 64)."""
+    """Pack every 2x2 latents into one token: (batch, 16, 2 * rows, 2 * columns) to (batch, rows * columns, 64)."""
     return rearrange(latents, "b c (row ph) (column pw) -> b (row column) (c ph pw)", ph=2, pw=2)
 
 
 def unpack_latents(tokens: Tensor, width: int, height: int) -> Tensor:
-    """Lay packed latents back on their grid.
+    """Unpack tokens to latents on their grid.
 
     Args:
-        tokens: shape (batch, rows * columns, 64).
-        width, height: size of the picture in pixels.
+        tokens: packed latents, shape (batch, rows * columns, 64).
+        width, height: size of the image in pixels.
     Returns:
         Shape (batch, 16, 2 * rows, 2 * columns).
     Raises:
@@ -71,10 +71,10 @@ def unpack_latents(tokens: Tensor, width: int, height: int) -> Tensor:
 
 
 def position_ids(image_index: int, rows: int, columns: int) -> Tensor:
-    """(image index, row, column) of every token; index 0 is the target, references count from 1.
+    """(image index, row, column) of every token; index 0 is the target, references start at 1.
 
     Returns:
-        float32, shape (1, rows * columns, 3). Every image counts its rows and columns from 0.
+        float32, shape (1, rows * columns, 3). Rows and columns of every image start at 0.
     """
     index = torch.tensor([float(image_index)])
     grid = torch.cartesian_prod(index, torch.arange(rows, dtype=torch.float32), torch.arange(columns).float())
@@ -82,10 +82,10 @@ def position_ids(image_index: int, rows: int, columns: int) -> Tensor:
 
 
 def time_schedule(num_steps: int, target_tokens: int) -> list[float]:
-    """The times of an edit, from 1 to 0, num_steps + 1 of them.
+    """Timesteps of an edit, num_steps + 1 numbers from 1 to 0.
 
-    Even steps are moved towards noise, more so for larger pictures: t -> e^mu / (e^mu + 1/t - 1), with mu linear in the
-    number of target tokens through (256, 0.5) and (4096, 1.15). References do not count.
+    Evenly spaced timesteps are shifted towards noise, more for larger images: t -> e^mu / (e^mu + 1/t - 1), with mu
+    linear in the number of target tokens through (256, 0.5) and (4096, 1.15). Reference tokens do not count.
     """
     slope = (1.15 - 0.5) / (4096 - 256)
     mu = slope * target_tokens + (0.5 - slope * 256)
@@ -99,12 +99,12 @@ def integrate(
     times: Sequence[float],
     after_step: OnStep = lambda done, total: None,
 ) -> Tensor:
-    """Follow the velocity from times[0] to times[-1] by Euler steps.
+    """Integrate the velocity from times[0] to times[-1] with Euler steps.
 
     Args:
-        velocity: of (latents, step) at times[step].
+        velocity: function of (latents, step), the velocity at times[step].
         latents: packed target latents at times[0], shape (batch, length, channels).
-        after_step: called with (steps done, total) after each step; what it raises ends the integration.
+        after_step: called with (steps done, total) after each step; an exception from it ends the integration.
     """
     total = len(times) - 1
     for step, (now, then) in enumerate(pairwise(times)):

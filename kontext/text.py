@@ -1,11 +1,11 @@
-"""Prompt to vectors: T5 gives one vector per token, CLIP one for the whole prompt.
+"""Text encoders: T5 returns one vector per token of a prompt, CLIP one pooled vector.
 
-Both networks and tokenizers are those of `transformers`. Ids are padded to full length and no attention mask is given:
-the model was trained with encoders that look at their padding.
+Networks and tokenizers come from `transformers`. Ids are padded to full length and no attention mask is passed:
+the model was trained with encoders that attend to their padding.
 """
 
 # mypy: disable-error-code="no-any-return"
-# Calling an nn.Module is Any to the type checker; the annotations of `forward` say what it is.
+# To the type checker, calling an nn.Module returns Any; the annotations of `forward` state the type.
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ MOST_UNUSED_ROWS = 127
 
 
 class TextEncoder(nn.Module):
-    """A prompt to one of the outputs of a transformers network.
+    """Tokenizer and network of transformers, and the output to return.
 
     Args:
-        output: name of that output, "last_hidden_state" for T5 and "pooler_output" for CLIP.
+        output: name of the output, "last_hidden_state" for T5 and "pooler_output" for CLIP.
     """
 
     def __init__(self, network: nn.Module, tokenizer: PreTrainedTokenizerBase, output: str) -> None:
@@ -47,16 +47,16 @@ class TextEncoder(nn.Module):
         self.output = output
 
     def forward(self, prompt: str, max_length: int) -> Tensor:
-        """Encode a prompt, cut or padded to max_length tokens.
+        """Encode a prompt, truncated or padded to max_length tokens.
 
         Returns:
-            T5: (1, max_length, width). CLIP: the state at the prompt's end mark, (1, width).
+            T5: (1, max_length, width). CLIP: the state at the end-of-text token, (1, width).
         """
         ids = self.token_ids(prompt, max_length).to(next(self.network.parameters()).device)
         return getattr(self.network(input_ids=ids), self.output)
 
     def token_ids(self, prompt: str | Sequence[str], max_length: int) -> Tensor:
-        """Ids of a prompt, shape (1, max_length), or of several, one a row."""
+        """Token ids of one prompt, shape (1, max_length), or of several, one per row."""
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         encoded = self.tokenizer(
             prompts, truncation=True, max_length=max_length, padding="max_length", return_tensors="pt"
@@ -64,34 +64,34 @@ class TextEncoder(nn.Module):
         return encoded["input_ids"]
 
     def token_count(self, prompt: str) -> int:
-        """Tokens of the whole prompt with its end mark, before anything is cut."""
+        """Number of tokens of the whole prompt before truncation, including the end-of-text token."""
         return len(self.tokenizer(prompt, truncation=False, verbose=False)["input_ids"])
 
 
 def load_t5(files: EncoderFiles, dtype: torch.dtype, convert: Convert = convert_now) -> TextEncoder:
-    """Load the T5 encoder, from its own files or those of a whole T5.
+    """Load the T5 encoder, from its own checkpoint or that of a whole T5.
 
     Raises:
-        CheckpointError: files do not fit the encoder, or the tokenizer does not.
+        CheckpointError: the weights or the tokenizer do not fit the encoder.
     """
     config = _load_config(T5Config, files)
     network = build_on_meta(lambda: T5EncoderModel(config))
-    del network.encoder.embed_tokens  # the table `shared` under a second name: loaded once, then named again
+    del network.encoder.embed_tokens  # second name of the table `shared`: load it once, then restore the name
     load_weights(network, files.weights, dtype, _t5_key, convert)
     network.encoder.embed_tokens = network.shared
     return TextEncoder(network, _load_tokenizer(T5Tokenizer, files, config.vocab_size), "last_hidden_state")
 
 
 def load_clip(files: EncoderFiles, dtype: torch.dtype, convert: Convert = convert_now) -> TextEncoder:
-    """Load CLIP's text encoder, from its own files or those of a whole CLIP.
+    """Load CLIP's text encoder, from its own checkpoint or that of a whole CLIP.
 
     Raises:
-        CheckpointError: files do not fit the encoder, or the tokenizer does not.
+        CheckpointError: the weights or the tokenizer do not fit the encoder.
     """
     config = _load_config(CLIPTextConfig, files)
     network = build_on_meta(lambda: CLIPTextModel(config))
     load_weights(network, files.weights, dtype, _clip_key, convert)
-    # Not a weight: it is in no checkpoint, and what was built on the meta device has no values.
+    # Not a weight: no checkpoint holds this buffer, and on the meta device it was built without values.
     positions = torch.arange(config.max_position_embeddings).unsqueeze(0)
     network.embeddings.register_buffer("position_ids", positions, persistent=False)
     return TextEncoder(network, _load_tokenizer(CLIPTokenizer, files, config.vocab_size), "pooler_output")
@@ -113,15 +113,15 @@ def _clip_key(key: str) -> str | None:
 def _load_config(kind: Any, files: EncoderFiles) -> Any:
     try:
         return kind.from_pretrained(files.config, local_files_only=True)
-    except Exception as error:  # transformers raises whatever a wrong field leads to
+    except Exception as error:  # transformers raises a different type for each wrong field
         raise CheckpointError(f"{files.config / 'config.json'} does not describe a text encoder: {error}") from error
 
 
 def _load_tokenizer(kind: Any, files: EncoderFiles, embedding_rows: int) -> PreTrainedTokenizerBase:
-    """transformers may return an empty tokenizer without a word, so its size is checked against the embedding's."""
+    """Load a tokenizer and check its size: transformers may silently return an empty one."""
     try:
         tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(files.tokenizer, local_files_only=True)
-    except Exception as error:  # every format of vocabulary raises its own kind
+    except Exception as error:  # each vocabulary format raises types of its own
         raise CheckpointError(f"the tokenizer in {files.tokenizer} cannot be read: {error}") from error
     if not embedding_rows - MOST_UNUSED_ROWS <= len(tokenizer) <= embedding_rows:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""The flow transformer: from noisy latents, references and text to the velocity of the latents.
+"""The flow transformer: noisy latents, reference tokens and text in, velocity of the latents out.
 
       text (T5)           target and reference tokens        t   guidance   text (CLIP)
           |                           |                      |       |           |
@@ -16,7 +16,7 @@ Source: FLUX.1 reference code, model.py; Labs et al. 2025, "FLUX.1 Kontext".
 """
 
 # mypy: disable-error-code="no-any-return"
-# Calling an nn.Module is Any to the type checker; the annotations of `forward` say what it is.
+# To the type checker, calling an nn.Module returns Any; the annotations of `forward` state the type.
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from kontext.attention import rotary_table
 from kontext.config import TransformerConfig
 from kontext.layers import (
     FREQUENCY_CHANNELS,
-    Adjustment,
     DoubleStreamBlock,
     LastLayer,
     MLPEmbedder,
+    ModulationOut,
     SingleStreamBlock,
     timestep_embedding,
 )
@@ -42,17 +42,17 @@ from kontext.layers import (
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Everything of an edit that is known before its first step.
+    """The inputs of an edit that are known before its first step.
 
-    Modulation depends on time, guidance and pooled text alone, so that of all steps is a table, its tensors of shape
-    (steps, batch, 1, hidden): 63 MB for 30 steps of the 12B model in the place of 6.5 GB of weights.
+    Modulation depends on timestep, guidance and pooled text only. The modulation of all steps is therefore one table
+    of tensors of shape (steps, batch, 1, hidden): 63 MB for 30 steps of the 12B model, instead of 6.5 GB of weights.
     """
 
     txt: Tensor  # (batch, text length, hidden)
     references: Tensor  # (batch, reference length, hidden)
     pe: Tensor  # (batch, 1, text + target + reference length, head_dim / 2, 2)
-    double_blocks: Sequence[Sequence[Adjustment]]  # of every block
-    single_blocks: Sequence[Sequence[Adjustment]]
+    double_blocks: Sequence[Sequence[ModulationOut]]  # of every block
+    single_blocks: Sequence[Sequence[ModulationOut]]
     final_layer: Tensor  # (steps, batch, 2, hidden)
 
 
@@ -81,60 +81,60 @@ class Transformer(nn.Module):
         img_ids: Tensor,
         references: Tensor | None = None,
     ) -> Conditioning:
-        """Compute once per edit what no latent changes: the same arithmetic as in the reference's loop, done once.
+        """Compute once per edit what does not depend on the latents, with the arithmetic of the reference's loop.
 
         Args:
             txt: T5's vectors, shape (batch, text length, context_in_dim).
             pooled: CLIP's vector, shape (batch, vec_in_dim).
             guidance: guidance scale, shape (batch,), in the dtype of the tokens.
-            timesteps: of every step, from 1 (noise) to 0 (picture), shape (steps, batch), in the dtype of the tokens.
+            timesteps: of every step, from 1 (noise) to 0 (image), shape (steps, batch), in the dtype of the tokens.
             img_ids: positions of target and reference tokens, float32, shape (batch, image length, 3).
-            references: their tokens, shape (batch, reference length, in_channels); None for an edit without.
+            references: reference tokens, shape (batch, reference length, in_channels); None for no references.
         """
         references = txt.new_empty(len(txt), 0, self.config.in_channels) if references is None else references
-        txt_ids = torch.zeros(*txt.shape[:2], 3, dtype=img_ids.dtype, device=img_ids.device)  # text has no place
-        vec = self._vectors(timesteps, guidance, pooled)
+        txt_ids = torch.zeros(*txt.shape[:2], 3, dtype=img_ids.dtype, device=img_ids.device)  # text has no position
+        vec = self._vec(timesteps, guidance, pooled)
         return Conditioning(
             txt=self.txt_in(txt),
             references=self.img_in(references),
             pe=rotary_table(torch.cat((txt_ids, img_ids), dim=1), self.config.axes_dim, self.config.theta),
-            double_blocks=_adjustments(self.double_blocks, vec),
-            single_blocks=_adjustments(self.single_blocks, vec),
-            final_layer=self.final_layer.adjustment(vec),
+            double_blocks=_modulation_table(self.double_blocks, vec),
+            single_blocks=_modulation_table(self.single_blocks, vec),
+            final_layer=self.final_layer.modulation(vec),
         )
 
-    def _vectors(self, timesteps: Tensor, guidance: Tensor, pooled: Tensor) -> Tensor:
-        """What modulation is made from, shape (steps, batch, hidden)."""
-        guided = self.guidance_in(timestep_embedding(guidance))
+    def _vec(self, timesteps: Tensor, guidance: Tensor, pooled: Tensor) -> Tensor:
+        """Input of all modulation layers, shape (steps, batch, hidden)."""
+        guidance_vec = self.guidance_in(timestep_embedding(guidance))
         # The order of the two sums is the reference's; in bfloat16 another order gives other bits.
-        return self.time_in(timestep_embedding(timesteps)) + guided + self.vector_in(pooled)
+        return self.time_in(timestep_embedding(timesteps)) + guidance_vec + self.vector_in(pooled)
 
     def forward(self, latents: Tensor, step: int, conditioning: Conditioning) -> Tensor:
         """Predict the velocity of the target's tokens.
 
         Args:
             latents: packed, shape (batch, target length, in_channels).
-            step: which of the steps of the conditioning.
-            conditioning: of `condition`, for the same number of image tokens.
+            step: index into the steps of the conditioning.
+            conditioning: result of `condition` for the same number of image tokens.
         Returns:
             Velocity, shape (batch, target length, out_channels).
         """
         txt, pe = conditioning.txt, conditioning.pe
-        target = (txt.shape[1], txt.shape[1] + latents.shape[1])  # its rows behind the text's
+        target = (txt.shape[1], txt.shape[1] + latents.shape[1])  # rows of the target, after those of the text
 
-        # Tokens that are the same at every step were projected before; (batch, image length, hidden).
+        # References are the same at every step and already projected; (batch, image length, hidden).
         img = torch.cat((self.img_in(latents), conditioning.references), dim=1)
         for block, table in zip(self.double_blocks, conditioning.double_blocks, strict=True):
-            img, txt = block(img, txt, [entry.at(step) for entry in table], pe)
+            img, txt = block(img, txt, [mod.at(step) for mod in table], pe)
 
         x = torch.cat((txt, img), dim=1)  # (batch, text length + image length, hidden)
         last = len(self.single_blocks) - 1
         for i, (block, table) in enumerate(zip(self.single_blocks, conditioning.single_blocks, strict=True)):
-            # Nothing after the last block looks at text or references.
-            x = block(x, [entry.at(step) for entry in table], pe, rows=target if i == last else None)
+            # No layer after the last block reads text or reference tokens.
+            x = block(x, [mod.at(step) for mod in table], pe, rows=target if i == last else None)
 
         return self.final_layer(x, conditioning.final_layer[step])
 
 
-def _adjustments(blocks: Iterable[Any], vec: Tensor) -> list[list[Adjustment]]:
-    return [block.adjustments(vec) for block in blocks]
+def _modulation_table(blocks: Iterable[Any], vec: Tensor) -> list[list[ModulationOut]]:
+    return [block.modulation_outs(vec) for block in blocks]

@@ -1,1 +1,1 @@
-"""Weights in less memory than they have: cut into pieces, kept or streamed by a plan."""
+"""Offload: weights are cut into pieces; a plan decides which pieces stay on the device and which are streamed."""

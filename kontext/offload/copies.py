@@ -1,8 +1,8 @@
-"""Copies of weights to a device while it computes: a CUDA stream, or a thread where there is none.
+"""Copies of weights to a device while it computes: on a CUDA stream, or by a thread on other devices.
 
-Both keep the same three promises. Copies are done in the order they were asked for. A copy begins only when the work
-given to the device before `mark` is done, so that it overwrites nothing in use. What is computed after `wait` sees the
-copy's result.
+Both give the same three guarantees. Copies run in the order of the calls. A copy starts only after the device has
+finished the work launched before `mark`, so it overwrites nothing in use. Work launched after `wait` sees the copied
+values.
 """
 
 from __future__ import annotations
@@ -16,42 +16,42 @@ from torch import Tensor
 
 from kontext.device import synchronize
 
-Mark = Any  # a place in the device's work; only the Copies that made it can read it
+Mark = Any  # position in the device's queue of work; only the Copies that made it can read it
 
 
 class Copies(Protocol):
-    """Copies weights to one device beside what it computes."""
+    """Copies of weights to one device, concurrent with its computation."""
 
     device: torch.device
 
     def host_buffer(self, nbytes: int) -> Tensor:
-        """Host memory that can be copied from at full speed."""
+        """Allocate host memory from which copies run at full speed."""
 
     def device_buffer(self, nbytes: int) -> Tensor:
-        """Memory of the device."""
+        """Allocate memory of the device."""
 
     def mark(self) -> Mark:
-        """The end of all that the device was given to compute so far."""
+        """Mark the end of the work launched on the device so far."""
 
     def copy(self, target: Tensor, source: Tensor, after: Mark | None) -> Mark:
-        """Copy from a host buffer to the device once `after` is reached; the mark returned is the copy's end."""
+        """Start a copy from a host buffer to the device after `after`; return the mark of its end."""
 
     def wait(self, copied: Mark) -> None:
-        """Let the device compute no further before a copy's end."""
+        """Make the device wait for the end of a copy before it computes further."""
 
     def finish(self, copied: Mark) -> None:
-        """Wait for a copy's end on the host, which may then write to what was copied from."""
+        """Wait on the host for the end of a copy; its source may be overwritten afterwards."""
 
 
 def copies_for(device: torch.device) -> Copies:
-    """The fastest way of copying that the device has."""
+    """Fastest implementation of `Copies` for the device."""
     return StreamCopies(device) if device.type == "cuda" else ThreadCopies(device)
 
 
 class StreamCopies(Copies):
-    """Copies on a CUDA stream of their own, from pinned memory; the host never waits.
+    """Copies on a separate CUDA stream, from pinned memory; the host never waits.
 
-    Buffers live as long as the weights, so the allocator need not be told (`record_stream`) who uses them.
+    Buffers live as long as the weights, so the allocator needs no `record_stream`.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -82,17 +82,17 @@ class StreamCopies(Copies):
 
 
 class ThreadCopies(Copies):
-    """Copies by a thread, for devices without streams and to try offload out on a CPU.
+    """Copies by a thread, for devices without streams and for trying offload on a CPU.
 
     Args:
-        bytes_per_second: the rate to keep to, as that of a bus; None for as fast as it goes.
+        bytes_per_second: rate limit that simulates a bus; None for no limit.
     """
 
     def __init__(self, device: torch.device, bytes_per_second: float | None = None) -> None:
         self.device = device
-        self.device_bytes = 0  # handed out
+        self.device_bytes = 0  # allocated so far
         self._bytes_per_second = bytes_per_second
-        self._free_at = 0.0  # when a bus of that rate has done all before
+        self._free_at = 0.0  # time at which the simulated bus has finished all earlier copies
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="copies")
 
     def host_buffer(self, nbytes: int) -> Tensor:

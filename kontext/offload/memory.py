@@ -1,4 +1,4 @@
-"""Which weights are on the device: all of them, or as many as a budget allows while the others are streamed."""
+"""Placement of weights: all on the device, or as many as a budget allows with the others streamed."""
 
 from __future__ import annotations
 
@@ -21,43 +21,43 @@ from kontext.weights.reading import Fill, fill_now
 
 log = logging.getLogger(__name__)
 
-CUDA_CONTEXT_BYTES = 600 * 2**20  # what the driver and its libraries take beside tensors; an estimate
-NOISE = 0.02  # standard deviation, about that of weights
-MEASUREMENTS = 3  # of which the fastest counts: the first one pays for what happens only once
+CUDA_CONTEXT_BYTES = 600 * 2**20  # memory of the driver and its libraries, without tensors; an estimate
+NOISE = 0.02  # standard deviation, similar to that of weights
+MEASUREMENTS = 3  # the fastest one counts: the first includes one-time setup
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What a model wants to have on the device, whose weights are in host memory."""
+    """Networks of a model, in host memory, with the stages and the memory they need on the device."""
 
     networks: Sequence[nn.Module]
     stages: Sequence[Stage]
-    working_bytes: int  # beside weights, for the largest usual edit
-    prepare_block: Callable[[], Callable[[], object]]  # for that edit; what it returns runs the first block of the loop
+    working_bytes: int  # memory without weights, for the largest usual edit
+    prepare_block: Callable[[], Callable[[], object]]  # for that edit; returns a function that runs a block
 
 
 class Memory(Protocol):
-    """Knows how to have a network on the device while a stage runs."""
+    """Strategy that has a network's weights on the device while its stage runs."""
 
     device: torch.device
     workload: Workload | None  # that is held
 
     def hold(self, workload: Workload, fill: Fill = fill_now) -> None:
-        """Take over a model.
+        """Place a model's weights.
 
         Args:
-            fill: gives a weight's new place its values, at once or later; blocks that are measured do not need them.
+            fill: writes the values of a weight to its new memory, at once or later; measurements do not need them.
         """
 
     def release(self) -> None:
-        """Give the model's weights back to host memory."""
+        """Move the model's weights back to host memory."""
 
     def on_device(self, network: nn.Module) -> AbstractContextManager[object]:
-        """Within the context the weights of a stage's network are on the device when they are needed."""
+        """Context in which the weights of a stage's network are on the device whenever they are used."""
 
 
 class Resident(Memory):
-    """Everything stays on the device."""
+    """Memory that keeps all weights on the device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -78,11 +78,11 @@ class Resident(Memory):
 
 
 class Streamed(Memory):
-    """As much as the budget allows stays on the device; the rest is streamed through it.
+    """Memory that keeps as many weights on the device as the budget allows and streams the others.
 
     Args:
-        budget_bytes: of the device's memory, everything included; None for the least there can be.
-        copies: how weights get to the device; None for its fastest way.
+        budget_bytes: limit of the device's memory, for weights and everything else; None for the smallest possible.
+        copies: implementation of the copies to the device; None for its fastest.
     """
 
     def __init__(self, device: torch.device, budget_bytes: int | None, copies: Copies | None = None) -> None:
@@ -95,19 +95,19 @@ class Streamed(Memory):
         self._stages: dict[nn.Module, tuple[list[StreamedPiece], list[StreamedPiece]]] = {}
 
     def hold(self, workload: Workload, fill: Fill = fill_now) -> None:
-        """Plan, then move the weights to where the plan wants them.
+        """Make a plan, then place the weights by it.
 
         Raises:
-            BudgetError: not even streaming everything fits.
+            BudgetError: the budget is too small even with everything streamed.
         """
         copies = self._copies or copies_for(self.device)
         self.plan = self.plan_for(workload, copies)
-        release_cached_memory(self.device)  # what was needed to measure is not in the plan
+        release_cached_memory(self.device)  # the plan does not count memory of the measurements
         self.workload = workload
         self._place(workload, self.plan, copies, fill)
 
     def plan_for(self, workload: Workload, copies: Copies) -> Plan:
-        """The plan for a model, from what is measured here."""
+        """Plan for a model, from the copy rate and block time measured on this machine."""
         loop = [piece for stage in workload.stages for piece in stage.loop]
         rate, block_seconds = measure(loop[0], workload.prepare_block(), copies)
         need = need_of(workload, block_seconds, CUDA_CONTEXT_BYTES if self.device.type == "cuda" else 0)
@@ -132,7 +132,7 @@ class Streamed(Memory):
             with self._streamer.stage(*self._stages[network]):
                 yield
         finally:
-            release_cached_memory(self.device)  # fragments of one stage's activations would not serve the next
+            release_cached_memory(self.device)  # the next stage could not use the fragments of this one's activations
 
     def _place(self, workload: Workload, plan: Plan, copies: Copies, fill: Fill) -> None:
         self._streamer = Streamer(copies, plan.slots, plan.slot_bytes)
@@ -170,7 +170,7 @@ def spared(usual: Memory) -> Iterator[Memory]:
 
 
 def measure(piece: Piece, run: Callable[[], object], copies: Copies) -> tuple[float, float]:
-    """(bytes per second of a copy, seconds of a run) with a piece that the run needs, and values that it has not."""
+    """(bytes per second of a copy, seconds of a run), with random values in the piece that the run uses."""
     host = copies.host_buffer(piece.nbytes)
     buffer = torch.empty(piece.nbytes, dtype=torch.uint8, device=copies.device)
     copy_seconds = _fastest(lambda: copies.wait(copies.copy(buffer, host, copies.mark())), copies.device)

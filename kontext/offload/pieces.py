@@ -1,7 +1,7 @@
-"""Networks cut into pieces of weights that are on the device as a whole or not at all.
+"""Networks cut into pieces: sets of weights that are on the device as a whole or not at all.
 
-A piece belongs to one module and is needed while that module runs. Weights never change, so the host's copy is the only
-one that is kept: a piece that leaves the device is not copied back, its module points to the host's copy again.
+A piece belongs to one module and is needed while that module runs. Weights never change, so a piece that leaves the
+device is not copied back: its module points to the host's copy again.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ ALIGNMENT = 256  # bytes; kernels read fastest from such addresses, and every dt
 
 @dataclass(frozen=True)
 class Stage:
-    """A network, or the part of it, that is at work for a while, and the pieces that it needs in turn."""
+    """Stage of an edit: the network that runs, and its pieces in the order of use."""
 
     network: nn.Module
-    once: Sequence[Piece] = ()  # one after the other, first
-    loop: Sequence[Piece] = ()  # then these, again and again
+    once: Sequence[Piece] = ()  # used first, one after the other
+    loop: Sequence[Piece] = ()  # used then, in a cycle
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a module keeps a weight or a buffer."""
+    """Entry of a module's dictionary that holds a weight or a buffer."""
 
     tensors: dict[str, Any]
     name: str
@@ -41,11 +41,11 @@ class _Place:
         return tensor
 
     def put(self, tensor: Tensor) -> None:
-        # Not `parameter.data = ...`: that refuses tensors made under inference mode and tensors of other kinds.
+        # Not `parameter.data = ...`: that rejects inference tensors and tensors of another dtype or device.
         self.tensors[self.name] = tensor
 
     def move(self, device: torch.device, fill: Fill = fill_now) -> None:
-        """Have the tensor on a device; where it is there already it is filled with itself."""
+        """Move the tensor to a device; a tensor that is there already is filled from itself."""
         tensor = self.tensor
         if tensor.device.type != device.type:
             moved = torch.empty_like(tensor, device=device)
@@ -53,19 +53,19 @@ class _Place:
         fill(self.tensor, tensor)
 
     def lay_in(self, buffer: Tensor) -> Tensor:
-        """A tensor of this kind, shape and memory order in a flat buffer of its size."""
+        """View a flat buffer of the tensor's size as a tensor of its type, dtype, shape and memory order."""
         strides = torch.empty_like(self.tensor, device="meta").stride()
         laid = buffer.view(self.tensor.dtype).as_strided(self.tensor.shape, strides)
         return nn.Parameter(laid, requires_grad=False) if isinstance(self.tensor, nn.Parameter) else laid
 
 
 class Piece:
-    """The weights of a module, apart from those of some modules in it.
+    """Weights of a module, without those of some of its submodules.
 
     Args:
         name: unique among the pieces of a model.
-        module: what runs while the piece is on the device.
-        without: modules in it that are not part of the piece.
+        module: module that runs while the piece is on the device.
+        without: submodules that are not part of the piece.
     """
 
     def __init__(self, name: str, module: nn.Module, without: Iterable[nn.Module] = ()) -> None:
@@ -76,7 +76,7 @@ class Piece:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in one buffer, with what alignment takes."""
+        """Size as one buffer in bytes, including alignment."""
         return sum(_aligned(place.tensor.nbytes) for place in self._places)
 
     def keys(self) -> set[tuple[int, str]]:
@@ -85,7 +85,7 @@ class Piece:
 
     @contextmanager
     def visiting(self, buffer: Tensor) -> Iterator[None]:
-        """Within the context the module computes with what a buffer holds in the place of its weights."""
+        """Context in which the module computes with the contents of a buffer instead of its weights."""
         usual = [place.tensor for place in self._places]
         self.point_to(self.views(buffer))
         try:
@@ -94,14 +94,14 @@ class Piece:
             self.point_to(usual)
 
     def pack(self, buffer: Tensor, fill: Fill = fill_now) -> None:
-        """Move the weights into a buffer of `nbytes` bytes; the module points there from now on."""
+        """Move the weights into a buffer of `nbytes` bytes; the module points there afterwards."""
         views = self.views(buffer)
         for place, view in zip(self._places, views, strict=True):
             fill(view, place.tensor)
         self.point_to(views)
 
     def views(self, buffer: Tensor) -> list[Tensor]:
-        """The weights as they lie in a buffer."""
+        """Views of a buffer as the weights."""
         views, start = [], 0
         for place in self._places:
             end = start + place.tensor.nbytes
@@ -110,13 +110,13 @@ class Piece:
         return views
 
     def point_to(self, views: Iterable[Tensor]) -> None:
-        """Let the module compute with these weights."""
+        """Make the module compute with these weights."""
         for place, view in zip(self._places, views, strict=True):
             place.put(view)
 
 
 def places(modules: Iterable[nn.Module]) -> list[_Place]:
-    """Every weight and buffer of some modules."""
+    """Places of all weights and buffers of some modules."""
     return [
         _Place(tensors, name)
         for module in modules
@@ -127,7 +127,7 @@ def places(modules: Iterable[nn.Module]) -> list[_Place]:
 
 
 def places_beside(network: nn.Module, pieces: Iterable[Piece]) -> list[_Place]:
-    """Weights and buffers of a network that belong to none of the pieces."""
+    """Places of the weights and buffers of a network that belong to none of the pieces."""
     taken = set().union(*(piece.keys() for piece in pieces))
     return [place for place in places(network.modules()) if (id(place.tensors), place.name) not in taken]
 

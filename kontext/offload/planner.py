@@ -1,12 +1,12 @@
-"""Which weights stay on the device and which are streamed, decided before anything is loaded there.
+"""Offload plan: the choice of weights that stay on the device and weights that are streamed, made before loading.
 
-Weights that are streamed pass through a ring of slots. In the loop over the steps their copies hide behind the blocks
-that compute meanwhile; what is needed once per edit (text encoders, autoencoder, modulation) has little to hide behind.
-So a byte of the loop is kept first, until its copies cost no time, then what is needed once.
+Streamed weights pass through a ring of slots. In the loop over the steps, copies overlap with the blocks that compute
+meanwhile. Weights needed once per edit (text encoders, autoencoder, modulation) have little computation to overlap
+with. Memory therefore goes first to weights of the loop, until their copies cost no time, then to weights needed once.
 
-Every layout in question is played on a timeline, and the fastest that fits wins. Double blocks come first among those
-that stay: a double block takes as long as a single one and weighs twice as much. Which of a kind are streamed is spread
-evenly over the step, so that no more copies meet in one place than the ring can take.
+Every candidate layout is simulated on a timeline, and the fastest that fits wins. Double blocks are the first to stay:
+a double block takes as long as a single block and weighs twice as much. Streamed blocks of a kind are spread evenly
+over the step, so that copies do not pile up beyond the slots of the ring.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from dataclasses import dataclass
 
 from kontext.errors import BudgetError
 
-RING_SLOTS = (4, 3)  # numbers of slots in question; with fewer a copy has no block to hide behind
-SETTLED_AFTER = 3  # steps until the ring's timeline repeats
+RING_SLOTS = (4, 3)  # candidate numbers of slots; with fewer, copies cannot overlap with computation
+SETTLED_AFTER = 3  # steps until the ring's timeline is periodic
 
 
 @dataclass(frozen=True)
 class Part:
-    """Weights that are on the device together or not at all."""
+    """Unit of planning: weights that are on the device together or not at all."""
 
     name: str
     nbytes: int
-    seconds: float = 0.0  # of computing with them once
+    seconds: float = 0.0  # computing time of one use
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a model asks of a device's memory."""
+    """Memory requirements of a model."""
 
-    loop: Sequence[Part]  # at every step, in this order
-    once: Sequence[Part]  # once per edit, what should stay first ahead
+    loop: Sequence[Part]  # used at every step, in this order
+    once: Sequence[Part]  # used once per edit, in order of priority to stay
     fixed_bytes: int  # weights that always stay
-    working_bytes: int  # activations, the library's own, whatever else is not weights
+    working_bytes: int  # all memory that does not hold weights: activations, the CUDA context
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What stays, what is streamed, and what is expected of it."""
+    """Streamed parts, the ring of slots, and the predicted memory and time."""
 
     streamed: frozenset[str]  # names of parts
     slots: int
@@ -54,7 +54,7 @@ class Plan:
     once_seconds: float  # copies before and after the loop, per edit
 
     def slow_down(self, steps: int = 30) -> float:
-        """Seconds of an edit by those of a resident one, as far as copies and blocks go."""
+        """Predicted slow-down against a resident model, counting copies and blocks only."""
         return (self.once_seconds + steps * self.step_seconds) / (steps * self.resident_step_seconds)
 
     def __str__(self) -> str:
@@ -67,13 +67,13 @@ class Plan:
 
 
 def make_plan(need: Need, budget_bytes: int, copy_bytes_per_second: float, steps: int = 30) -> Plan:
-    """The fastest plan that fits a budget.
+    """Find the fastest plan that fits a budget.
 
     Args:
-        copy_bytes_per_second: from host memory to the device.
-        steps: of the edit to plan for.
+        copy_bytes_per_second: copy rate from host memory to the device.
+        steps: number of steps of the edit to plan for.
     Raises:
-        BudgetError: not even streaming everything fits.
+        BudgetError: the budget is too small even with everything streamed.
     """
     plans = [
         _describe(need, streamed, slots, copy_bytes_per_second)
@@ -86,17 +86,17 @@ def make_plan(need: Need, budget_bytes: int, copy_bytes_per_second: float, steps
             f"the VRAM budget is {_megabytes(budget_bytes)}; with its weights streamed this model needs "
             f"{_megabytes(least_budget(need))}: allow that much or more"
         )
-    # What is predicted to be as fast is safer with less to copy.
+    # Of plans with the same predicted time, the one with fewer bytes to copy is safer.
     return min(plans, key=lambda plan: (round(plan.slow_down(steps), 2), plan.step_bytes, plan.peak_bytes))
 
 
 def least_budget(need: Need) -> int:
-    """Bytes with which `make_plan` finds a plan, and no fewer."""
+    """Smallest budget in bytes for which `make_plan` finds a plan."""
     return min(_peak(need, streamed, slots) for slots, streamed in _layouts(need))
 
 
 def _layouts(need: Need) -> Iterator[tuple[int, frozenset[str]]]:
-    """(slots, streamed parts) in question: nothing streamed, or some of the loop and all that is needed once."""
+    """Candidate layouts (slots, streamed parts): nothing streamed, or some of the loop and all parts used once."""
     yield 0, frozenset()
     once = {part.name for part in need.once}
     for slots in RING_SLOTS:
@@ -105,7 +105,7 @@ def _layouts(need: Need) -> Iterator[tuple[int, frozenset[str]]]:
 
 
 def _keep_more(need: Need, streamed: frozenset[str], slots: int, budget_bytes: int) -> frozenset[str]:
-    """What is still streamed when of the parts that are needed once as many stay as the budget allows."""
+    """Streamed parts after as many of the parts used once as the budget allows are kept on the device."""
     room = budget_bytes - _peak(need, streamed, slots)
     staying = set()
     for part in need.once:
@@ -138,7 +138,7 @@ def _describe(need: Need, streamed: frozenset[str], slots: int, rate: float) -> 
 
 
 def _streamed_in_loop(loop: Sequence[Part]) -> Iterator[frozenset[str]]:
-    """Choices of what is streamed in the loop: 0, 1, 2, ... parts, the lightest kind first, or all kinds alike."""
+    """Candidate sets of streamed loop parts: 0, 1, 2, ... parts, the lightest kind first or spread over all kinds."""
     by_weight = sorted({part.nbytes for part in loop})
     kinds = [[part.name for part in loop if part.nbytes == nbytes] for nbytes in by_weight]
     names = [part.name for part in loop]
@@ -151,15 +151,15 @@ def _streamed_in_loop(loop: Sequence[Part]) -> Iterator[frozenset[str]]:
 
 
 def _spread(names: Sequence[str], count: int) -> list[str]:
-    """That many of the names, at even distances."""
+    """Pick `count` of the names at even distances."""
     return [names[(2 * i + 1) * len(names) // (2 * count)] for i in range(count)]
 
 
 def seconds_per_step(loop: Sequence[Part], streamed: frozenset[str], slots: int, rate: float) -> float:
-    """Seconds of a step once the ring is running.
+    """Seconds of a step in the steady state of the ring.
 
-    Copies go one after the other. A slot is free for the next copy when the part before has been computed with; a
-    streamed part begins when its copy is there.
+    Copies run one after the other. A slot is free for the next copy once its part has been computed. A streamed part
+    starts computing once its copy has arrived.
     """
     computed = copied = began = 0.0
     free_at = deque([0.0] * slots)
@@ -176,5 +176,5 @@ def seconds_per_step(loop: Sequence[Part], streamed: frozenset[str], slots: int,
 
 
 def _megabytes(nbytes: int) -> str:
-    """In whole MiB, rounded up: what is said to be enough is."""
+    """Size in whole MiB, rounded up, so that the reported size is enough."""
     return f"{-(-nbytes // 2**20):,} MiB"

@@ -1,4 +1,4 @@
-"""Weights that pass through a ring of slots on the device while it computes.
+"""Streaming of weights through a ring of slots on the device while it computes.
 
         host    | a | b | c | d | e |          one contiguous buffer per piece, written once
                       |  copies run ahead, in the order of use
@@ -6,8 +6,8 @@
                         |
         device        b computes, a is done: its slot takes d
 
-A piece is put in its place by hooks on its module, when the module is called and when it returns. Where a module is
-compiled, its `forward` must be compiled and not the module, or the hooks end up in the graph.
+Hooks on a module point it to its slot when it is called, and back to host memory when it returns. To compile such a
+module, compile its `forward`; compiling the module itself would put the hooks into the graph.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from kontext.weights.reading import Fill, fill_now
 
 
 class StreamedPiece:
-    """A piece in host memory, and how it lies in every slot."""
+    """Piece in host memory, with its views of every slot."""
 
     def __init__(self, piece: Piece, host: Tensor, slots: Sequence[Tensor], fill: Fill = fill_now) -> None:
         self.piece = piece
         self.host = host
         self.nbytes = piece.nbytes
         piece.pack(host, fill)
-        self._at_home = piece.views(host)
-        self._in_slots = [piece.views(slot) for slot in slots]
+        self._host_views = piece.views(host)
+        self._slot_views = [piece.views(slot) for slot in slots]
 
-    def enter(self, slot: int) -> None:
-        self.piece.point_to(self._in_slots[slot])
+    def point_to_slot(self, slot: int) -> None:
+        self.piece.point_to(self._slot_views[slot])
 
-    def leave(self) -> None:
-        self.piece.point_to(self._at_home)
+    def point_to_host(self) -> None:
+        self.piece.point_to(self._host_views)
 
 
 @dataclass(frozen=True)
 class _Arrival:
-    """A piece on its way into a slot, or there."""
+    """Piece that is being copied, or has been copied, into a slot."""
 
     piece: StreamedPiece
     slot: int
@@ -54,85 +54,85 @@ class _Arrival:
 
 
 class Streamer:
-    """Brings pieces to the device in the order of their use.
+    """Copies pieces to the device ahead of their use.
 
     Args:
-        slots: how many pieces are on the device at a time, the one at work among them.
+        slots: number of pieces on the device at a time, including the one in use.
         slot_bytes: size of the largest piece.
     """
 
     def __init__(self, copies: Copies, slots: int, slot_bytes: int) -> None:
         self._copies = copies
         self._slots = [copies.device_buffer(slot_bytes) for _ in range(slots)]
-        # The allocator hands out memory that work given before may still use: that is what the first mark is for.
+        # The allocator may return memory that earlier work still uses; the first mark waits for that work.
         self._free: deque[tuple[int, Mark]] = deque((slot, copies.mark()) for slot in range(slots))
         self._ahead: deque[_Arrival] = deque()
-        self._at_work: _Arrival | None = None
+        self._in_use: _Arrival | None = None
         self._last_copy: Mark | None = None
         self._stage: _Order = _Order((), ())
         self._upcoming: Iterator[StreamedPiece] = iter(())
         self._hooks: list[Any] = []
 
     def take(self, piece: Piece, fill: Fill = fill_now) -> StreamedPiece:
-        """Move a piece to the host's memory and bring it to the device whenever its module is called."""
+        """Move a piece to host memory and copy it to the device whenever its module is called."""
         streamed = StreamedPiece(piece, self._copies.host_buffer(piece.nbytes), self._slots, fill)
 
-        def enter(module: nn.Module, arguments: Any) -> None:
-            self._enter(streamed)
+        def before(module: nn.Module, arguments: Any) -> None:
+            self._acquire(streamed)
 
-        def leave(module: nn.Module, arguments: Any, result: Any) -> None:
-            self._leave(streamed)
+        def after(module: nn.Module, arguments: Any, result: Any) -> None:
+            self._release(streamed)
 
-        self._hooks += [piece.module.register_forward_pre_hook(enter), piece.module.register_forward_hook(leave)]
+        self._hooks += [piece.module.register_forward_pre_hook(before), piece.module.register_forward_hook(after)]
         return streamed
 
     @contextmanager
     def stage(self, once: Sequence[StreamedPiece], loop: Sequence[StreamedPiece]) -> Iterator[None]:
-        """Within the context pieces are brought in this order, ahead of their use.
+        """Context in which pieces are copied in this order, ahead of their use.
 
-        The first one is in its place from the start, so that a network that is asked for its device before it is called
-        says the right one.
+        The first piece is on the device from the start, so that code that reads a network's device before the first
+        call gets the right one.
         """
         self._stage = _Order(once, loop)
         self._upcoming = iter(self._stage)
         try:
             self._fetch_ahead()
             if self._ahead:
-                self._enter(self._ahead[0].piece)
+                self._acquire(self._ahead[0].piece)
             yield
         finally:
             self._clear()
             self._upcoming = iter(())
 
     def close(self) -> None:
-        """Call modules as before, and let go of the slots; pieces stay in the host's memory."""
+        """Remove the hooks and free the slots; pieces stay in host memory."""
         for hook in self._hooks:
             hook.remove()
         self._clear()
         if self._last_copy is not None:
-            self._copies.wait(self._last_copy)  # the slots' memory may be used for something else from now on
+            self._copies.wait(self._last_copy)  # the allocator may reuse the slots' memory afterwards
         self._slots.clear()
 
-    def _enter(self, piece: StreamedPiece) -> None:
-        if self._at_work is not None and self._at_work.piece is piece:
+    def _acquire(self, piece: StreamedPiece) -> None:
+        if self._in_use is not None and self._in_use.piece is piece:
             return
         if not self._ahead or self._ahead[0].piece is not piece:
             self._begin_at(piece)
         arrival = self._ahead.popleft()
         self._copies.wait(arrival.copied)
-        piece.enter(arrival.slot)
-        self._at_work = arrival
+        piece.point_to_slot(arrival.slot)
+        self._in_use = arrival
 
-    def _leave(self, piece: StreamedPiece) -> None:
-        if self._at_work is None or self._at_work.piece is not piece:
+    def _release(self, piece: StreamedPiece) -> None:
+        if self._in_use is None or self._in_use.piece is not piece:
             return
-        piece.leave()
-        self._free.append((self._at_work.slot, self._copies.mark()))
-        self._at_work = None
+        piece.point_to_host()
+        self._free.append((self._in_use.slot, self._copies.mark()))
+        self._in_use = None
         self._fetch_ahead()
 
     def _fetch_ahead(self) -> None:
-        """Copy into every free slot what comes next."""
+        """Copy the next pieces into all free slots."""
         while self._free and (piece := next(self._upcoming, None)) is not None:
             slot, done = self._free.popleft()
             copied = self._copies.copy(self._slots[slot][: piece.nbytes], piece.host, after=done)
@@ -140,24 +140,24 @@ class Streamer:
             self._last_copy = copied
 
     def _begin_at(self, piece: StreamedPiece) -> None:
-        """Go on from a piece that is called out of order."""
+        """Continue from a piece that is called out of order."""
         self._clear()
         self._upcoming = self._stage.starting_at(piece)
         self._fetch_ahead()
 
     def _clear(self) -> None:
-        """Forget what was fetched. Copies under way end in their slots, before any copy that comes later."""
-        if self._at_work is not None:
-            self._at_work.piece.leave()
-            self._ahead.appendleft(self._at_work)
-            self._at_work = None
+        """Drop the fetched pieces. Copies in flight finish in their slots, before any later copy."""
+        if self._in_use is not None:
+            self._in_use.piece.point_to_host()
+            self._ahead.appendleft(self._in_use)
+            self._in_use = None
         while self._ahead:
             self._free.append((self._ahead.popleft().slot, self._copies.mark()))
 
 
 @dataclass(frozen=True)
 class _Order:
-    """The order of use in a stage."""
+    """Order in which a stage uses its pieces."""
 
     once: Sequence[StreamedPiece]
     loop: Sequence[StreamedPiece]
@@ -166,7 +166,7 @@ class _Order:
         return chain(self.once, cycle(self.loop))
 
     def starting_at(self, piece: StreamedPiece) -> Iterator[StreamedPiece]:
-        """The order from the first use of a piece on; a piece of another stage comes alone."""
+        """Pieces from the first use of a piece on; for a piece of another stage, that piece alone."""
         pieces = [*self.once, *self.loop]
         if piece not in pieces:
             return iter((piece,))

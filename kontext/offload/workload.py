@@ -1,4 +1,4 @@
-"""The model's workload: its pieces, and an edit's need beside weights."""
+"""Stages and pieces of the model, and the memory of an edit without weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kontext.attention import rotary_table
 from kontext.attention_kernels import using_backend
 from kontext.config import PIXELS_PER_TOKEN, ModelConfig
-from kontext.layers import Adjustment
+from kontext.layers import ModulationOut
 from kontext.matmul import using_products
 from kontext.offload.memory import Workload
 from kontext.offload.pieces import Piece, Stage
@@ -22,12 +22,12 @@ from kontext.transformer import Transformer
 if TYPE_CHECKING:
     from kontext.pipeline import Kontext
 
-# Widest moment of a block without fusion, in activations of the hidden size: the stream, its normed form, both wide
-# layers of a single block (7 + 5), the MLP's activation (4), and queries and keys in float32 while they turn.
-WIDEST_OF_A_BLOCK = 24
-# Widest moment of the decoder, at full resolution: a map of twice the base width in bfloat16, and in float32 its norm,
+# Peak of a block without fusion, in activations of the hidden size: the residual stream, its norm, both wide layers of
+# a single block (7 + 5), the MLP's activation (4), and queries and keys in float32 during the rotation.
+PEAK_ACTIVATIONS_OF_BLOCK = 24
+# Peak of the decoder, at full resolution: a feature map of twice the base width in bfloat16, and in float32 its norm,
 # its sigmoid and their product.
-WIDEST_OF_THE_DECODER = 2 * (2 + 3 * 4)  # bytes per pixel and channel of the base width
+PEAK_BYTES_OF_DECODER = 2 * (2 + 3 * 4)  # per pixel and channel of the base width
 
 
 def native_workload(model: Kontext) -> Workload:
@@ -58,7 +58,7 @@ def _prepare_block(model: Kontext) -> Callable[[], object]:
 
 
 def text_stages(t5: TextEncoder, clip: TextEncoder) -> list[Stage]:
-    """T5 layer by layer; CLIP, half the size of one of its layers, as a whole."""
+    """Stages of the text encoders: T5 layer by layer; CLIP, half the size of a T5 layer, as a whole."""
     network = t5.network
     layers = [Piece(f"t5.{i}", layer) for i, layer in enumerate(_blocks(network, "encoder.block"))]
     return [
@@ -68,7 +68,7 @@ def text_stages(t5: TextEncoder, clip: TextEncoder) -> list[Stage]:
 
 
 def autoencoder_stages(autoencoder: nn.Module) -> list[Stage]:
-    """The encoder and the decoder, as a whole each."""
+    """Stages of the autoencoder: encoder and decoder, each as a whole."""
     return [
         Stage(half, once=[Piece(f"autoencoder.{name}", half)])
         for name, half in autoencoder.named_children()
@@ -77,7 +77,7 @@ def autoencoder_stages(autoencoder: nn.Module) -> list[Stage]:
 
 
 def transformer_stage(transformer: Transformer) -> Stage:
-    """Modulation first, all of it, then the blocks without theirs."""
+    """Stage of the transformer: modulation of all blocks once, then the blocks without modulation in the loop."""
     once, loop = [], []
     for i, block in enumerate(_blocks(transformer, "double_blocks")):
         modulations = (block.img_mod, block.txt_mod)
@@ -90,7 +90,7 @@ def transformer_stage(transformer: Transformer) -> Stage:
 
 
 def whole_blocks_stage(transformer: nn.Module) -> Stage:
-    """Blocks with their modulation, for code that computes it in every step."""
+    """Stage of a transformer that computes modulation at every step: blocks with their modulation."""
     kinds = ("double_blocks", "single_blocks")
     return Stage(
         transformer,
@@ -99,14 +99,14 @@ def whole_blocks_stage(transformer: nn.Module) -> Stage:
 
 
 def working_bytes(config: ModelConfig, text_tokens: int, element_bytes: int) -> int:
-    """Bytes beside weights at the widest moment of an edit of one picture in the largest preferred resolution."""
+    """Peak memory without weights of an edit of one image in the largest preferred resolution, in bytes."""
     activation = usual_tokens(config, text_tokens) * config.transformer.hidden_size * element_bytes
     pixels = max(width * height for width, height in config.preferred_resolutions)
-    return max(WIDEST_OF_A_BLOCK * activation, WIDEST_OF_THE_DECODER * config.autoencoder.ch * pixels)
+    return max(PEAK_ACTIVATIONS_OF_BLOCK * activation, PEAK_BYTES_OF_DECODER * config.autoencoder.ch * pixels)
 
 
 def usual_tokens(config: ModelConfig, text_tokens: int) -> int:
-    """Tokens of text, target and one picture in the largest preferred resolution."""
+    """Number of tokens of text, target and one reference image in the largest preferred resolution."""
     return (
         text_tokens + 2 * max(width * height for width, height in config.preferred_resolutions) // PIXELS_PER_TOKEN**2
     )
@@ -114,10 +114,10 @@ def usual_tokens(config: ModelConfig, text_tokens: int) -> int:
 
 def block_inputs(
     config: ModelConfig, text_tokens: int, device: torch.device, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Sequence[Adjustment], Tensor]:
-    """Inputs of a double block in the usual edit, to measure it with.
+) -> tuple[Tensor, Tensor, Sequence[ModulationOut], Tensor]:
+    """Inputs of a double block in the usual edit, for measuring its time.
 
-    Laid out as `Transformer.condition` does, or a compiled block would be compiled for these and again for the others.
+    The memory layout is that of `Transformer.condition`; otherwise a compiled block would compile again for an edit.
     """
     sizes, tokens = config.transformer, usual_tokens(config, text_tokens)
     img, txt = (
@@ -131,13 +131,13 @@ def block_inputs(
     return (
         img,
         txt,
-        [Adjustment(zeros(), zeros(), zeros()) for _ in range(4)],
+        [ModulationOut(zeros(), zeros(), zeros()) for _ in range(4)],
         rotary_table(torch.zeros(1, tokens, 3, device=device), sizes.axes_dim, sizes.theta),
     )
 
 
 def _blocks(network: nn.Module, path: str) -> Iterable[Any]:
-    """The modules of a list of modules."""
+    """Modules of the ModuleList at a path."""
     blocks = network.get_submodule(path)
     assert isinstance(blocks, nn.ModuleList)
     return blocks

@@ -1,1 +1,1 @@
-"""A model's files: where they lie, what is in them, and how they reach the networks."""
+"""Weights of a model: the layout of its files, their checks, and reading them into the networks."""

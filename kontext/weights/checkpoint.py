@@ -1,7 +1,7 @@
-"""Weights from files into networks, all of them or none.
+"""Checkpoints: weights of files loaded into networks, all of them or none.
 
-Networks are built on the meta device, which takes no memory, and get the tensors of the files assigned. Whatever is
-missing, left over, of another shape, or cut short is one error that says so.
+Networks are built on the meta device, which takes no memory. The tensors of the files are then assigned. Missing keys,
+unknown keys, other shapes and truncated files are reported together as one error.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from kontext.weights.layout import EncoderFiles, ModelFiles
 from kontext.weights.reading import Convert, convert_now
 
 LOADABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-SAMPLES_PER_FILE, BYTES_PER_SAMPLE = 64, 65_536  # 4 MiB of a file identify it; a smaller file is read whole
+SAMPLES_PER_FILE, BYTES_PER_SAMPLE = 64, 65_536  # 4 MiB of samples identify a file; a smaller file is read whole
 
 Network = TypeVar("Network", bound=nn.Module)
-Rename = Callable[[str], str | None]  # a file's key to the network's, None to leave it out
+Rename = Callable[[str], str | None]  # from a file's key to the network's; None skips the tensor
 
 
 def build_on_meta(build: Callable[[], Network]) -> Network:
@@ -42,16 +42,16 @@ def load_weights(
     rename: Rename = lambda key: key,
     convert: Convert = convert_now,
 ) -> None:
-    """Give a network the weights of one or several files, mapped into host memory.
+    """Load the weights of one or several files into a network, mapped into host memory.
 
     Args:
-        network: of `build_on_meta`.
+        network: network from `build_on_meta`.
         paths: safetensors files (or pickles of plain tensors) that together hold every weight.
-        dtype: what weights are converted to.
-        rename: the network's name for a file's key.
-        convert: at once, or when they are read.
+        dtype: dtype of the loaded weights.
+        rename: from a file's key to the network's.
+        convert: conversion to the dtype, at once or when the weights are read.
     Raises:
-        CheckpointError: a file is cut short or unreadable, or the weights are not those of this network.
+        CheckpointError: a file is truncated or unreadable, or the weights do not fit the network.
     """
     tensors = {name: tensor for path in paths for key, tensor in _read(path).items() if (name := rename(key))}
     _check_fit(network, tensors, paths)
@@ -70,7 +70,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
-    """The form of T5's original repository; nothing but tensors is unpickled."""
+    """Read a pickle, the format of T5's original repository; only tensors are unpickled."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # type: ignore[no-any-return]
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
@@ -78,10 +78,10 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file, after checking that the file is as long as it says.
+    """Read the header of a safetensors file and check the file's size against it.
 
     Raises:
-        CheckpointError: no such header, or bytes are missing.
+        CheckpointError: the header is unreadable, or the file has another size.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -138,9 +138,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def fingerprint(files: ModelFiles) -> str:
-    """Identify the weights and vocabularies of a model: "sha256:..." over sizes and samples spread over every file.
+    """Fingerprint of a model's weights and vocabularies: "sha256:..." of sizes and samples spread over every file.
 
-    Reads at most 4 MiB of a file, so 34 GB take hardly longer than the tiny model.
+    At most 4 MiB of a file are read, so 34 GB take little longer than the tiny model.
     """
     digest = hashlib.sha256()
     for path in (files.transformer, files.autoencoder, *_encoder_paths(files.t5), *_encoder_paths(files.clip)):
@@ -149,7 +149,7 @@ def fingerprint(files: ModelFiles) -> str:
 
 
 def _encoder_paths(encoder: EncoderFiles) -> list[Path]:
-    """Weights and vocabulary; other files of the folder may differ without any effect."""
+    """Files of weights and vocabulary; the encoder's other files do not enter the fingerprint."""
     names = ("tokenizer.json", "spiece.model", "vocab.json", "merges.txt")
     vocabulary = [encoder.tokenizer / name for name in names if (encoder.tokenizer / name).is_file()]
     return [*encoder.weights, *vocabulary]

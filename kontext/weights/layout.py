@@ -1,11 +1,11 @@
-"""Where the files of a model lie.
+"""Layouts of a model's files.
 
-Found are, in this order:
+Three layouts are recognised, in this order:
 1. a folder with a `config.json` of model_type "flux-kontext", which names its parts;
 2. the layout of the model's own repository, black-forest-labs/FLUX.1-Kontext-dev: `flux1-kontext-dev.safetensors` and
    `ae.safetensors` beside text_encoder/ and tokenizer/ (CLIP), text_encoder_2/ and tokenizer_2/ (T5);
 3. the two weight files alone, any `*kontext*.safetensors`, with T5 and CLIP from the Hugging Face cache.
-A hub id stands for its folder in the cache. With HF_HUB_OFFLINE=1 nothing but the cache is asked.
+A hub id stands for its folder in the cache. With HF_HUB_OFFLINE=1 only the cache is used.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from kontext.errors import CheckpointError
 T5_REPOSITORY = "google/t5-v1_1-xxl"
 CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
 
-# What is fetched of a repository, where fetching is allowed: not its other formats of the same weights.
+# Files to download from a repository, without its other formats of the same weights.
 TOKENIZER_PATTERNS = ("tokenizer*.json", "special_tokens_map.json", "spiece.model", "vocab.json", "merges.txt")
 KONTEXT_PATTERNS = ("config.json", "*kontext*.safetensors", "ae.safetensors", "text_encoder*/*", "tokenizer*/*")
 T5_PATTERNS = ("config.json", "model*.safetensors*", "pytorch_model*.bin*", *TOKENIZER_PATTERNS)
 CLIP_PATTERNS = ("config.json", "model*.safetensors*", *TOKENIZER_PATTERNS)
 
-# Any one set makes a tokenizer. transformers makes an empty one, without a word, where there is none.
+# Sets of files, each enough for a tokenizer. Without any, transformers silently creates an empty tokenizer.
 T5_TOKENIZER_FILES = (("tokenizer.json",), ("spiece.model",))
 CLIP_TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 
 
 @dataclass(frozen=True)
 class EncoderFiles:
-    """One text encoder: the folder of its config.json, its weight files, the folder of its tokenizer."""
+    """Files of a text encoder: the folder of its config.json, its weight files, the folder of its tokenizer."""
 
     config: Path
     weights: tuple[Path, ...]
@@ -47,7 +47,7 @@ class EncoderFiles:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """All parts of a model, each of them present."""
+    """Files of all parts of a model, checked to exist."""
 
     config: ModelConfig
     transformer: Path
@@ -62,7 +62,7 @@ def find_model(model: str | Path | None) -> ModelFiles:
     Args:
         model: a folder, a hub id like "black-forest-labs/FLUX.1-Kontext-dev", or None for the bundled tiny model.
     Raises:
-        CheckpointError: something is not there; the message says what to put where.
+        CheckpointError: a file is missing; the message says what to put where.
     """
     folder = model_folder(model)
     described = folder / "config.json"
@@ -72,7 +72,7 @@ def find_model(model: str | Path | None) -> ModelFiles:
 
 
 def model_folder(model: str | Path | None) -> Path:
-    """The folder that a path, a hub id, or None stands for."""
+    """Folder of a path, of a hub id, or of the bundled model (None)."""
     if model is None:
         return bundled_model()
     folder = Path(model).expanduser()
@@ -86,7 +86,7 @@ def model_folder(model: str | Path | None) -> Path:
 
 
 def bundled_model() -> Path:
-    """The tiny model that comes with the package: inside it when installed, beside it in a checkout."""
+    """Folder of the bundled tiny model: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).parent.parent
     places = (package / "bundled" / "tiny", package.parent / "models" / "tiny")
     for place in places:
@@ -96,7 +96,7 @@ def bundled_model() -> Path:
 
 
 def _described_model(folder: Path, described: dict[str, Any]) -> ModelFiles:
-    """A folder whose config.json names the parts."""
+    """Files of a folder whose config.json names the parts."""
     try:
         config = ModelConfig.from_json(described)
         names = {part: str(described["files"][part]) for part in ("transformer", "autoencoder", "t5", "clip")}
@@ -114,7 +114,7 @@ def _described_model(folder: Path, described: dict[str, Any]) -> ModelFiles:
 
 
 def _discovered_model(folder: Path) -> ModelFiles:
-    """A folder with published weights."""
+    """Files of a folder with published weights."""
     transformer = _only_transformer(folder)
     return ModelFiles(
         config=ModelConfig(name=transformer.stem),
@@ -167,7 +167,7 @@ def _encoder_files(
 
 
 def _encoder_weights(name: str, folder: Path) -> tuple[Path, ...]:
-    """One file, or the shards that an index lists; safetensors before pickles."""
+    """Weight file of an encoder, or the shards that its index lists; safetensors before pickles."""
     for whole in ("model.safetensors", "pytorch_model.bin"):
         if (folder / whole).is_file():
             return (folder / whole,)
@@ -181,7 +181,7 @@ def _encoder_weights(name: str, folder: Path) -> tuple[Path, ...]:
 
 
 def _hub_folder(repository: str, patterns: tuple[str, ...], instead_of: Path | None = None) -> Path:
-    """The folder of a hub repository in the cache; fetched first where the hub may be asked."""
+    """Folder of a hub repository in the cache; downloads missing files if the hub may be used."""
     beside = f", or put its files into {instead_of}" if instead_of else ""
     try:
         return Path(snapshot_download(repository, allow_patterns=list(patterns)))

@@ -1,9 +1,9 @@
-"""Weights on their way from their files to where they shall stay, by several threads at once.
+"""Reads weights from files straight into their final memory, with several threads.
 
-Files are mapped into memory, so a copy from a mapped tensor is what reads the file: straight into pinned memory, or
-into a staging buffer that a copy to the GPU starts from, and from one dtype to another on the way. What has its place
-already, as on a CPU, stays mapped and is only touched, page by page. Beside the system's cache of the files no weight
-is in the host's memory twice.
+Files are mapped into memory, so the copy from a mapped tensor reads the file. The copy goes straight into pinned
+memory, or into a staging buffer for a copy to the GPU, and converts the dtype on the way. A weight that stays mapped,
+as on a CPU, is not copied: one read per page brings it into memory. Apart from the system's page cache, no weight is in
+host memory twice.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from torch import Tensor, nn
 
 from kontext.offload.copies import Copies, Mark, copies_for
 
-Fill = Callable[[Tensor, Tensor], None]  # (target, source): give the one the values of the other
+Fill = Callable[[Tensor, Tensor], None]  # (target, source): write the source's values to the target
 Convert = Callable[[Tensor, torch.dtype], Tensor]  # (source, dtype): a tensor of that dtype with the source's values
-OnProgress = Callable[[int, int], None]  # (bytes read, bytes in all)
+OnProgress = Callable[[int, int], None]  # (bytes read, total bytes)
 
-CHUNK_BYTES = 8 * 2**20  # of a target; 0.2 ms of a bus, so that all threads end together
+CHUNK_BYTES = 8 * 2**20  # of a target; 0.2 ms of a bus, so that all threads end at about the same time
 PAGE_BYTES = 4096
-MOST_THREADS = 8  # with 6 GB/s each they fill a bus of 50 GB/s: derived, no GPU has confirmed it
+MOST_THREADS = 8  # at 6 GB/s each they saturate a bus of 50 GB/s: derived, no GPU has confirmed it
 
 
 def fill_now(target: Tensor, source: Tensor) -> None:
-    """Copy at once; a tensor that is given itself has its values."""
+    """Copy the values at once, unless target and source are the same tensor."""
     if target is not source:
         target.copy_(source)
 
@@ -43,19 +43,19 @@ def convert_now(source: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def default_threads() -> int:
-    """As many as there are cores, up to what fills a bus."""
+    """Number of cores, up to the number of threads that saturates a bus."""
     return min(MOST_THREADS, os.cpu_count() or 1)
 
 
 class Reader:
-    """Collects what is to be read, then reads it.
+    """Collects the weights to read, then reads them.
 
     Args:
-        device: where the weights go.
-        on_progress: called while reading, by one thread at a time but not always the same. What it raises ends
+        device: device of the model.
+        on_progress: called while reading, by one thread at a time but not always the same. An exception from it ends
             the reading.
-        threads: that read.
-        stage: makes what copies from a thread's staging buffers; None where targets can be written to directly.
+        threads: number of reading threads; None for the default of the device.
+        stage: creates the copies from a thread's staging buffers; None to write to targets directly, except on CUDA.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Reader:
         self._on_progress = on_progress
         self._threads = threads or (1 if device.type == "mps" else default_threads())  # one at a time on Apple's GPU
         self._stage = stage or ((lambda: copies_for(device)) if device.type == "cuda" else None)
-        self._unread: dict[int, tuple[Tensor, Tensor]] = {}  # by address, with what keeps it from being reused
+        self._unread: dict[int, tuple[Tensor, Tensor]] = {}  # by address; the tensors keep it from being reused
         self._fills: list[tuple[Tensor, Tensor]] = []
         self._here = threading.local()
         self._lock = threading.Lock()
@@ -77,29 +77,29 @@ class Reader:
         self._done = self._total = 0
 
     def convert(self, source: Tensor, dtype: torch.dtype) -> Tensor:
-        """A tensor of that dtype; it, or whatever is filled from it, has the source's values once they are read."""
+        """Tensor of that dtype, converted when it is read: as itself, or as the source of a fill."""
         if source.dtype == dtype:
             return source
-        converted = torch.empty_like(source, dtype=dtype)  # takes no memory before it is written to
+        converted = torch.empty_like(source, dtype=dtype)  # takes no memory before the first write
         self._unread[converted.data_ptr()] = converted, source
         return converted
 
     def fill(self, target: Tensor, source: Tensor) -> None:
-        """Have a tensor filled when the reading begins."""
+        """Record a tensor to be filled by `reading`."""
         _, origin = self._unread.pop(source.data_ptr(), (source, source))
         self._fills.append((target, origin))
 
     def settle(self, network: nn.Module) -> None:
-        """Convert now what is still to be converted of a network, for somebody who needs its values."""
+        """Convert the remaining weights of a network now, for code that needs their values before `reading`."""
         for tensor in (*network.parameters(), *network.buffers()):
             converted, source = self._unread.pop(tensor.data_ptr(), (tensor, tensor))
             fill_now(converted, source)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Read beside what is done within the context, and wait at its end until all is in its place."""
+        """Context in which the weights are read concurrently; its end waits until all are in place."""
         self._total = sum(source.nbytes for _, source in self._fills)
-        self._fills.sort(key=lambda fill: fill[1].data_ptr())  # as it lies in the file
+        self._fills.sort(key=lambda fill: fill[1].data_ptr())  # in the order of the file
         chunks = [chunk for target, source in self._fills for chunk in _chunks(target, source)]
         self._fills.clear()
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="reader")
@@ -116,7 +116,7 @@ class Reader:
     @torch.inference_mode()
     def _read(self, target: Tensor, source: Tensor) -> None:
         if target.data_ptr() == source.data_ptr():
-            _touch(source)
+            _page_in(source)
         elif self._stage is not None and target.device.type == self._device.type and _fits_staging(target, source):
             self._staging_of_this_thread(self._stage).send(target, source)
         else:
@@ -136,11 +136,11 @@ class Reader:
 
 
 class _Staging:
-    """A thread's way to the device: two buffers in turn, one is filled while the other is copied from."""
+    """Staging buffers of a thread: one is filled while the other is copied to the device."""
 
     def __init__(self, copies: Copies) -> None:
         self._copies = copies
-        # The allocator hands out memory that work given before may still use.
+        # The allocator may return memory that earlier work still uses; copies wait for that work.
         self._begin = copies.mark()
         self._buffers = cycle([_Buffer(copies.host_buffer(CHUNK_BYTES)) for _ in range(2)])
         self._last: Mark | None = None
@@ -154,7 +154,7 @@ class _Staging:
         buffer.copied = self._last = self._copies.copy(target.view(torch.uint8), staged, after=self._begin)
 
     def finish(self) -> None:
-        """Wait until everything has arrived: copies are done in the order they were asked for."""
+        """Wait until all copies have arrived; the last one to start is the last to end."""
         if self._last is not None:
             self._copies.finish(self._last)
 
@@ -162,14 +162,14 @@ class _Staging:
 @dataclass
 class _Buffer:
     memory: Tensor
-    copied: Mark | None = None  # the end of the last copy from it
+    copied: Mark | None = None  # end of the last copy from this buffer
 
 
 def _chunks(target: Tensor, source: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Flat parts of both, of at most `CHUNK_BYTES`; what is only touched, or not contiguous, comes as a whole."""
+    """Flat chunks of both, of at most `CHUNK_BYTES`; tensors that stay mapped or are not contiguous come whole."""
     target, source = target.detach(), source.detach()
-    is_touched = target.data_ptr() == source.data_ptr()  # a gigabyte in some 10 ms
-    if is_touched or not (target.is_contiguous() and source.is_contiguous()):
+    stays_mapped = target.data_ptr() == source.data_ptr()  # paging in takes about 10 ms per gigabyte
+    if stays_mapped or not (target.is_contiguous() and source.is_contiguous()):
         yield target, source
         return
     step = CHUNK_BYTES // target.itemsize
@@ -183,7 +183,7 @@ def _fits_staging(target: Tensor, source: Tensor) -> bool:
 
 
 def _copy(target: Tensor, source: Tensor) -> None:
-    """By numpy, which copies with the thread that asks; torch would divide every chunk among further threads."""
+    """Copy with numpy, in the calling thread; torch would divide every chunk among more threads."""
     is_plain = target.dtype == source.dtype and target.device.type == "cpu" and target.is_contiguous()
     if is_plain and source.is_contiguous():
         np.copyto(_bytes(target), _bytes(source))
@@ -191,7 +191,7 @@ def _copy(target: Tensor, source: Tensor) -> None:
         target.copy_(source)
 
 
-def _touch(mapped: Tensor) -> None:
+def _page_in(mapped: Tensor) -> None:
     """Bring a mapped tensor's pages into memory."""
     if mapped.is_contiguous():
         _bytes(mapped)[::PAGE_BYTES].max(initial=0)

@@ -75,15 +75,15 @@ def test_one_block_gives_the_same_from_the_same_inputs(pair: Pair, dtype: torch.
 
     with torch.inference_mode():
         for ours, theirs in zip(pair.ours.double_blocks, pair.theirs.double_blocks, strict=True):
-            our_streams = ours(img, txt, ours.adjustments(vec), our_pe)
+            our_streams = ours(img, txt, ours.modulation_outs(vec), our_pe)
             their_streams = theirs(img, txt, vec, their_pe)
             assert_close(our_streams[0], their_streams[0], "image after a double block")
             assert_close(our_streams[1], their_streams[1], "text after a double block")
         for ours, theirs in zip(pair.ours.single_blocks, pair.theirs.single_blocks, strict=True):
-            our_stream = ours(img, ours.adjustments(vec), our_pe[:, :, 11:])
+            our_stream = ours(img, ours.modulation_outs(vec), our_pe[:, :, 11:])
             their_stream = theirs(img, vec, their_pe[:, :, 11:])
             assert_close(our_stream, their_stream, "single block")
-            some = ours(img, ours.adjustments(vec), our_pe[:, :, 11:], rows=(3, 20))
+            some = ours(img, ours.modulation_outs(vec), our_pe[:, :, 11:], rows=(3, 20))
             assert_close(some, their_stream[:, 3:20], "some rows of a single block")
 
 
