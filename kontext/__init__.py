@@ -9,8 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from kontext.errors import BudgetError, CheckpointError, DeviceError, ImageError, KontextError, RequestError
-from kontext.images import ImageOptions, decode_image, encode_image
+from kontext.errors import BudgetError, CheckpointError, DeviceError, ImageError, KontextError, NotANumber, RequestError
+from kontext.images import DecodedImage, ImageOptions, decode_image, decode_with_warnings, encode_image
 
 if TYPE_CHECKING:
     from kontext.loading import load
@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 __all__ = [
     "BudgetError",
     "CheckpointError",
+    "DecodedImage",
     "DeviceError",
     "Edited",
     "ImageError",
     "ImageOptions",
     "Kontext",
     "KontextError",
+    "NotANumber",
     "RequestError",
     "decode_image",
+    "decode_with_warnings",
     "encode_image",
     "load",
 ]
