@@ -6,7 +6,7 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from kontext.errors import ImageError
 from kontext.images.colours import Warnings, to_eight_bits, to_srgb
@@ -179,7 +179,8 @@ def _rgb(image: Image.Image, options: ImageOptions) -> DecodedImage:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        return image if is_upright else ImageOps.exif_transpose(image)  # which copies a picture that is upright
     except Exception as error:  # EXIF is parsed, and written again, with whatever types the file says
         reason = _first_line(error)
         raise ImageError(f"the picture's EXIF data is damaged ({reason}): save it again without metadata") from error
