@@ -9,8 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from kontext.errors import BudgetError, CheckpointError, DeviceError, ImageError, KontextError, RequestError
-from kontext.images import ImageOptions, decode_image, encode_image, to_rgb
+from kontext.errors import BudgetError, CheckpointError, DeviceError, ImageError, KontextError, NotANumber, RequestError
+from kontext.images import DecodedImage, ImageOptions, decode_image, decode_with_warnings, encode_image, to_rgb
 from kontext.request import Edited, EditRequest
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BudgetError",
     "CheckpointError",
+    "DecodedImage",
     "DeviceError",
     "EditRequest",
     "Edited",
@@ -29,8 +30,10 @@ __all__ = [
     "ImageOptions",
     "Kontext",
     "KontextError",
+    "NotANumber",
     "RequestError",
     "decode_image",
+    "decode_with_warnings",
     "encode_image",
     "load",
     "to_rgb",

@@ -4,6 +4,7 @@ KontextError
 ├── CheckpointError     the weights cannot be used as they lie there: correct the files, then load again
 ├── BudgetError         the device memory allowed is too little for this model: allow more
 ├── DeviceError         the device asked for is not there: choose another
+├── NotANumber          the model's result is not a number: check its weights
 └── RequestError        one edit was asked for with a value that cannot work; also a ValueError
     └── ImageError      the bytes are not a picture, or not one that can be read
 """
@@ -25,6 +26,10 @@ class DeviceError(KontextError):
 
 class BudgetError(KontextError):
     """Raised when a model does not fit the device memory it may use, however its weights are streamed."""
+
+
+class NotANumber(KontextError, ArithmeticError):
+    """Raised when the model gives NaN or infinities: broken weights, or a precision that they overflow."""
 
 
 class RequestError(KontextError, ValueError):

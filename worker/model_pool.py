@@ -17,6 +17,7 @@ from threading import Condition
 
 from jobs.errors import ErrorCode, StopWorker
 from jobs.registry import WorkerState
+from kontext import NotANumber
 from worker.engines import Engine
 
 log = logging.getLogger(__name__)
@@ -48,10 +49,16 @@ class ModelPool:
         return self._engine
 
     def load(self) -> None:
-        """Load and warm up the model; whatever the engine raises goes through."""
+        """Load and warm up the model; whatever the engine raises goes through.
+
+        Only a warm-up whose picture is not a number is no reason to stay away: the jobs fail and say why.
+        """
         start = time.monotonic()
         engine = self._load()
-        engine.warm_up()
+        try:
+            engine.warm_up()
+        except NotANumber as error:
+            log.warning("warm_up_failed reason=%s", error)
         self._engine = engine
         self._state = WorkerState.READY
         log.info(

@@ -6,7 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, repeat
 from random import uniform
 from threading import Event
@@ -31,7 +31,7 @@ from jobs.ledger import Claim, Ledger, Refusal, Spent
 from jobs.queue import EditQueue
 from jobs.registry import WorkerState
 from jobs.schema import CONTENT_TYPES, JOB_ID_PATTERN, EditJob, EngineInfo, ErrorInfo, JobState, Outcome, Timings
-from kontext import Edited, ImageError, ImageOptions, decode_image, encode_image
+from kontext import DecodedImage, Edited, ImageError, ImageOptions, decode_with_warnings, encode_image
 from storage import Storage
 from storage.uris import show_uri
 from worker.admission import Admission
@@ -145,10 +145,10 @@ def produce(run: Run, task_id: str, services: Services) -> Outcome:
     assert output is not None  # filled in when the ledger accepted the job
     with run.stage("fetching", "fetch"):
         services.storage.check_output(output)  # a wrong bucket should cost no GPU time
-        images = [fetch(uri, run, services) for uri in job.image]
+        pictures = [fetch(uri, run, services) for uri in job.image]
     with run.stage("waiting"), services.pool.turn(run.check) as engine:
         services.admission.has_gpu(task_id, run.timings["fetch"])
-        edited = sample(engine, images, job, run, services.pool)
+        edited = sample(engine, [picture.image for picture in pictures], job, run, services.pool)
         described = describe_engine(engine)
     with run.stage("uploading", "upload"):
         data = encode(edited, job, described)
@@ -161,19 +161,20 @@ def produce(run: Run, task_id: str, services: Services) -> Outcome:
         height=edited.image.height,
         engine=described,
         timings=Timings(**run.timings),
-        warnings=edited.warnings,
+        warnings=(*chain.from_iterable(picture.warnings for picture in pictures), *edited.warnings),
     )
 
 
-def fetch(uri: str, run: Run, services: Services) -> Image:
-    """Read and decode one input picture."""
+def fetch(uri: str, run: Run, services: Services) -> DecodedImage:
+    """Read and decode one input picture; its warnings name it."""
     run.check()
     settings = services.settings
     data = services.storage.read(uri)
     try:
-        return decode_image(data, max_pixels=settings.max_input_pixels, options=ImageOptions())
+        picture = decode_with_warnings(data, max_pixels=settings.max_input_pixels, options=ImageOptions())
     except ImageError as error:
         raise RejectJob(ErrorCode.INPUT_NOT_AN_IMAGE, f"{show_uri(uri)}: {error}") from error
+    return replace(picture, warnings=tuple(f"{show_uri(uri)}: {warning}" for warning in picture.warnings))
 
 
 def sample(engine: Engine, images: list[Image], job: EditJob, run: Run, pool: ModelPool) -> Edited:

@@ -15,6 +15,7 @@ from PIL import Image
 from jobs.errors import ErrorCode
 from jobs.schema import JobState
 from tests.integration.conftest import SECRET, Service, StartWorker
+from tests.kontext.test_hostile_pictures import HOSTILE
 from tests.servers.http import Answer, HttpServer
 from tests.servers.redis import RedisServer, free_port
 from tests.servers.s3 import S3Server
@@ -44,6 +45,28 @@ BAD_INPUTS: dict[str, tuple[Callable[[HttpServer, str], str], ErrorCode, str]] =
         lambda server, bucket: server.answer("/page", Answer.html()),
         ErrorCode.INPUT_NOT_AN_IMAGE,
         "start like a web page",
+    ),
+    "Git LFS pointer": (
+        lambda server, bucket: server.serve_file(
+            "/lfs.png", b"version https://git-lfs.github.com/spec/v1\noid sha256:0"
+        ),
+        ErrorCode.INPUT_NOT_AN_IMAGE,
+        "git lfs pull",
+    ),
+    "bad eXIf chunk": (
+        lambda server, bucket: server.serve_file("/exif.png", HOSTILE["an eXIf chunk that is no TIFF"][0]),
+        ErrorCode.INPUT_NOT_AN_IMAGE,
+        "EXIF data is damaged",
+    ),
+    "mistyped EXIF tags": (
+        lambda server, bucket: server.serve_file("/tags.png", HOSTILE["a width that is text"][0]),
+        ErrorCode.INPUT_NOT_AN_IMAGE,
+        "EXIF data is damaged",
+    ),
+    "tRNS longer than the palette": (
+        lambda server, bucket: server.serve_file("/trns.png", HOSTILE["tRNS longer than any palette"][0]),
+        ErrorCode.INPUT_NOT_AN_IMAGE,
+        "PNG picture is damaged",
     ),
     "truncated JPEG": (
         lambda server, bucket: server.serve_file("/cut.jpg", jpeg()[:-2000]),
@@ -94,6 +117,18 @@ def test_an_input_that_cannot_be_used_fails_its_job_with_code_message_and_callba
     events = [request.verified(SECRET) for request in http_server.requests("/hook")]
     assert {event["type"] for event in events} == {"edit.failed"}
     assert all(event["data"]["error"]["code"] for event in events)
+
+
+def test_what_was_forgiven_in_an_input_is_in_the_result(
+    service: Service, start_worker: StartWorker, http_server: HttpServer
+) -> None:
+    start_worker()
+    cut = http_server.serve_file("/cut.jpg", jpeg()[:-2])
+    service.submit("cut", image=cut, params={"num_inference_steps": 1})
+
+    result = service.ended("cut", 60).result
+
+    assert f"{cut}: the JPEG picture lacks its end; what there is of it was used" in result.warnings
 
 
 @pytest.mark.parametrize(

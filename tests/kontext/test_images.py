@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageCms
 
-from kontext.errors import ImageError, RequestError
+from kontext.errors import ImageError, NotANumber, RequestError
 from kontext.images import (
     ImageOptions,
     OutputFormat,
@@ -92,11 +93,11 @@ def test_nothing_of_the_inputs_metadata_is_kept() -> None:
     ("data", "complaint"),
     [
         (b"", "the picture is empty: 0 bytes"),
-        (b"\n<!DOCTYPE html><html>404</html>", "start like a web page or XML, b'<!DOCTYPE html><html>404"),
+        (b"\n<!DOCTYPE html><html>404</html>", r"start like a web page \(HTML\), b'<!DOCTYPE html><html>404'"),
         (b"just text, no picture", "not a picture that can be read: 21 bytes that start with b'just text, n'"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture that can be read"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture that can be read: a PostScript drawing"),
         (EXAMPLE[: len(EXAMPLE) // 2], "the PNG picture is damaged or cut short"),
-        (EXAMPLE[:20], "the picture cannot be read|not a picture"),
+        (EXAMPLE[:20], "the picture cannot be read as PNG: Truncated File Read"),
     ],
 )
 def test_what_is_no_picture_is_refused_in_one_clear_line(data: bytes, complaint: str) -> None:
@@ -167,6 +168,39 @@ def test_eight_bits_are_clamped_and_truncated() -> None:
     values = torch.tensor([-2.0, 0.0, 0.5, 2.0]).expand(1, 3, 1, 4)
 
     assert np.asarray(tensor_to_image(values))[0, :, 0].tolist() == [0, 127, 191, 255]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_result_that_is_not_a_number_is_an_error_and_no_black_picture(value: float) -> None:
+    values = torch.zeros(1, 3, 2, 2)
+    values[0, 1, 1, 0] = value
+
+    with pytest.raises(NotANumber, match="not a number in 1 of its 12 values"):
+        tensor_to_image(values)
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+def test_results_carry_the_srgb_profile_when_asked(output_format: OutputFormat) -> None:
+    image = Image.open(io.BytesIO(EXAMPLE)).convert("RGB")
+
+    plain, tagged = (
+        encode_image(image, output_format=output_format, model_name="m", embed_srgb=embed_srgb)
+        for embed_srgb in (False, True)
+    )
+
+    assert "icc_profile" not in Image.open(io.BytesIO(plain)).info
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(Image.open(io.BytesIO(tagged)).info["icc_profile"]))
+    assert "sRGB" in ImageCms.getProfileDescription(profile)
+    assert decode_image(tagged) == decode_image(plain)
+
+
+def test_the_srgb_profile_is_the_same_on_every_day() -> None:
+    # 1 January 2000 stands where LittleCMS writes the time of making, ICC.1:2010 section 7.2.8
+    data = encode_image(Image.new("RGB", (8, 8)), output_format="jpeg", model_name="m", embed_srgb=True)
+
+    profile = Image.open(io.BytesIO(data)).info["icc_profile"]
+
+    assert struct.unpack(">6H", profile[24:36]) == (2000, 1, 1, 0, 0, 0)
 
 
 def test_the_middle_is_cut_out() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs.errors import Cancelled, EditFailure, ErrorCode, RejectJob, RetryJob, StopWorker
-from kontext import RequestError
+from kontext import NotANumber, RequestError
 from worker.faults import FaultStreak, classify
 from worker.standin import out_of_memory
 
@@ -31,6 +31,7 @@ def refused_by_the_machine() -> Exception:
         (RuntimeError("CUDA error: device-side assert triggered"), StopWorker, ErrorCode.WORKER_LOST),
         (RequestError("width is 17"), RejectJob, ErrorCode.INVALID_JOB),
         (ValueError("not enough values"), RetryJob, ErrorCode.ENGINE_FAILED),
+        (NotANumber("the model's picture is not a number"), RetryJob, ErrorCode.ENGINE_FAILED),
         (OSError("no space left"), RetryJob, ErrorCode.INTERNAL),
         (RuntimeError("anything"), RetryJob, ErrorCode.ENGINE_FAILED),
         (Cancelled(), Cancelled, ErrorCode.CANCELLED),

@@ -8,6 +8,7 @@ import pytest
 
 from jobs.errors import Cancelled, StopWorker
 from jobs.registry import WorkerState
+from kontext import NotANumber
 from tests.waiting import eventually
 from worker.model_pool import ModelPool, TurnForecast
 from worker.standin import StandinEngine
@@ -32,6 +33,17 @@ def test_the_states_follow_the_models_life(pool: ModelPool) -> None:
     assert pool.state is WorkerState.READY
     pool.mark_broken()
     assert pool.state is WorkerState.BROKEN
+
+
+def test_a_model_whose_warm_up_is_not_a_number_takes_jobs_that_fail_and_say_so() -> None:
+    class BrokenWeights(TimedEngine):
+        def warm_up(self) -> None:
+            raise NotANumber("the model's picture is not a number")
+
+    pool = ModelPool(BrokenWeights)
+    pool.load()
+
+    assert pool.state is WorkerState.READY
 
 
 def test_no_turn_is_given_before_the_model_is_loaded_or_after_the_device_broke(pool: ModelPool) -> None:
