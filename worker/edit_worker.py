@@ -31,6 +31,7 @@ from worker.reconciler import INTERVAL_SECONDS as RECONCILE_SECONDS
 from worker.reconciler import Reconciler
 from worker.run_edit import Services, close_for_good
 from worker.settings import Settings
+from worker.systemd import Systemd
 from worker.tasks import register
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class EditWorker:
         )
         self._registry = WorkerRegistry(connect(settings.redis_url), settings.key_prefix)
         self._health_file = HealthFile(settings.runtime_dir, settings.worker_name)
+        self._systemd = Systemd()
         self._callbacks = CallbackSender(settings, ledger, guarded_client(settings, settings.callback_timeout_seconds))
         self._redis_seen_at = 0.0
         self._is_draining = False  # a plain flag: a signal handler sets it
@@ -130,9 +132,9 @@ class EditWorker:
     def write_health(self, detail: str = "", state: WorkerState | None = None) -> None:
         state = state or self.state
         detail = detail or (str(self.loading) if state is WorkerState.LOADING else "")
-        self._health_file.write(
-            Health(self.settings.worker_name, os.getpid(), state, time.time(), self._redis_seen_at, detail)
-        )
+        health = Health(self.settings.worker_name, os.getpid(), state, time.time(), self._redis_seen_at, detail)
+        self._systemd.report(health, health.written_at)  # before the file: a full disk must not look like a hang
+        self._health_file.write(health)
 
     def _beat(self) -> None:
         engine = self.pool.engine

@@ -36,7 +36,7 @@ def test_the_states_follow_the_models_life(pool: ModelPool) -> None:
 
 
 def test_a_model_whose_warm_up_is_not_a_number_takes_jobs_that_fail_and_say_so() -> None:
-    class BrokenWeights(TimedEngine):
+    class BrokenWeights(StandinEngine):
         def warm_up(self) -> None:
             raise NotANumber("the model's picture is not a number")
 
