@@ -9,6 +9,7 @@ import typer
 from jobs.errors import Error
 from producer.commands.callbacks import callbacks
 from producer.commands.change import cancel, retry
+from producer.commands.dead_letters import dead_letters
 from producer.commands.edit import edit
 from producer.commands.look import status, watch
 from producer.commands.results import gallery, results
@@ -32,7 +33,7 @@ app = typer.Typer(
         "max_content_width": 110,
     },
 )
-for command in (submit, run, edit, status, watch, results, gallery, cancel, retry, callbacks):
+for command in (submit, run, edit, status, watch, results, gallery, cancel, retry, callbacks, dead_letters):
     app.command()(command)
 
 

@@ -106,6 +106,9 @@ class AdmissionStep(bootsteps.StartStopStep):
         may_take = qos.can_consume
         qos.can_consume = MethodType(lambda _: gate.is_open() and may_take(), qos)
         signals.task_received.connect(_on_received, weak=False, dispatch_uid="admission")
+        # A request may end without its task: expired before it began, or arguments that the task cannot have.
+        signals.task_revoked.connect(_on_revoked, weak=False, dispatch_uid="admission")
+        signals.task_postrun.connect(_on_ended, weak=False, dispatch_uid="admission")
         consumer.hub.add_reader(gate.wake_reader, gate.woken)
 
     def stop(self, consumer: Any) -> None:
@@ -116,3 +119,11 @@ def _on_received(sender: Any, request: Any, **_: Any) -> None:
     if request.eta:  # of a Celery client; Celery holds it until its time comes, and the gate must not wait for that
         return
     sender.app.edit_worker.admission.received(request.id)
+
+
+def _on_revoked(sender: Any, request: Any, **_: Any) -> None:
+    sender.app.edit_worker.admission.ended(request.id)
+
+
+def _on_ended(sender: Any, task_id: str, **_: Any) -> None:
+    sender.app.edit_worker.admission.ended(task_id)

@@ -11,6 +11,7 @@ from threading import Event, Thread
 from celery.worker import state as celery_state
 
 from jobs.connection import connect
+from jobs.dead_letters import DeadLetters
 from jobs.errors import BrokerUnavailable
 from jobs.ledger import Ledger
 from jobs.queue import EditQueue, make_app
@@ -24,6 +25,7 @@ from worker.callbacks import CallbackSender
 from worker.engines import load_engine
 from worker.faults import MOST_FAULTS_IN_A_ROW, FaultStreak
 from worker.health import Health, HealthFile
+from worker.intake import Intake
 from worker.leases import RENEW_SECONDS, LeaseKeeper, Run
 from worker.loading import LoadProgress
 from worker.model_pool import ModelPool
@@ -59,6 +61,7 @@ class EditWorker:
         self.pool = ModelPool(lambda: load_engine(settings, self.loading.report))
         self.admission = Admission(self.pool, settings.worker_threads)
         self.pool.on_change = self.admission.look_again
+        self.intake = Intake(DeadLetters(ledger.redis, ledger.key("dead-letters")), settings.worker_name)
         self.leases = LeaseKeeper(ledger, settings.lease_seconds, settings.stall_seconds, self._on_stall)
         self.faults = FaultStreak()
         self.services = Services(

@@ -16,6 +16,7 @@ from jobs.errors import Error
 from kontext import KontextError
 from worker.admission import AdmissionStep
 from worker.edit_worker import EditWorker
+from worker.intake import IntakeStep
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ def make_worker(settings: Settings) -> EditWorker:
     worker = EditWorker(settings)
     worker.app.steps["worker"].add(ServiceStep)
     worker.app.steps["consumer"].add(AdmissionStep)
+    worker.app.steps["consumer"].add(IntakeStep)
     signals.worker_ready.connect(lambda **_: _say_ready(worker), weak=False, dispatch_uid="ready")
     signals.worker_shutting_down.connect(lambda **_: worker.begin_drain(), weak=False, dispatch_uid="drain")
     return worker

@@ -15,7 +15,7 @@ from PIL import Image
 from jobs.errors import ErrorCode
 from jobs.schema import JobState
 from tests.integration.conftest import SECRET, Service, StartWorker
-from tests.kontext.test_hostile_pictures import HOSTILE
+from tests.kontext.hostile import HOSTILE
 from tests.servers.http import Answer, HttpServer
 from tests.servers.redis import RedisServer, free_port
 from tests.servers.s3 import S3Server

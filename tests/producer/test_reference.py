@@ -34,7 +34,7 @@ def options_of(name: str) -> set[str]:
 
 
 def test_the_page_has_a_section_for_every_command_and_no_other() -> None:
-    assert re.findall(r"### `producer (\w+)`", PAGE) == list(COMMANDS)
+    assert re.findall(r"### `producer ([\w-]+)`", PAGE) == list(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
