@@ -95,6 +95,7 @@ def _load(folder: Path, device: torch.device, mode: Mode, on_progress: OnProgres
         return load_rival(mode.engine, folder, device, bool(mode.compile), on_progress, **offload)
     return kontext.load(
         folder,
+        dtype=torch.bfloat16,
         device=str(device),
         cache_bytes=0,
         compile=mode.compile,
