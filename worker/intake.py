@@ -175,8 +175,6 @@ class Intake:
     def __init__(self, letters: DeadLetters, worker: str) -> None:
         self._letters = letters
         self._worker = worker
-        self.count = 0
-        """Messages put aside by this process."""
 
     def checked(self, answer: Any) -> Any:
         """An answer of BRPOP as it came; None, which is "nothing came", when its message was put aside."""
@@ -192,7 +190,6 @@ class Intake:
 
     def put_aside(self, message: bytes, reason: str) -> None:
         """Keep a message among the dead letters; when Redis refuses it even there, the log line is all that stays."""
-        self.count += 1
         log.warning("message_put_aside bytes=%d reason=%s", len(message), reason)
         try:
             self._letters.put(message, reason, self._worker)

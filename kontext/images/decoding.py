@@ -88,7 +88,7 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _register_decoders() -> None:
-    Image.init()  # else Pillow knows a few formats only
+    Image.init()  # otherwise Pillow knows a few formats only
     if "HEIF" not in Image.OPEN:
         try:
             import pi_heif  # type: ignore[import-untyped]
@@ -122,7 +122,7 @@ def _load(image: Image.Image, data: bytes) -> tuple[Image.Image, Warnings]:
 
 
 def _is_raw(image: Image.Image, data: bytes) -> bool:
-    """Whether a TIFF is a camera's raw file (DNG, NEF, ARW, CR2), of which Pillow would read a small preview."""
+    """Recognize a TIFF that is a camera's raw file (DNG, NEF, ARW, CR2), of which Pillow would read a small preview."""
     tags = getattr(image, "tag_v2", {})
     is_preview = tags.get(TIFF_SUBFILE_TYPE) == 1 and TIFF_SUB_IFDS in tags
     return is_preview or TIFF_DNG_VERSION in tags or (image.format == "TIFF" and data[8:10] == b"CR")
