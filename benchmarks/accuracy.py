@@ -22,11 +22,11 @@ from torch import Tensor
 
 import kontext
 from benchmarks.gpu.checks import relative_difference, rounded
+from benchmarks.random_model import random_autoencoder_config, random_transformer_config, write_random_model
 from benchmarks.report import write_result
 from kontext.config import ModelConfig
 from kontext.images import tensor_to_image
 from kontext.request import EditRequest
-from tests.parity.random_model import random_autoencoder_config, random_transformer_config, write_random_model
 
 PICTURE = Path(__file__).parents[1] / "tests" / "golden" / "e2e" / "landscape_default" / "input_0.png"
 STEPS, SEED = 4, 5

@@ -30,6 +30,7 @@ from torch import Tensor
 
 import kontext
 from benchmarks.gpu.diffusers_rival import DiffusersKontext
+from benchmarks.random_model import CLIP_WIDTH, T5_WIDTH, write_random_model
 from benchmarks.report import write_result
 from kontext import official
 from kontext.config import AutoencoderConfig, ModelConfig, Resolution, TransformerConfig
@@ -37,7 +38,6 @@ from kontext.matmul import using_products
 from kontext.pipeline import Encoded, Kontext
 from kontext.request import Edited, EditRequest
 from kontext.sampling import pack_latents, position_ids, starting_noise, token_grid
-from tests.parity.random_model import CLIP_WIDTH, T5_WIDTH, write_random_model
 
 SIZE: Resolution = (384, 384)
 TEXT_TOKENS = 256

@@ -29,6 +29,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 import kontext
+from benchmarks.random_model import CLIP_WIDTH, T5_WIDTH, write_random_model
 from benchmarks.report import write_result
 from kontext.autoencoder import Autoencoder
 from kontext.config import AutoencoderConfig, ModelConfig, TransformerConfig
@@ -42,7 +43,6 @@ from kontext.text import TextEncoder
 from kontext.transformer import Transformer
 from kontext.weights.checkpoint import build_on_meta
 from kontext.weights.layout import ModelFiles, find_model
-from tests.parity.random_model import CLIP_WIDTH, T5_WIDTH, write_random_model
 
 CPU = torch.device("cpu")
 SIZE = (256, 256)

@@ -27,14 +27,10 @@ MAY_IMPORT = {
     "tests": {"jobs", "storage", "producer", "worker", "kontext", "training", "benchmarks"},
 }
 
-# Known exceptions, each to be removed with what it names: (file, package) and (module, module).
+# Known exceptions, each to be removed with the import that it names: (file, package).
 PENDING_IMPORTS = {
     ("training/record.py", "benchmarks"),
-    ("benchmarks/accuracy.py", "tests"),
-    ("benchmarks/engine_cpu.py", "tests"),
-    ("benchmarks/offload_simulated.py", "tests"),
 }
-PENDING_LOOPS = {("worker.edit_worker", "worker.tasks")}
 
 SERVICE_LIBRARIES = {"celery", "kombu", "redis", "boto3", "botocore", "httpx2", "pydantic_settings"}
 WORKER_LIBRARIES = {"torch", "transformers", "tokenizers", "safetensors", "numpy", "PIL", "boto3", "botocore", "httpx2"}
@@ -55,7 +51,7 @@ def test_imports_point_one_way(package: str) -> None:
 def test_no_modules_import_each_other_in_a_loop() -> None:
     loops = import_loops(import_graph())
 
-    assert [loop for loop in loops if tuple(loop) not in PENDING_LOOPS] == []
+    assert loops == []
 
 
 def test_a_loop_is_found_however_long_it_is_and_whoever_leads_to_it() -> None:

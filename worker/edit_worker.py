@@ -34,7 +34,6 @@ from worker.reconciler import Reconciler
 from worker.run_edit import Services, close_for_good
 from worker.settings import Settings
 from worker.systemd import Systemd
-from worker.tasks import register
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,6 @@ class EditWorker:
         self.app = make_app(settings.broker_url)
         self.app.conf.update(worker_pool="threads", worker_concurrency=settings.worker_threads)
         self.app.edit_worker = self  # type: ignore[attr-defined]  # how the bootsteps find it
-        register(self.app, self)
         ledger = Ledger.from_settings(settings)
         queue = EditQueue(self.app)
         self.loading = LoadProgress()

@@ -18,6 +18,7 @@ from worker.admission import AdmissionStep
 from worker.edit_worker import EditWorker
 from worker.intake import IntakeStep
 from worker.settings import Settings
+from worker.tasks import register
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class ServiceStep(bootsteps.StartStopStep):
 def make_worker(settings: Settings) -> EditWorker:
     """Make the worker with its Celery application, ready for `app.Worker` or `celery -A worker.app`."""
     worker = EditWorker(settings)
+    register(worker.app, worker)
     worker.app.steps["worker"].add(ServiceStep)
     worker.app.steps["consumer"].add(AdmissionStep)
     worker.app.steps["consumer"].add(IntakeStep)

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 import kontext
+from benchmarks.random_model import random_weights
 from kontext.autoencoder import Autoencoder
 from kontext.compile import check_compiler, compile_ahead, compile_autoencoder, compile_blocks
 from kontext.config import TransformerConfig
@@ -26,7 +27,6 @@ from kontext.weights.layout import find_model
 from tests.kontext.golden import BFLOAT16, FLOAT32_FROM_TENSORS, MODEL, model_config, relative_error, tensors
 from tests.kontext.offload.standin_device import CPU, AsPlanned
 from tests.parity.closeness import assert_close
-from tests.parity.random_model import random_weights
 
 CONFIG = TransformerConfig(
     hidden_size=64, num_heads=2, axes_dim=(8, 12, 12), depth=2, depth_single_blocks=3, context_in_dim=16, vec_in_dim=8

@@ -11,12 +11,12 @@ from PIL import Image
 from torch import nn
 
 import kontext
+from benchmarks.random_model import random_autoencoder_config, random_transformer_config, write_random_model
 from kontext.config import ModelConfig
 from kontext.layers import JoinedLinear
 from kontext.precision import Float8Linear, quantize_rows
 from kontext.request import EditRequest
 from tests.kontext.golden import GOLDEN, MODEL
-from tests.parity.random_model import random_autoencoder_config, random_transformer_config, write_random_model
 
 PICTURE = Image.open(GOLDEN / "e2e" / "landscape_default" / "input_0.png")
 

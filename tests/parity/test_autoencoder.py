@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.random_model import random_autoencoder_config, random_weights
 from kontext.autoencoder import Autoencoder
 from kontext.config import AutoencoderConfig
 from kontext.official import OfficialCode
 from kontext.weights.checkpoint import build_on_meta
 from tests.parity.closeness import DTYPES, assert_close
-from tests.parity.random_model import random_autoencoder_config, random_weights
 
 SIZES = ((64, 48), (16, 112), (72, 40))  # width, height; the last is no multiple of 16
 RANDOM_SEEDS = (1, 2, 3)

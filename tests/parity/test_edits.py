@@ -12,13 +12,13 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 
 import kontext
+from benchmarks.random_model import random_autoencoder_config, random_transformer_config, write_random_model
 from kontext import EditRequest
 from kontext import official as official_engine
 from kontext.config import ModelConfig
 from kontext.images import DEFAULT_OPTIONS, ImageOptions
 from kontext.pipeline import Kontext
 from tests.parity.closeness import DTYPES
-from tests.parity.random_model import random_autoencoder_config, random_transformer_config, write_random_model
 
 pytestmark = pytest.mark.usefixtures("official")
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.random_model import random_transformer_config, random_weights
 from kontext import attention, layers, sampling
 from kontext.config import TransformerConfig
 from kontext.official import OfficialCode
@@ -19,7 +20,6 @@ from kontext.transformer import Transformer
 from kontext.weights.checkpoint import build_on_meta, load_weights
 from kontext.weights.layout import find_model
 from tests.parity.closeness import DTYPES, assert_close
-from tests.parity.random_model import random_transformer_config, random_weights
 
 RANDOM_SEEDS = (1, 2, 3, 4)
 
