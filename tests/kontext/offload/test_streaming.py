@@ -123,7 +123,11 @@ def test_the_destroyed_slots_would_be_seen() -> None:
 
     model = load(Hasty(lambda name: "single" in name, rate=1e6))
 
-    assert not np.array_equal(edit(model), resident_picture())
+    try:
+        picture = edit(model)
+    except kontext.NotANumber:  # whatever the slots held
+        return
+    assert not np.array_equal(picture, resident_picture())
 
 
 def test_pieces_are_copied_once_per_use_and_fetched_ahead_over_the_end_of_a_step() -> None:
