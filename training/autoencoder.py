@@ -23,6 +23,7 @@ from training.optimizers import Optimizers, rate_share
 from training.plans import LARGE, AutoencoderPlan
 from training.progress import Progress
 from training.ranks import Ranks, channels_last
+from training.speed import mixed_precision
 from training.states import read_state, write_state
 
 SQUARE_WEIGHT, GRADIENT_WEIGHT, COARSE_WEIGHT, KL_WEIGHT = 0.5, 0.5, 1.0, 2e-4
@@ -97,7 +98,7 @@ class AutoencoderTraining:
 
     def _learn(self, pictures: Tensor, generator: torch.Generator) -> tuple[float, float]:
         """(loss, PSNR in dB) of one step."""
-        with torch.autocast(self.ranks.device.type, torch.bfloat16):
+        with mixed_precision(self.ranks.device):
             decoded, kl = _reconstructed(self.autoencoder, pictures, self.decoder_only, generator)
         loss = reconstruction_loss(decoded.float(), pictures) + KL_WEIGHT * kl
         self.autoencoder.zero_grad()

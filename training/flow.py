@@ -28,7 +28,7 @@ from training.optimizers import Optimizers, rate_share
 from training.plans import FlowPlan
 from training.progress import Progress
 from training.ranks import Ranks, channels_last, gathered_mean
-from training.speed import PlainAttention
+from training.speed import PlainAttention, mixed_precision
 from training.states import read_state, write_state
 
 CHANGED_WEIGHT = 3.0  # of a token that the edit changes; with 12 the network, where in doubt, changed what was to stay
@@ -62,13 +62,19 @@ class FlowModel(nn.Module):
             self.t5.network(input_ids=t5_ids).last_hidden_state,
             self.clip.network(input_ids=clip_ids).pooler_output,
             # An edit rounds both to bfloat16, so the network must learn to read them rounded.
-            guidance=guidance.bfloat16(),
-            timesteps=t.bfloat16()[None],
+            guidance=_rounded(guidance),
+            timesteps=_rounded(t)[None],
             img_ids=batch.img_ids,
             references=batch.references,
         )
         velocity: Tensor = self.transformer(latents, 0, conditioning)
         return velocity
+
+
+def _rounded(values: Tensor) -> Tensor:
+    """Round to bfloat16, in the dtype that the network computes in."""
+    rounded = values.bfloat16()
+    return rounded if torch.is_autocast_enabled(values.device.type) else rounded.float()
 
 
 def token_weights(changed: Tensor) -> Tensor:
@@ -139,7 +145,7 @@ class FlowTraining:
         for i, bucket in enumerate(buckets):
             batch = pools.batch(bucket)
             with self.ranks.hold_gradients(learner, until=i == len(buckets) - 1):
-                with torch.autocast(self.ranks.device.type, torch.bfloat16), attention:
+                with mixed_precision(self.ranks.device), attention:
                     losses = learner(batch, *self._noise(batch, generator))
                 torch.autograd.backward(losses.sum() / total)
             loss_sum += float(losses.detach().sum())

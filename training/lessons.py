@@ -18,6 +18,7 @@ from kontext.sampling import pack_latents, position_ids, token_grid
 from training.data.drawing import draw
 from training.data.edits import Edit, edit_of
 from training.data.scenes import Scene, random_scene
+from training.speed import mixed_precision
 
 CHANGED = 24 / 127.5  # a pixel that differs by more than 24 of 255 belongs to the edit
 EDITS_OF_A_SCENE = 6
@@ -150,6 +151,6 @@ def changed_tokens(before: Tensor, after: Tensor) -> Tensor:
 @torch.no_grad()
 def encode(encoder: Autoencoder, pictures: Tensor) -> Tensor:
     """Packed latents of pictures of -1 to 1: (batch, tokens, 64), float32."""
-    with torch.autocast(pictures.device.type, torch.bfloat16):
+    with mixed_precision(pictures.device):
         latents = encoder.encode(pictures.contiguous(memory_format=torch.channels_last))
     return pack_latents(latents.float())

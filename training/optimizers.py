@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from training.speed import Float32Rounding
+
 CALM_SHARE = 0.5  # of the steps, at the end, in which the rates fall
 LAST_SHARE = 0.02  # of the full rates, at the very end
 
@@ -26,7 +28,8 @@ class Optimizers:
         for optimizer in self:
             for group in optimizer.param_groups:
                 group["lr"] = group["full_rate"] * share
-            optimizer.step()
+            with Float32Rounding():
+                optimizer.step()
 
     def state_dicts(self) -> list[dict[str, Any]]:
         return [optimizer.state_dict() for optimizer in self]

@@ -36,3 +36,19 @@ def test_a_step_takes_a_share_of_every_full_rate() -> None:
     assert float((torch.eye(2) - matrix.detach()).norm()) == pytest.approx(
         0.05 * 2**0.5, rel=0.35
     )  # Muon's is about orthogonal
+
+
+def test_muon_steps_alike_with_and_without_bfloat16_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stepped(has_instructions: bool) -> torch.Tensor:
+        monkeypatch.setattr("training.speed.cpu_computes_in_bfloat16", lambda: has_instructions)
+        draw = torch.Generator().manual_seed(0)
+        matrix = nn.Parameter(torch.zeros(32, 48))
+        muon = torch.optim.Muon([{"params": [matrix], "full_rate": 1.0}], weight_decay=0.0)
+        adam = torch.optim.Adam([{"params": [nn.Parameter(torch.zeros(1))], "full_rate": 1.0}])
+        matrix.grad = torch.randn(32, 48, generator=draw)
+        Optimizers(muon, adam).step(share=1.0)
+        return matrix.detach()
+
+    rounded, exact = stepped(True), stepped(False)
+
+    assert 0 < float((rounded - exact).norm() / exact.norm()) < 0.05

@@ -24,6 +24,7 @@ from training.judging.card import NAMES
 from training.lessons import Bucket, Pools, changed_tokens
 from training.plans import PLANS, AutoencoderPlan, FlowPlan, Phase, Rates
 from training.ranks import Ranks
+from training.speed import mixed_precision
 
 ALONE = Ranks(rank=0, size=1, device=torch.device("cpu"))
 RECOLOUR = Bucket(((64, 64),), 6, (("recolour", 1.0),))
@@ -60,7 +61,7 @@ def test_the_loss_of_the_flow_falls(beginning: Path, tmp_path: Path) -> None:
     t, noise, guidance = torch.full((6,), 0.9), torch.randn(batch.target.shape), torch.full((6,), 2.5)
 
     def loss_of_unseen_edits() -> float:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), mixed_precision(torch.device("cpu")):
             return float(training.model(batch, t, noise, guidance).mean())
 
     before = loss_of_unseen_edits()
