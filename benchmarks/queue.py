@@ -39,6 +39,7 @@ from jobs.schema import JobState
 from jobs.settings import BrokerSettings, load_settings
 from producer import Client, EditJob
 from producer.embedded.private_redis import private_folder, private_redis
+from worker.events import Events
 from worker.reconciler import Reconciler
 
 STEPS = 200
@@ -229,7 +230,7 @@ def measure_depth(bench: Bench, queued: int, running: int) -> dict[str, Any]:
     memory_bytes = read().memory_bytes
     start_jobs(bench, running)
     deep = measure_steps(bench)
-    reconciler = Reconciler(bench.ledger, EditQueue(make_app(bench.broker_url)), max_attempts=3)
+    reconciler = Reconciler(bench.ledger, EditQueue(make_app(bench.broker_url)), max_attempts=3, events=Events())
     counts = bench.ledger.queue_counts()
     figures = {
         "queued": counts["queued"],

@@ -20,6 +20,7 @@ from jobs.schema import JobState, Outcome
 from jobs.settings import BrokerSettings, load_settings
 from worker.callbacks import INTERVAL_SECONDS as CALLBACK_SECONDS
 from worker.edit_worker import BEAT_SECONDS
+from worker.events import Events
 from worker.leases import RENEW_SECONDS
 from worker.reconciler import INTERVAL_SECONDS as RECONCILE_SECONDS
 from worker.reconciler import Reconciler
@@ -75,7 +76,7 @@ def run_busy(broker_url: str, workers: int, seconds: float) -> None:
 def _keep_busy(settings: BrokerSettings, app: Celery, name: str, seconds: float) -> None:
     ledger = Ledger.from_settings(settings)
     registry = WorkerRegistry(ledger.redis)
-    reconciler = Reconciler(ledger, EditQueue(app), max_attempts=3)
+    reconciler = Reconciler(ledger, EditQueue(app), max_attempts=3, events=Events())
     job_id = next_job(ledger)
     assert job_id is not None
     claim = ledger.claim(job_id, name, LEASE_SECONDS)

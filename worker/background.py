@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from threading import Event, Thread
 
 from jobs.errors import BrokerUnavailable
-
-log = logging.getLogger(__name__)
+from worker.events import Events, RedisAway, RedisBack, TickFailed
 
 
 class Periodic:
     """Calls `tick` every `seconds` on a thread of its own.
 
-    Redis being away is said once, and once more when it is back. Any other error is logged with its trace and the
+    Redis being away is reported once, and once more when it is back. Any other error is reported with its trace and the
     thread goes on: it must not die silently under a worker that looks alive.
     """
 
-    def __init__(self, name: str, seconds: float, tick: Callable[[], object]) -> None:
+    def __init__(self, name: str, seconds: float, tick: Callable[[], object], events: Events) -> None:
         self.name = name
+        self._events = events
         self._seconds = seconds
         self._tick = tick
         self._stop = Event()
@@ -45,11 +44,11 @@ class Periodic:
             self._tick()
         except BrokerUnavailable as error:
             if not self._is_cut_off:
-                log.warning("redis_away thread=%s reason=%s", self.name, error)
+                self._events.send(RedisAway(self.name, str(error)))
             self._is_cut_off = True
-        except Exception:
-            log.exception("tick_failed thread=%s", self.name)
+        except Exception as error:
+            self._events.send(TickFailed(self.name, error))
         else:
             if self._is_cut_off:
-                log.info("redis_back thread=%s", self.name)
+                self._events.send(RedisBack(self.name))
             self._is_cut_off = False

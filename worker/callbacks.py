@@ -6,7 +6,6 @@ never changes its job.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +20,11 @@ from urllib.parse import urlsplit
 from jobs.errors import BrokerUnavailable, EditFailure, JobNotFound
 from jobs.ledger import MICROSECONDS, DueCallback, Ledger, Outbox, Verdict
 from storage.signing import callback_headers
+from worker.events import CallbackFailed, CallbackNotSettled, CallbackRetried, CallbackSettled, Events
 from worker.settings import Settings
 
 if TYPE_CHECKING:
     import httpx2
-
-log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 0.5
 PARALLEL = 16
@@ -74,6 +72,7 @@ class CallbackSender:
         settings: Settings,
         ledger: Ledger,
         client: httpx2.Client,
+        events: Events,
         jitter: Callable[[float, float], float] = uniform,
     ) -> None:
         self._secrets = settings.callback_secrets
@@ -81,6 +80,7 @@ class CallbackSender:
         self._ledger = ledger
         self._outbox = Outbox(ledger)
         self._client = client
+        self._events = events
         self._jitter = jitter
         self._receivers = Receivers()
         self._slots = BoundedSemaphore(PARALLEL)
@@ -114,11 +114,11 @@ class CallbackSender:
         try:
             self._deliver(due)
         except BrokerUnavailable as error:  # not settled, so it comes again
-            log.warning("callback_not_settled job=%s reason=%s", due.job_id, error)
+            self._events.send(CallbackNotSettled(due.job_id, str(error)))
         except Exception as error:  # counted as an attempt, so that it ends some day
-            log.exception("callback_failed job=%s", due.job_id)
+            self._events.send(CallbackFailed(due.job_id, error))
             with suppress(BrokerUnavailable):
-                self._settle(due, Reply(0, f"{type(error).__name__}: {error}"))
+                self._settle(due, Reply(0, f"{type(error).__name__}: {error}"), 0.0)
         finally:
             self._slots.release()
 
@@ -137,19 +137,16 @@ class CallbackSender:
             if not is_given:
                 self._outbox.postpone(due.webhook_id, POSTPONED_SECONDS * self._jitter(0.8, 1.2))
                 return
+            started = time.monotonic()
             reply = self._post(callback.url, due.webhook_id, record.event().model_dump_json().encode())
         self._receivers.note(receiver, is_silent=reply.status == 0)
-        self._settle(due, reply)
+        self._settle(due, reply, time.monotonic() - started)
 
-    def _settle(self, due: DueCallback, reply: Reply) -> None:
+    def _settle(self, due: DueCallback, reply: Reply, seconds: float) -> None:
         verdict, delay = judge(reply, due.attempts + 1, self._jitter)
         self._outbox.settle(due.webhook_id, verdict, reply.said, delay)
-        level = logging.INFO if verdict == "delivered" else logging.WARNING
-        log.log(
-            level,
-            "callback_%s job=%s attempt=%d said=%s retry_in=%.0f",
-            *(verdict, due.job_id, due.attempts + 1, reply.said, delay),
-        )
+        kind = CallbackSettled if verdict == "delivered" else CallbackRetried
+        self._events.send(kind(due.job_id, due.attempts + 1, reply.said, delay, verdict, seconds))
 
     def _post(self, url: str, webhook_id: str, body: bytes) -> Reply:
         # Receivers refuse a time that is minutes off: it is that of Redis, since this machine's clock may be wrong.

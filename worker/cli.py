@@ -72,12 +72,15 @@ def callbacks() -> None:
     from storage.guarded_http import guarded_client
     from worker.background import Periodic
     from worker.callbacks import INTERVAL_SECONDS, CallbackSender
+    from worker.event_log import log_event
+    from worker.events import Events
     from worker.logs import set_up_logs
 
     set_up_logs(settings.log_level)
     client = guarded_client(settings, settings.callback_timeout_seconds)
-    sender = CallbackSender(settings, Ledger.from_settings(settings), client)
-    delivery = Periodic("callbacks", INTERVAL_SECONDS, sender.tick)
+    events = Events(log_event)
+    sender = CallbackSender(settings, Ledger.from_settings(settings), client, events)
+    delivery = Periodic("callbacks", INTERVAL_SECONDS, sender.tick, events)
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -124,12 +127,14 @@ def warm() -> None:
     """
     settings = load_settings(Settings)
     from worker.engines import load_engine
+    from worker.event_log import log_event
+    from worker.events import Events
     from worker.loading import LoadProgress
     from worker.logs import set_up_logs
 
     set_up_logs(settings.log_level)
     started = time.monotonic()
-    engine = load_engine(settings, LoadProgress().report)
+    engine = load_engine(settings, LoadProgress(Events(log_event)).report)
     loaded = time.monotonic()
     engine.warm_up()
     words.print(f"loaded in {loaded - started:.1f} s, warm after {time.monotonic() - loaded:.1f} s on {engine.device}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from threading import Event, Thread
+from queue import SimpleQueue
+from threading import Thread
 
 from celery.worker import state as celery_state
 
@@ -23,7 +24,9 @@ from worker.background import Periodic
 from worker.callbacks import INTERVAL_SECONDS as CALLBACK_SECONDS
 from worker.callbacks import CallbackSender
 from worker.engines import load_engine
-from worker.faults import MOST_FAULTS_IN_A_ROW, FaultStreak
+from worker.event_log import log_event
+from worker.events import Events, Listener, WorkerBroken, WorkerStopped, WorkerStuck
+from worker.faults import MOST_FAULTS_IN_A_ROW
 from worker.health import Health, HealthFile
 from worker.intake import Intake
 from worker.leases import RENEW_SECONDS, LeaseKeeper, Run
@@ -31,11 +34,10 @@ from worker.loading import LoadProgress
 from worker.model_pool import ModelPool
 from worker.reconciler import INTERVAL_SECONDS as RECONCILE_SECONDS
 from worker.reconciler import Reconciler
-from worker.run_edit import Services, close_for_good
+from worker.run_edit import EditRunner
 from worker.settings import Settings
+from worker.settle import Settlement
 from worker.systemd import Systemd
-
-log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
 EXIT_BROKEN = 70
@@ -48,35 +50,51 @@ AFTER_DRAIN_SECONDS = 10
 class EditWorker:
     """One process's worker, as Celery's hooks drive it: `start`, `drain`, `stop`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, listeners: Sequence[Listener] = (log_event,)) -> None:
         self.settings = settings
+        self.events = Events(*listeners)
         self.app = make_app(settings.broker_url)
         self.app.conf.update(worker_pool="threads", worker_concurrency=settings.worker_threads)
         self.app.edit_worker = self  # type: ignore[attr-defined]  # how the bootsteps find it
         ledger = Ledger.from_settings(settings)
         queue = EditQueue(self.app)
-        self.loading = LoadProgress()
-        self.pool = ModelPool(lambda: load_engine(settings, self.loading.report))
+        self.loading = LoadProgress(self.events)
+        self.pool = ModelPool(lambda: load_engine(settings, self.loading.report), self.events)
         self.admission = Admission(self.pool, settings.worker_threads)
         self.pool.on_change = self.admission.look_again
-        self.intake = Intake(DeadLetters(ledger.redis, ledger.key("dead-letters")), settings.worker_name)
+        self.intake = Intake(DeadLetters(ledger.redis, ledger.key("dead-letters")), settings.worker_name, self.events)
         self.leases = LeaseKeeper(ledger, settings.lease_seconds, settings.stall_seconds, self._on_stall)
-        self.faults = FaultStreak()
-        self.services = Services(
-            settings, ledger, queue, Storage(settings), self.pool, self.leases, self.admission, self.faults, Event()
+        self.settlement = Settlement(settings, ledger, queue, self.events)
+        self._storage = Storage(settings)
+        self.runner = EditRunner(
+            settings,
+            ledger,
+            queue,
+            self._storage,
+            self.pool,
+            self.leases,
+            self.admission,
+            self.settlement,
+            self.events,
         )
         self._registry = WorkerRegistry(connect(settings.redis_url), settings.key_prefix)
         self._health_file = HealthFile(settings.runtime_dir, settings.worker_name)
         self._systemd = Systemd()
-        self._callbacks = CallbackSender(settings, ledger, guarded_client(settings, settings.callback_timeout_seconds))
+        self._callbacks = CallbackSender(
+            settings, ledger, guarded_client(settings, settings.callback_timeout_seconds), self.events
+        )
         self._redis_seen_at = 0.0
         self._is_draining = False  # a plain flag: a signal handler sets it
+        self._drain_wishes: SimpleQueue[bool] = SimpleQueue()
         self._threads = [
-            Periodic("health", BEAT_SECONDS, self.write_health),
-            Periodic("registry", BEAT_SECONDS, self._beat),
-            Periodic("leases", RENEW_SECONDS, self.leases.renew_all),
-            Periodic("reconciler", RECONCILE_SECONDS, Reconciler(ledger, queue, settings.max_attempts).tick),
-            Periodic("callbacks", CALLBACK_SECONDS, self._callbacks.tick),
+            Periodic(name, seconds, tick, self.events)
+            for name, seconds, tick in (
+                ("health", BEAT_SECONDS, self.write_health),
+                ("registry", BEAT_SECONDS, self._beat),
+                ("leases", RENEW_SECONDS, self.leases.renew_all),
+                ("reconciler", RECONCILE_SECONDS, Reconciler(ledger, queue, settings.max_attempts, self.events).tick),
+                ("callbacks", CALLBACK_SECONDS, self._callbacks.tick),
+            )
         ]
 
     @property
@@ -88,16 +106,18 @@ class EditWorker:
     def start(self) -> None:
         """Begin to beat, then load the model; whatever the engine raises goes through."""
         self.write_health()
+        Thread(target=self._follow_drain_wishes, name="drain", daemon=True).start()
         for thread in self._threads:
             thread.start()
         self.pool.load()
 
     def begin_drain(self) -> None:
-        """Take nothing more; hand back what has not reached the GPU. Called from the signal handler: only sets flags.
+        """Take nothing more; hand back what has not reached the GPU.
 
-        A second call ends the patience with the job on the GPU as well.
+        A second call ends the patience with the job on the GPU as well. Called from the signal handler, which may
+        interrupt itself: `SimpleQueue.put` is the one way to wake a thread that is safe there.
         """
-        Thread(target=self._drain_now, args=(self._is_draining,), daemon=True).start()
+        self._drain_wishes.put(self._is_draining)
         self._is_draining = True
 
     def finish_drain(self) -> None:
@@ -109,7 +129,7 @@ class EditWorker:
         self._drain_now(include_sampling=False)
         if not self._wait_for_runs(self.settings.drain_seconds):
             self._drain_now(include_sampling=True)
-        self.services.must_leave.set()
+        self.settlement.must_leave.set()
         self._wait_for_runs(AFTER_DRAIN_SECONDS)
 
     def stop(self) -> None:
@@ -117,15 +137,15 @@ class EditWorker:
         for thread in self._threads:
             thread.stop()
         self._callbacks.close()
-        self.services.storage.close()
+        self._storage.close()
         self._health_file.remove()
         with suppress(BrokerUnavailable):  # the registry forgets silent workers by itself
             self._registry.leave(self.settings.worker_name)
-        log.info("worker_stopped name=%s", self.settings.worker_name)
+        self.events.send(WorkerStopped(self.settings.worker_name))
 
     def stop_process(self, reason: str) -> None:
         """End the process with `EXIT_BROKEN`, for its supervisor to start a fresh one."""
-        log.critical("worker_broken reason=%s", reason)
+        self.events.send(WorkerBroken(reason))
         with suppress(OSError):  # a full disk must not keep the process from ending
             self.write_health(reason)
         celery_state.should_stop = EXIT_BROKEN  # type: ignore[assignment]  # Celery's own way to end with a code
@@ -146,7 +166,7 @@ class EditWorker:
                 device=engine.device if engine else "",
                 model=engine.model_name if engine else "",
                 jobs=tuple(run.job_id for run in self.leases.runs),
-                faults_in_a_row=self.faults.length,
+                faults_in_a_row=self.runner.faults.length,
             )
         )
         self._redis_seen_at = time.time()
@@ -154,12 +174,16 @@ class EditWorker:
 
     def _suspect_device(self) -> None:
         """Stop taking jobs when runs fail here and nowhere else; a probe then sees `broken`."""
-        if self.faults.length < MOST_FAULTS_IN_A_ROW or self.pool.state is WorkerState.BROKEN:
+        if self.runner.faults.length < MOST_FAULTS_IN_A_ROW or self.pool.state is WorkerState.BROKEN:
             return
         others = [info for info in self._registry.workers() if info.name != self.settings.worker_name]
-        if self.faults.is_suspicious([info.faults_in_a_row for info in others]):
-            log.critical("worker_broken reason=%d runs in a row failed here and none elsewhere", self.faults.length)
-            close_for_good(self.services)
+        if self.runner.faults.is_suspicious([info.faults_in_a_row for info in others]):
+            self.events.send(WorkerBroken(f"{self.runner.faults.length} runs in a row failed here and none elsewhere"))
+            self.runner.close_for_good()
+
+    def _follow_drain_wishes(self) -> None:
+        while True:
+            self._drain_now(include_sampling=self._drain_wishes.get())
 
     def _drain_now(self, include_sampling: bool) -> None:
         self.admission.close()
@@ -174,7 +198,7 @@ class EditWorker:
     def _on_stall(self, run: Run) -> None:
         """A kernel hangs: no Python code can end it, so the process goes, and its leases with it."""
         detail = f"job {run.job_id}: no step for {self.settings.stall_seconds:g} s"
-        log.critical("worker_stuck %s", detail)
+        self.events.send(WorkerStuck(run.job_id, f"no step for {self.settings.stall_seconds:g} s"))
         with suppress(OSError):
             self.write_health(detail, WorkerState.STUCK)
         os._exit(EXIT_STUCK)

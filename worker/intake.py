@@ -25,6 +25,7 @@ from jobs.dead_letters import DeadLetters
 from jobs.errors import BrokerUnavailable
 from jobs.queue import TASK
 from jobs.schema import JOB_ID_PATTERN
+from worker.events import DeadLetterLost, Events, MessagePutAside
 
 LARGEST_MESSAGE_BYTES = 16 * 2**20
 """Size of a message as it lies in Redis, and of its body once unpacked. Larger inputs come by URI."""
@@ -172,7 +173,8 @@ def _shown(value: Any) -> str:
 class Intake:
     """Checks what the consumer takes and puts aside what is none of ours."""
 
-    def __init__(self, letters: DeadLetters, worker: str) -> None:
+    def __init__(self, letters: DeadLetters, worker: str, events: Events) -> None:
+        self._events = events
         self._letters = letters
         self._worker = worker
 
@@ -190,11 +192,11 @@ class Intake:
 
     def put_aside(self, message: bytes, reason: str) -> None:
         """Keep a message among the dead letters; when Redis refuses it even there, the log line is all that stays."""
-        log.warning("message_put_aside bytes=%d reason=%s", len(message), reason)
+        self._events.send(MessagePutAside(len(message), reason))
         try:
             self._letters.put(message, reason, self._worker)
         except BrokerUnavailable as error:
-            log.warning("dead_letter_lost reason=%s", error)
+            self._events.send(DeadLetterLost(str(error)))
 
     def guard(self, channel: Any) -> None:
         """Check every BRPOP answer of a kombu channel from now on."""

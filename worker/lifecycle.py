@@ -7,7 +7,6 @@ leases are still renewed; then Celery's pool has nothing left to wait for.
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from celery import bootsteps, signals
@@ -16,11 +15,10 @@ from jobs.errors import Error
 from kontext import KontextError
 from worker.admission import AdmissionStep
 from worker.edit_worker import EditWorker
+from worker.events import ModelNotLoaded, WorkerTakesJobs
 from worker.intake import IntakeStep
 from worker.settings import Settings
 from worker.tasks import register
-
-log = logging.getLogger(__name__)
 
 EXIT_NO_MODEL = 4
 
@@ -37,7 +35,7 @@ class ServiceStep(bootsteps.StartStopStep):
         try:
             worker.start()
         except (KontextError, Error) as error:
-            log.critical("model_not_loaded reason=%s", error)
+            worker.events.send(ModelNotLoaded(str(error)))
             raise SystemExit(EXIT_NO_MODEL) from error
 
     def stop(self, controller: Any) -> None:
@@ -62,4 +60,4 @@ def make_worker(settings: Settings) -> EditWorker:
 
 
 def _say_ready(worker: EditWorker) -> None:
-    log.info("worker_takes_jobs name=%s threads=%d", worker.settings.worker_name, worker.settings.worker_threads)
+    worker.events.send(WorkerTakesJobs(worker.settings.worker_name, worker.settings.worker_threads))

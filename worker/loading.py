@@ -1,12 +1,11 @@
-"""How far the loading of the model is, for the log and for `worker health`."""
+"""Progress of the loading of the model, as events and for `worker health`."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 
-log = logging.getLogger(__name__)
+from worker.events import Events, ModelLoading
 
 EVERY_SECONDS = 2.0
 EVERY_PERCENT = 10
@@ -14,9 +13,10 @@ LEAST_SECONDS = 0.5  # between two lines: a small model is loaded in one
 
 
 class LoadProgress:
-    """Hears from the engine how many bytes are read, and logs a line every two seconds or ten percent."""
+    """Counts the bytes that the engine has read, and sends an event every two seconds or ten percent."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, events: Events, clock: Callable[[], float] = time.monotonic) -> None:
+        self._events = events
         self._clock = clock
         self._began_at: float | None = None
         self._logged_at = 0.0
@@ -24,7 +24,7 @@ class LoadProgress:
         self._words = ""
 
     def report(self, done_bytes: int, total_bytes: int) -> None:
-        """What `kontext.load` calls while it reads."""
+        """Note how much is read; `kontext.load` calls this."""
         percent = 100 * done_bytes // max(total_bytes, 1)
         self._words = f"{percent} % of {total_bytes / 1e9:.1f} GB read" if percent < 100 else "weights read, warming up"
         now = self._clock()
@@ -32,10 +32,7 @@ class LoadProgress:
             self._began_at = self._logged_at = now
         if percent == 100 or self._is_news(now - self._logged_at, percent - self._logged_percent):
             self._logged_at, self._logged_percent = now, percent
-            log.info(
-                "model_loading percent=%d read=%.2fGB total=%.2fGB seconds=%.1f",
-                *(percent, done_bytes / 1e9, total_bytes / 1e9, now - self._began_at),
-            )
+            self._events.send(ModelLoading(percent, done_bytes / 1e9, total_bytes / 1e9, now - self._began_at))
 
     def _is_news(self, seconds: float, percent: int) -> bool:
         return seconds >= EVERY_SECONDS or (percent >= EVERY_PERCENT and seconds >= LEAST_SECONDS)

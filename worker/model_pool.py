@@ -1,36 +1,44 @@
-"""The one resident model of this process, its states, and the GPU's turn.
+"""The one resident model of this process, its states, its thread, and the GPU's turn.
 
     LOADING --> READY <--> BUSY            DRAINING: finishes what it has, takes nothing new
         '--------'------'----> BROKEN      the device is gone; the process must end
 
 The GPU is a turn: one thread has it from the text encoder to the decoded picture, while its neighbours download,
 decode, encode and upload.
+
+Everything on the device runs in one thread that the pool owns: the load, the warm-up and every edit. What torch and its
+compiler keep per thread (graphs, workspaces, the current stream) is then prepared once and found again by every job.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
 from contextlib import contextmanager
 from threading import Condition
+from typing import TypeVar
 
 from jobs.errors import ErrorCode, StopWorker
 from jobs.registry import WorkerState
 from kontext import NotANumber
 from worker.engines import Engine
+from worker.events import Events, ModelReady, WarmUpFailed
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 ABORT_POLL_SECONDS = 0.25
-"""How often a job that waits for the GPU looks whether it should still wait."""
+"""How often a job waiting for the GPU checks for cancellation."""
 
 
 class ModelPool:
     """Holds the engine and hands out the GPU's turn."""
 
-    def __init__(self, load: Callable[[], Engine]) -> None:
+    def __init__(self, load: Callable[[], Engine], events: Events) -> None:
         self._load = load
+        self._events = events
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gpu")
         self._engine: Engine | None = None
         self._condition = Condition()
         self._is_taken = False
@@ -48,23 +56,37 @@ class ModelPool:
         """The engine once it is loaded."""
         return self._engine
 
-    def load(self) -> None:
+    def load(self, check: Callable[[], None] = lambda: None) -> None:
         """Load and warm up the model; whatever the engine raises goes through.
 
-        Only a warm-up whose picture is not a number is no reason to stay away: the jobs fail and say why.
+        Only a warm-up whose image is not a number is no reason to stay away: the jobs fail and say why.
+
+        Args:
+            check: called while waiting; what it raises ends the wait, not the load.
         """
+        loading = self._thread.submit(self._load_and_warm_up)
+        while True:
+            try:
+                return loading.result(ABORT_POLL_SECONDS)
+            except NotYet:
+                if loading.done():  # the load itself timed out somewhere
+                    raise
+                check()
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run a function in the device's thread and return what it returns; for whoever holds the turn."""
+        return self._thread.submit(function).result()
+
+    def _load_and_warm_up(self) -> None:
         start = time.monotonic()
         engine = self._load()
         try:
             engine.warm_up()
         except NotANumber as error:
-            log.warning("warm_up_failed reason=%s", error)
+            self._events.send(WarmUpFailed(str(error)))
         self._engine = engine
         self._state = WorkerState.READY
-        log.info(
-            "model_ready model=%s engine=%s device=%s seconds=%.1f",
-            *(engine.model_name, engine.name, engine.device, time.monotonic() - start),
-        )
+        self._events.send(ModelReady(engine.model_name, engine.name, engine.device, time.monotonic() - start))
 
     def mark_broken(self) -> None:
         """Say that the device cannot be used again by this process."""

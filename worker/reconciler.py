@@ -8,13 +8,11 @@ itself: moments that lie too far ahead because the clock of Redis was set back.
 
 from __future__ import annotations
 
-import logging
 import time
 
 from jobs.ledger import MICROSECONDS, Ledger
 from jobs.queue import EditQueue, next_messages
-
-log = logging.getLogger(__name__)
+from worker.events import AttemptsUsedUp, Events, LeaseExpired, MessageLost, Reconciled
 
 INTERVAL_SECONDS = 2.0
 TURN_SECONDS = 1.0
@@ -36,7 +34,8 @@ JOBS_REPAIRED = 500
 class Reconciler:
     """Repairs the queue from the ledger."""
 
-    def __init__(self, ledger: Ledger, queue: EditQueue, max_attempts: int) -> None:
+    def __init__(self, ledger: Ledger, queue: EditQueue, max_attempts: int, events: Events) -> None:
+        self._events = events
         self._ledger = ledger
         self._queue = queue
         self._max_attempts = max_attempts
@@ -56,14 +55,16 @@ class Reconciler:
 
     def reconcile(self, now_us: int) -> None:
         """Repair once, at this moment of the ledger's time."""
+        started = time.monotonic()
         may_expire = self._seconds_since_reached(now_us) <= SILENCE_SECONDS
         again, ended = self._ledger.expire(self._max_attempts, now_us) if may_expire else ([], [])
         self._send([*again, *self._ledger.promote()])
         lost = self._ledger.resend(self.lost_jobs(now_us))
         self._send(lost)
-        for event, job_ids in (("lease_expired", again), ("attempts_used_up", ended), ("message_lost", lost)):
+        for kind, job_ids in ((LeaseExpired, again), (AttemptsUsedUp, ended), (MessageLost, lost)):
             for job_id in job_ids:
-                log.warning("%s job=%s", event, job_id)
+                self._events.send(kind(job_id))
+        self._events.send(Reconciled(len(again) + len(ended) + len(lost), time.monotonic() - started))
 
     def _seconds_since_reached(self, now_us: int) -> float:
         """Since Redis was last reached, by the clock of Redis or our own, whichever saw more time go by."""

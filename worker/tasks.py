@@ -1,20 +1,17 @@
-"""The Celery task. Everything it does stands in `run_edit`."""
+"""The Celery task. Everything that it does stands in `run_edit`."""
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
 from jobs.errors import BrokerUnavailable, StopWorker
 from jobs.queue import TASK
-from worker.run_edit import run_message
+from worker.events import RunAbandoned
 
 if TYPE_CHECKING:
     from worker.edit_worker import EditWorker
-
-log = logging.getLogger(__name__)
 
 
 def register(app: Celery, worker: EditWorker) -> None:
@@ -29,10 +26,10 @@ def register(app: Celery, worker: EditWorker) -> None:
         # Whatever the arguments, the call must arrive here: the gate stays shut until `ended`.
         message = arguments[0] if len(arguments) == 1 and not fields else list(arguments) or fields
         try:
-            run_message(message, task.request.id, worker.services)
+            worker.runner.run_message(message, task.request.id)
         except StopWorker as error:
             worker.stop_process(error.message)
         except BrokerUnavailable as error:
-            log.error("run_abandoned task=%s reason=%s", task.request.id, error)
+            worker.events.send(RunAbandoned(task.request.id, str(error)))
         finally:
             worker.admission.ended(task.request.id)

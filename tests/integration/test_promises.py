@@ -225,7 +225,7 @@ def test_a_hung_step_ends_the_process_and_the_lease_runs_out(service: Service, s
 
     assert worker.exit_code() == 71
 
-    assert "worker_stuck job a" in worker.log
+    assert "worker_stuck job=a" in worker.log
 
 
 @pytest.mark.parametrize(

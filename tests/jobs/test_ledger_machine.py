@@ -36,6 +36,7 @@ from jobs.queue import QUEUE, EditQueue, make_app, next_messages
 from jobs.schema import EditJob, ErrorInfo, JobState, Outcome
 from tests.clock import ManualClock
 from tests.servers.redis import RedisServer
+from worker.events import Events
 from worker.reconciler import GRACE_US, TURN_SECONDS, Reconciler
 
 EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "150"))
@@ -282,7 +283,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def reconcile(self) -> None:
         now_us = self.clock.last_us + 1
         if 0 <= now_us - self.turn_us < TURN_SECONDS * SECOND:
-            Reconciler(self.ledger, self.queue, MAX_ATTEMPTS).tick()
+            Reconciler(self.ledger, self.queue, MAX_ATTEMPTS, Events()).tick()
             return
         latest_us = max(self.turn_us, *(job.sent_us for job in self.jobs.values() if job.is_in_queue), 0)
         if now_us < latest_us:
@@ -297,7 +298,7 @@ class LedgerMachine(RuleBasedStateMachine):
             if job.is_in_queue and job.sent_us <= latest_us and not self.messages[job_id]
         ]
 
-        Reconciler(self.ledger, self.queue, MAX_ATTEMPTS).tick()
+        Reconciler(self.ledger, self.queue, MAX_ATTEMPTS, Events()).tick()
 
         for job_id, job in silent:
             self.expire(job_id, job)

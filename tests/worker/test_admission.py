@@ -7,13 +7,14 @@ import os
 import pytest
 
 from worker.admission import Admission
+from worker.events import Events
 from worker.model_pool import ModelPool
 from worker.standin import StandinEngine
 
 
 @pytest.fixture
 def pool() -> ModelPool:
-    pool = ModelPool(StandinEngine)
+    pool = ModelPool(StandinEngine, Events())
     pool.load()
     return pool
 
@@ -33,7 +34,7 @@ def was_woken(gate: Admission) -> bool:
 
 
 def test_nothing_is_taken_while_the_model_loads() -> None:
-    assert not Admission(ModelPool(StandinEngine), threads=3).is_open()
+    assert not Admission(ModelPool(StandinEngine, Events()), threads=3).is_open()
 
 
 def test_an_idle_worker_takes_one_message_and_no_second(gate: Admission) -> None:

@@ -19,6 +19,7 @@ from tests.clock import ManualClock
 from tests.servers.http import Answer, HttpServer, Request
 from tests.waiting import eventually
 from worker.callbacks import DELAYS_SECONDS, HOUR, PARALLEL, CallbackSender, Reply, judge
+from worker.events import Events
 from worker.settings import Settings
 
 OLD = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -46,7 +47,7 @@ def sending(
     settings = load_settings(
         Settings, callback_secret=secrets, private_hosts=hosts, callback_timeout_seconds=timeout_seconds
     )
-    sender = CallbackSender(settings, ledger, guarded_client(settings, timeout_seconds), middle)
+    sender = CallbackSender(settings, ledger, guarded_client(settings, timeout_seconds), Events(), middle)
     try:
         yield sender
     finally:

@@ -9,6 +9,8 @@ import pytest
 from jobs.registry import WorkerState
 from jobs.settings import load_settings
 from worker.edit_worker import EditWorker
+from worker.event_log import log_event
+from worker.events import Events
 from worker.health import read_health
 from worker.loading import LoadProgress
 from worker.settings import Settings
@@ -29,7 +31,7 @@ def clock() -> Clock:
 
 
 def test_a_line_comes_with_every_ten_percent(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    progress = LoadProgress(clock)
+    progress = LoadProgress(Events(log_event), clock)
 
     with caplog.at_level(logging.INFO):
         for percent in range(101):
@@ -42,7 +44,7 @@ def test_a_line_comes_with_every_ten_percent(clock: Clock, caplog: pytest.LogCap
 
 
 def test_a_slow_disk_is_heard_of_every_two_seconds(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    progress = LoadProgress(clock)
+    progress = LoadProgress(Events(log_event), clock)
 
     with caplog.at_level(logging.INFO):
         for _ in range(21):
@@ -53,7 +55,7 @@ def test_a_slow_disk_is_heard_of_every_two_seconds(clock: Clock, caplog: pytest.
 
 
 def test_a_small_model_takes_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    progress = LoadProgress(Clock())
+    progress = LoadProgress(Events(log_event), Clock())
 
     with caplog.at_level(logging.INFO):
         for done in range(0, 101, 5):
@@ -63,7 +65,7 @@ def test_a_small_model_takes_one_line(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_words_are_those_of_the_last_report() -> None:
-    progress = LoadProgress()
+    progress = LoadProgress(Events())
     assert str(progress) == ""
 
     progress.report(TOTAL // 2, TOTAL)

@@ -10,6 +10,7 @@ from jobs.errors import Cancelled, StopWorker
 from jobs.registry import WorkerState
 from kontext import NotANumber
 from tests.waiting import eventually
+from worker.events import Events
 from worker.model_pool import ModelPool, TurnForecast
 from worker.standin import StandinEngine
 
@@ -20,13 +21,13 @@ def no_objection() -> None:
 
 @pytest.fixture
 def pool() -> ModelPool:
-    pool = ModelPool(StandinEngine)
+    pool = ModelPool(StandinEngine, Events())
     pool.load()
     return pool
 
 
 def test_the_states_follow_the_models_life(pool: ModelPool) -> None:
-    assert ModelPool(StandinEngine).state is WorkerState.LOADING
+    assert ModelPool(StandinEngine, Events()).state is WorkerState.LOADING
     assert pool.state is WorkerState.READY
     with pool.turn(no_objection):
         assert pool.state is WorkerState.BUSY
@@ -40,14 +41,14 @@ def test_a_model_whose_warm_up_is_not_a_number_takes_jobs_that_fail_and_say_so()
         def warm_up(self) -> None:
             raise NotANumber("the model's picture is not a number")
 
-    pool = ModelPool(BrokenWeights)
+    pool = ModelPool(BrokenWeights, Events())
     pool.load()
 
     assert pool.state is WorkerState.READY
 
 
 def test_no_turn_is_given_before_the_model_is_loaded_or_after_the_device_broke(pool: ModelPool) -> None:
-    with pytest.raises(StopWorker), ModelPool(StandinEngine).turn(no_objection):
+    with pytest.raises(StopWorker), ModelPool(StandinEngine, Events()).turn(no_objection):
         pass
     pool.mark_broken()
     with pytest.raises(StopWorker), pool.turn(no_objection):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from threading import Event
-from typing import Any, cast
-
 import pytest
 
 from jobs.errors import EditFailure, ErrorCode, Outage, RejectJob, RetryJob, StopWorker
@@ -14,31 +11,29 @@ from jobs.schema import EditJob, JobState
 from jobs.settings import load_settings
 from tests.clock import ManualClock
 from tests.servers.redis import RedisServer
+from worker.events import Events
 from worker.leases import Run
-from worker.run_edit import Services, pause_before_next_run, settle_failure
 from worker.settings import Settings
+from worker.settle import Settlement, pause_before_next_run
 
 STORE_AWAY = Outage(ErrorCode.OUTPUT_UNAVAILABLE, "HTTP 503")
 MINUTE = 60.0
 
 
-def services(ledger: Ledger, settings: Settings) -> Services:
-    """As much of a worker as it takes to settle a failure."""
-    absent = cast(Any, None)
-    queue = EditQueue(make_app(settings.broker_url))
-    return Services(settings, ledger, queue, absent, absent, absent, absent, absent, Event())
+def settlement(ledger: Ledger, settings: Settings) -> Settlement:
+    return Settlement(settings, ledger, EditQueue(make_app(settings.broker_url)), Events())
 
 
 def claim(outages: int = 0, attempt: int = 1) -> Claim:
     return Claim("a", "token", attempt, outages, 0.0, "{}")
 
 
-def fail_until(ledger: Ledger, clock: ManualClock, doing: Services, failure: EditFailure, until_us: int) -> None:
+def fail_until(ledger: Ledger, clock: ManualClock, doing: Settlement, failure: EditFailure, until_us: int) -> None:
     """Let every run of job `a` fail, as long as it is run and the time has not come."""
     while not ledger.get("a").state.is_terminal and clock.last_us < until_us:
         held = ledger.claim("a", "w1", lease_seconds=30)
         if isinstance(held, Claim):
-            settle_failure(Run(held, 900), failure, doing)
+            doing.failed(Run(held, 900), failure)
         clock.advance(1)
         ledger.promote()
 
@@ -50,7 +45,7 @@ def submit(ledger: Ledger) -> None:
 def test_a_store_that_is_away_for_five_minutes_costs_no_attempt(
     ledger: Ledger, clock: ManualClock, redis_server: RedisServer
 ) -> None:
-    doing = services(ledger, load_settings(Settings, broker_url=redis_server.url))
+    doing = settlement(ledger, load_settings(Settings, broker_url=redis_server.url))
     submit(ledger)
     fail_until(ledger, clock, doing, STORE_AWAY, clock.last_us + int(5 * MINUTE * 1e6))
     clock.advance(2 * MINUTE)
@@ -67,7 +62,7 @@ def test_a_store_that_is_away_for_five_minutes_costs_no_attempt(
 def test_a_store_that_never_comes_back_fails_the_job_after_ten_minutes(
     ledger: Ledger, clock: ManualClock, redis_server: RedisServer
 ) -> None:
-    doing = services(ledger, load_settings(Settings, broker_url=redis_server.url))
+    doing = settlement(ledger, load_settings(Settings, broker_url=redis_server.url))
     submit(ledger)
     began_us = clock.last_us
 

@@ -12,6 +12,7 @@ from jobs.queue import QUEUE, EditQueue, make_app, next_messages
 from jobs.schema import EditJob
 from tests.clock import ManualClock
 from tests.servers.redis import RedisServer
+from worker.events import Events
 from worker.reconciler import Reconciler
 
 JOB = {"image": "s3://in/cat.png", "prompt": "make it snow"}
@@ -24,7 +25,7 @@ def queue(redis_server: RedisServer) -> EditQueue:
 
 @pytest.fixture
 def reconciler(ledger: Ledger, queue: EditQueue) -> Reconciler:
-    return Reconciler(ledger, queue, max_attempts=3)
+    return Reconciler(ledger, queue, max_attempts=3, events=Events())
 
 
 def submit(ledger: Ledger, *job_ids: str) -> None:
@@ -153,7 +154,7 @@ def test_one_tick_takes_back_every_job_of_a_fleet_that_went_silent_together(
 def test_a_fleet_reconciles_once_in_a_while_not_once_per_worker(
     ledger: Ledger, queue: EditQueue, reconciler: Reconciler, clock: ManualClock, redis_client: redis.Redis
 ) -> None:
-    another = Reconciler(ledger, queue, max_attempts=3)
+    another = Reconciler(ledger, queue, max_attempts=3, events=Events())
     submit(ledger, "a")
     clock.advance(4.9)
     another.tick()
