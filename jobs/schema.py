@@ -7,13 +7,14 @@ import secrets
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 from uuid import uuid4
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import to_json
 
 from jobs.errors import ErrorCode, RejectJob
+from jobs.names import check_key, check_metadata, check_new_name, check_text
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 CallbackEvent = Literal["succeeded", "failed", "cancelled"]
@@ -31,6 +32,12 @@ URI_FORMS = {
 }
 FORMAT_OF_SUFFIX: dict[str, OutputFormat] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 SUFFIX_OF_FORMAT = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+FORMAT_OF_NAME: dict[str, OutputFormat] = {"jpg": "jpeg", "jpe": "jpeg", "jfif": "jpeg"}
+"""What people call a format beside its own name."""
+
+RANDOM_SEED = -1
+"""The seed by which other tools ask for a random one."""
+
 CONTENT_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 
@@ -62,10 +69,27 @@ def _check_uri(uri: str, schemes: tuple[str, ...]) -> str:
     scheme = uri.partition(":")[0].lower()
     if scheme not in schemes:
         raise ValueError(f"{uri[:80]!r} is not a URI with one of the schemes {', '.join(schemes)}")
+    check_text(uri)
     form, pattern = URI_FORMS[scheme]
     if not re.fullmatch(pattern, uri, re.IGNORECASE | re.DOTALL):
         raise ValueError(f"{uri[:80]!r} does not have the form {form}")
     return uri
+
+
+def _name_in(uri: str) -> str:
+    """The key or path that a URI of `OUTPUT_SCHEMES` names, as the store will see it.
+
+    Raises:
+        ValueError: a path that is not UTF-8.
+    """
+    scheme, _, rest = uri.partition("://")
+    key = rest.partition("/")[2]
+    if scheme.lower() == "s3":
+        return key
+    try:
+        return unquote_to_bytes(key).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError("names a path that is not UTF-8") from error
 
 
 class EditParams(Contract):
@@ -79,7 +103,11 @@ class EditParams(Contract):
     num_inference_steps: int = Field(30, ge=1, le=1000, description="Sampling steps, 1 to 1000.")
     guidance_scale: float = Field(2.5, ge=0, le=100, description="How closely to follow the prompt, 0 to 100.")
     seed: int | None = Field(
-        None, ge=0, lt=2**63, description="Same seed, same picture.", json_schema_extra={"absent": "random, reported"}
+        None,
+        ge=0,
+        lt=2**64,
+        description="Same seed, same picture; -1: random.",
+        json_schema_extra={"absent": "random, reported"},
     )
     width: int | None = Field(
         None, ge=16, le=4096, description="Output pixels.", json_schema_extra={"absent": "follows the input"}
@@ -92,6 +120,17 @@ class EditParams(Contract):
     )
     quality: int = Field(95, ge=1, le=100, description="Of jpeg and webp, 1 to 100.")
     embed_prompt: bool = Field(False, description="Write the prompt into the picture's EXIF.")
+
+    @field_validator("seed", mode="before")
+    @classmethod
+    def _minus_one_is_random(cls, value: Any) -> Any:
+        return None if value == RANDOM_SEED or value == str(RANDOM_SEED) else value
+
+    @field_validator("output_format", mode="before")
+    @classmethod
+    def _format_by_any_of_its_names(cls, value: Any) -> Any:
+        name = value.strip().lower().removeprefix(".") if isinstance(value, str) else value
+        return FORMAT_OF_NAME.get(name, name) if isinstance(name, str) else name
 
 
 class Callback(Contract):
@@ -130,7 +169,10 @@ class EditJob(Contract):
     def _images_are_uris(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not 1 <= len(value) <= MAX_IMAGES:
             raise ValueError(f"expected 1 to {MAX_IMAGES} pictures, not {len(value)}")
-        return tuple(_check_uri(uri, INPUT_SCHEMES) for uri in value)
+        for uri in value:
+            if _check_uri(uri, INPUT_SCHEMES)[:5].lower() == "s3://":
+                check_key(_name_in(uri))
+        return value
 
     @field_validator("prompt")
     @classmethod
@@ -142,11 +184,14 @@ class EditJob(Contract):
     @field_validator("output")
     @classmethod
     def _output_is_a_uri(cls, value: str | None) -> str | None:
-        return None if value is None else _check_uri(value, OUTPUT_SCHEMES)
+        if value is not None:
+            check_new_name(_name_in(_check_uri(value, OUTPUT_SCHEMES)))
+        return value
 
     @field_validator("metadata")
     @classmethod
     def _metadata_is_json(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_metadata(value)
         try:
             to_json(value, inf_nan_mode="strings")
         except ValueError as error:
@@ -261,11 +306,19 @@ def salvage_job(raw: Any, job_id: str) -> EditJob:
     return EditJob.model_construct(
         id=job_id,
         image=(),
-        prompt=str(fields.get("prompt", "")),
+        prompt=str(fields.get("prompt", "")).encode(errors="replace").decode(),
         params=EditParams(),
         callback=callback,
-        metadata=metadata if isinstance(metadata, dict) else {},
+        metadata=metadata if isinstance(metadata, dict) and _can_be_sent(metadata) else {},
     )
+
+
+def _can_be_sent(metadata: dict[str, Any]) -> bool:
+    try:
+        check_metadata(metadata)
+    except ValueError:
+        return False
+    return True
 
 
 def describe_problem(problem: Any) -> str:
@@ -276,6 +329,8 @@ def describe_problem(problem: Any) -> str:
         return f"{field}: unknown field; see docs/contract.md for the fields of version 1"
     if problem["type"] == "missing":
         return f"{field}: missing"
+    if problem["type"] == "string_unicode":
+        message = "has half of a surrogate pair (\\ud800 to \\udfff); write the character itself"
     given = problem["input"]
     shown = (
         f" (given {given!r})"

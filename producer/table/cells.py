@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+from jobs.names import check_new_name
 from jobs.schema import FORMAT_OF_SUFFIX, SUFFIX_OF_FORMAT
 
 SHOWN_CHARACTERS = 60
@@ -81,8 +82,10 @@ def check_output_suffix(name: str) -> None:
 def _check_output_name(whole: str, path: str) -> None:
     if URI.match(path) or path.startswith(("/", "~", "\\")):
         raise CellProblem(whole, "should be a name under the output folder (--output), or a whole s3:// URI")
-    if ".." in path.split("/") or not path.isprintable() or path.endswith("/"):
-        raise CellProblem(whole, "should be a plain file name or path, without '..'")
+    try:
+        check_new_name(path)
+    except ValueError as error:
+        raise CellProblem(whole, str(error)) from error
     check_output_suffix(whole)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.errors import ErrorCode, RejectJob
-from jobs.schema import EditJob, JobState, parse_job
+from jobs.schema import EditJob, JobState, parse_job, salvage_job
 
 EVERYTHING = {
     "version": 1,
@@ -33,6 +33,13 @@ EVERYTHING = {
 
 def job(**fields: Any) -> dict[str, Any]:
     return {"image": "s3://bucket/in/cat.png", "prompt": "make it snow", **fields}
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
 def test_the_whole_contract_is_read_and_written_again() -> None:
@@ -66,12 +73,21 @@ def test_two_fields_make_a_job_with_the_defaults() -> None:
         (job(params={"height": 100000}), "params.height: input should be less than or equal to 4096 (given 100000)"),
         (job(params={"num_inference_steps": 0}), "params.num_inference_steps: input should be greater than"),
         (job(params={"guidance_scale": float("nan")}), "params.guidance_scale: input should be a finite number"),
-        (job(params={"seed": -1}), "params.seed: input should be greater than or equal to 0 (given -1)"),
+        (job(params={"seed": -2}), "params.seed: input should be greater than or equal to 0 (given -2)"),
+        (job(params={"seed": 2**64}), "params.seed: input should be less than 18446744073709551616"),
+        (job(params={"output_format": "gif"}), "params.output_format: input should be 'png', 'jpeg' or 'webp'"),
         (job(output="s3://b/cat.jpg", params={"output_format": "png"}), "output is named as jpeg but"),
         (job(callback={"url": "host/hook"}), "callback.url: 'host/hook' is not a URI"),
         (job(callback={"url": "https://h/x", "events": ["done"]}), "callback.events: input should be 'succeeded'"),
         (job(callback={"url": "http://[x/"}), "callback.url: "),
-        (job(metadata={"a": "\ud800"}), "metadata: is not JSON"),
+        (job(prompt="a\ud800"), "prompt: has half of a surrogate pair"),
+        (job(image="s3://b/\ud800"), "image: has half of a surrogate pair"),
+        (job(output="s3://b/\ud800"), "output: has half of a surrogate pair"),
+        (job(callback={"url": "https://h/\ud800"}), "callback.url: has half of a surrogate pair"),
+        (job(metadata={"a": [{"b": "\ud800"}]}), "metadata: has half of a surrogate pair"),
+        (job(metadata={"\udfff": 1}), "metadata: has half of a surrogate pair"),
+        (job(metadata={"a": nested(32)}), "metadata: nests lists or objects more than 32 deep"),
+        (job(metadata={"a": nested(50_000)}), "metadata: nests lists or objects more than 32 deep"),
         (job(id="../etc"), "id: string should match pattern"),
     ],
 )
@@ -110,6 +126,30 @@ def test_a_missing_seed_is_drawn_and_recorded_and_a_given_one_is_kept() -> None:
     drawn = {EditJob(image="s3://b/k", prompt="x").completed("s3://out").params.seed for _ in range(3)}
     assert len(drawn) == 3
     assert all(seed is not None and 0 <= seed < 2**32 for seed in drawn)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("jpg", "jpeg"), ("JPG", "jpeg"), (".jpeg", "jpeg"), ("JPEG", "jpeg"), ("PNG", "png"), (" WebP ", "webp")],
+)
+def test_a_format_is_known_by_any_of_its_names(given: str, kept: str) -> None:
+    assert parse_job(job(params={"output_format": given})).params.output_format == kept
+
+
+def test_seeds_have_64_bits_and_minus_one_is_random() -> None:
+    assert parse_job(job(params={"seed": 2**64 - 1})).params.seed == 2**64 - 1
+    for asked in (-1, "-1", -1.0):
+        assert parse_job(job(params={"seed": asked})).params.seed is None
+
+
+def test_metadata_may_nest_as_deep_as_the_contract_says() -> None:
+    assert parse_job(job(metadata={"a": nested(31)})).metadata == {"a": nested(31)}
+
+
+def test_what_is_kept_of_a_refused_job_can_be_stored_and_sent() -> None:
+    raw = job(prompt="a\ud800", metadata={"a": "\ud800"}, callback={"url": "https://h/x"})
+
+    assert json.loads(salvage_job(raw, "one").model_dump_json())["prompt"] == "a?"
 
 
 def test_three_states_are_terminal() -> None:
