@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from functools import partial
 from json import dumps, loads
 from typing import cast
@@ -12,20 +11,12 @@ from redis import Redis
 
 from jobs.connection import redis_errors
 from jobs.ledger.scripts import DEFAULT_PREFIX, redis_key
+from jobs.worker_state import WorkerState
+
+__all__ = ["WorkerInfo", "WorkerRegistry", "WorkerState"]
 
 SILENT_AFTER_SECONDS = 15
 """A worker beats every second or so; one that has been silent this long is not listed."""
-
-
-class WorkerState(StrEnum):
-    """State of a worker."""
-
-    LOADING = "loading"
-    READY = "ready"
-    BUSY = "busy"
-    DRAINING = "draining"
-    STUCK = "stuck"
-    BROKEN = "broken"
 
 
 @dataclass(frozen=True)

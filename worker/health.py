@@ -1,19 +1,27 @@
-"""How a worker says how it is: a file that it rewrites every second, read by `worker health` for probes.
+"""The health file: the worker's state, rewritten every second and read by `worker health` for probes.
 
 A file rather than a port: it needs no network, and a worker whose threads no longer run leaves it stale. Liveness never
 depends on Redis; readiness does.
+
+Probes ask several times a minute beside a worker that needs its processor: this module and what it imports load
+neither the settings nor any library.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import get_ident
 
-from jobs.registry import WorkerState
+from jobs.worker_state import WorkerState
 
+RUNTIME_DIR = "DG_RUNTIME_DIR"
 STALE_SECONDS = 15.0
 REDIS_SILENT_SECONDS = 30.0
 
@@ -79,6 +87,50 @@ def read_health(runtime_dir: Path) -> list[Health]:
         if _is_running(health.pid):
             found.append(health)
     return found
+
+
+def answer_probe(runtime_dir: Path, *, live: bool = False, ready: bool = False, name: str | None = None) -> int:
+    """Print the state of each worker on this machine, one JSON object a line.
+
+    Args:
+        live, ready: the question; with neither, every worker that runs is well.
+        name: the one worker to ask; None asks all.
+    Returns:
+        Exit code of `worker health`: 0 when all are well, 1 otherwise and when there is none.
+    """
+    now = time.time()
+    found = [health for health in read_health(runtime_dir) if name in (None, health.name)]
+    if not found:
+        print(f"no worker is running (no health file in {runtime_dir})", file=sys.stderr)  # noqa: T201 - a command's words
+        return 1
+    reasons = [_reason(health, now, live, ready) for health in found]
+    for health, reason in zip(found, reasons, strict=True):
+        said = {"name": health.name, "pid": health.pid, "state": health.state, "reason": reason}
+        print(json.dumps(said))  # noqa: T201 - a command's answer
+    return 0 if reasons.count(None) == len(reasons) else 1
+
+
+def default_runtime_dir() -> Path:
+    """Folder of the health files when `DG_RUNTIME_DIR` is not set."""
+    return Path(tempfile.gettempdir()) / f"kontext-edits-{os.getuid()}"
+
+
+def find_runtime_dir(environment: Mapping[str, str]) -> Path:
+    """Folder of the health files by `DG_RUNTIME_DIR` in the environment or `.env`, as the worker's settings read it."""
+    given = _value_of(RUNTIME_DIR, environment)
+    if not given and Path(".env").exists():
+        from dotenv import dotenv_values
+
+        given = _value_of(RUNTIME_DIR, dotenv_values(".env"))
+    return Path(given) if given else default_runtime_dir()
+
+
+def _value_of(variable: str, variables: Mapping[str, str | None]) -> str | None:
+    return next((value for name, value in variables.items() if name.upper() == variable), None)
+
+
+def _reason(health: Health, now: float, live: bool, ready: bool) -> str | None:
+    return health.why_not_ready(now) if ready else health.why_not_live(now) if live else None
 
 
 def _is_running(pid: int) -> bool:

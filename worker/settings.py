@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 from base64 import b64decode
 from pathlib import Path
 from typing import Literal
@@ -15,6 +14,7 @@ from jobs.settings import Boolean, Bytes, BytesOrZero, Seconds, SecondsOrZero, S
 from kontext.choices import DEFAULT_BUDGET_BYTES, DEFAULT_CACHE_BYTES, Attention, CpuKernels, Precision
 from kontext.config import LONGEST_TEXT, SHORTEST_TEXT
 from storage.settings import StorageSettings
+from worker.health import default_runtime_dir
 
 
 class Settings(StorageSettings):
@@ -63,10 +63,7 @@ class Settings(StorageSettings):
         default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", description="shown in status"
     )
     worker_threads: int = Field(3, ge=1, description="jobs in flight: one samples while others download and upload")
-    runtime_dir: Path = Field(
-        default_factory=lambda: Path(tempfile.gettempdir()) / f"kontext-edits-{os.getuid()}",
-        description="where a worker leaves its health file",
-    )
+    runtime_dir: Path = Field(default_factory=default_runtime_dir, description="where a worker leaves its health file")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="how much is logged")
 
     @field_validator("callback_secret")

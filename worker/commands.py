@@ -1,0 +1,158 @@
+"""The subcommands of `worker`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from threading import Event
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from jobs.errors import SettingsError
+from jobs.settings import load_settings
+from worker.health import answer_probe, find_runtime_dir
+from worker.settings import Settings
+
+app = typer.Typer(
+    help="Run FLUX.1 Kontext edits from the queue. Settings are DG_* variables; see docs/configuration.md.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+EXIT_USAGE = 2
+words = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run a subcommand; settings that cannot be used end in one line and exit code 2."""
+    try:
+        app()
+    except SettingsError as error:
+        words.print(f"error: {error}", markup=False)
+        sys.exit(EXIT_USAGE)
+
+
+@app.command()
+def run() -> None:
+    """Load the model and take jobs until SIGTERM.
+
+    Example: DG_BROKER_URL=redis://redis:6379/0 DG_FLUX_KONTEXT_MODEL=/models/kontext worker run
+
+    SIGTERM finishes the job on the GPU (at most DG_DRAIN_SECONDS, then it goes back to the queue); a second one hands
+    it back at its next step. Exit codes: 0 stopped, 2 wrong settings, 4 no model, 70 broken device, 71 hung device.
+    """
+    settings = load_settings(Settings)
+    from worker.lifecycle import make_worker
+    from worker.logs import set_up_logs
+
+    set_up_logs(settings.log_level)
+    controller = make_worker(settings).app.Worker(
+        quiet=True, without_gossip=True, without_mingle=True, without_heartbeat=True
+    )
+    controller.start()
+    sys.exit(controller.exitcode or 0)
+
+
+@app.command()
+def callbacks() -> None:
+    """Deliver callbacks only, without a model: for a process of its own.
+
+    Example: DG_BROKER_URL=redis://redis:6379/0 DG_CALLBACK_SECRET=whsec_... worker callbacks
+    """
+    settings = load_settings(Settings)
+    from jobs.ledger import Ledger
+    from storage.guarded_http import guarded_client
+    from worker.background import Periodic
+    from worker.callbacks import INTERVAL_SECONDS, CallbackSender
+    from worker.event_log import log_event
+    from worker.events import Events
+    from worker.logs import set_up_logs
+
+    set_up_logs(settings.log_level)
+    client = guarded_client(settings, settings.callback_timeout_seconds)
+    events = Events(log_event)
+    sender = CallbackSender(settings, Ledger.from_settings(settings), client, events)
+    delivery = Periodic("callbacks", INTERVAL_SECONDS, sender.tick, events)
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    delivery.start()
+    while not stop.wait(1):
+        pass
+    delivery.stop(settings.callback_timeout_seconds)
+    sender.close()
+
+
+@app.command()
+def check(as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False) -> None:
+    """Say what this machine has and lacks: device, model, Redis, store, callback secret.
+
+    Example: worker check
+
+    Exit code 1 when something is missing that a worker needs.
+    """
+    settings = load_settings(Settings)
+    from worker.check import Level, check_machine
+
+    findings = list(check_machine(settings))
+    if as_json:
+        for finding in findings:
+            typer.echo(json.dumps(asdict(finding)))
+    else:
+        table = Table(box=None, show_header=False)
+        for finding in findings:
+            style = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}[finding.level]
+            said = f"{finding.found}\n-> {finding.remedy}" if finding.remedy else finding.found
+            table.add_row(f"[{style}]{finding.level}[/]", finding.subject, said)
+        Console(highlight=False).print(table)
+    sys.exit(1 if any(finding.level is Level.FAIL for finding in findings) else 0)
+
+
+@app.command()
+def warm() -> None:
+    """Load the model, do one edit, and exit: fills the compiler's cache on disk.
+
+    Example: TORCHINDUCTOR_CACHE_DIR=/cache/torch worker warm
+
+    Needs the device that workers will have. Without TORCHINDUCTOR_CACHE_DIR the cache lies in the folder for temporary
+    files.
+    """
+    settings = load_settings(Settings)
+    from worker.engines import load_engine
+    from worker.event_log import log_event
+    from worker.events import Events
+    from worker.loading import LoadProgress
+    from worker.logs import set_up_logs
+
+    set_up_logs(settings.log_level)
+    started = time.monotonic()
+    engine = load_engine(settings, LoadProgress(Events(log_event)).report)
+    loaded = time.monotonic()
+    engine.warm_up()
+    words.print(f"loaded in {loaded - started:.1f} s, warm after {time.monotonic() - loaded:.1f} s on {engine.device}")
+
+
+@app.command()
+def health(
+    live: Annotated[bool, typer.Option("--live", help="Exit 1 when a process should be restarted.")] = False,
+    ready: Annotated[bool, typer.Option("--ready", help="Exit 1 when a worker takes no jobs now.")] = False,
+    runtime_dir: Annotated[
+        Path | None, typer.Option(help="Where the workers leave their health files.", envvar="DG_RUNTIME_DIR")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Ask about this worker only; default: all on this machine.")] = None,
+) -> None:
+    """Ask the workers on this machine how they are; for probes. Needs neither Redis nor the model.
+
+    Example: worker health --ready
+    """
+    sys.exit(answer_probe(runtime_dir or find_runtime_dir(os.environ), live=live, ready=ready, name=name))
