@@ -53,6 +53,10 @@ class DeadLetters:
             pipeline.ltrim(self._key, 0, MOST_LETTERS - 1)
             pipeline.execute()
 
+    def count(self) -> int:
+        with redis_errors(self._redis):
+            return cast(int, self._redis.llen(self._key))
+
     def __iter__(self) -> Iterator[DeadLetter]:
         with redis_errors(self._redis):
             letters = cast("list[str]", self._redis.lrange(self._key, 0, -1))

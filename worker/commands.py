@@ -83,14 +83,32 @@ def callbacks() -> None:
     events = Events(log_event)
     sender = CallbackSender(settings, Ledger.from_settings(settings), client, events)
     delivery = Periodic("callbacks", INTERVAL_SECONDS, sender.tick, events)
-    stop = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     delivery.start()
-    while not stop.wait(1):
-        pass
+    _wait_for_sigterm()
     delivery.stop(settings.callback_timeout_seconds)
     sender.close()
+
+
+@app.command()
+def exporter() -> None:
+    """Show the metrics of queue, callbacks, workers and Redis over HTTP, for Prometheus: one process for all workers.
+
+    Example: DG_BROKER_URL=redis://redis:6379/0 DG_METRICS_PORT=9105 worker exporter
+
+    Exit code 2 when the port is taken. docs/metrics.md lists the metrics.
+    """
+    settings = load_settings(Settings)
+    from worker.logs import set_up_logs
+    from worker.metrics.queue import queue_registry
+    from worker.metrics.server import serve_metrics
+
+    set_up_logs(settings.log_level)
+    registry, why_not_ready = queue_registry(settings)
+    server = serve_metrics(settings, registry, why_not_ready=why_not_ready)
+    if server is None:
+        raise SettingsError("DG_METRICS_PORT is not set: name the port that Prometheus shall ask, for example 9105")
+    _wait_for_sigterm()
+    server.close()
 
 
 @app.command()
@@ -156,3 +174,11 @@ def health(
     Example: worker health --ready
     """
     sys.exit(answer_probe(runtime_dir or find_runtime_dir(os.environ), live=live, ready=ready, name=name))
+
+
+def _wait_for_sigterm() -> None:
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    while not stop.wait(1):
+        pass

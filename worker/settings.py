@@ -64,6 +64,10 @@ class Settings(StorageSettings):
     )
     worker_threads: int = Field(3, ge=1, description="jobs in flight: one samples while others download and upload")
     runtime_dir: Path = Field(default_factory=default_runtime_dir, description="where a worker leaves its health file")
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="HTTP port of /livez, /readyz and /metrics; default: none"
+    )
+    metrics_host: str = Field("127.0.0.1", description="address that port is open on; 0.0.0.0 or :: for all")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="how much is logged")
 
     @field_validator("callback_secret")

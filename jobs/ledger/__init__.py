@@ -3,7 +3,7 @@
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.life import Claim, JobLife, Lease, Refusal, Requeued, Spent, Submission
 from jobs.ledger.outbox import DueCallback, Outbox, OutboxEntry, Verdict
-from jobs.ledger.reading import JobReading
+from jobs.ledger.reading import JobReading, QueueAges
 from jobs.ledger.record import Attempt, CallbackState, JobRecord, Progress
 from jobs.ledger.repairs import Repairs
 from jobs.ledger.scripts import MICROSECONDS, PIPELINE_LENGTH, redis_key
@@ -23,6 +23,7 @@ __all__ = [
     "Outbox",
     "OutboxEntry",
     "Progress",
+    "QueueAges",
     "Refusal",
     "Repairs",
     "Requeued",

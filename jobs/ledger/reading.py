@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 from jobs.connection import redis_errors
 from jobs.errors import JobNotFound
 from jobs.ledger.record import JobRecord, parse_record
-from jobs.ledger.scripts import PIPELINE_LENGTH, Scripts
+from jobs.ledger.scripts import MICROSECONDS, PIPELINE_LENGTH, Scripts
 from jobs.schema import JobState
+
+
+@dataclass(frozen=True)
+class QueueAges:
+    """How long the queue's head has been waiting, and by how much the oldest callback is late; 0 for none."""
+
+    oldest_queued_seconds: float
+    callback_overdue_seconds: float
 
 
 class JobReading:
@@ -78,3 +87,22 @@ class JobReading:
                 pipeline.zcard(self.scripts.key(name))
             queued, delayed, running, outbox = pipeline.execute()
         return {"queued": queued, "delayed": delayed, "running": running, "callbacks": outbox}
+
+    def queue_ages(self) -> QueueAges:
+        """Measure how long the queue's head and the most overdue callback have been waiting."""
+        scripts = self.scripts
+        with redis_errors(scripts.redis), scripts.redis.pipeline(transaction=False) as pipeline:
+            pipeline.zrange(scripts.key("queued"), 0, 0)
+            pipeline.zrange(scripts.key("outbox"), 0, 0, withscores=True)
+            head, due = pipeline.execute()
+            # Not the score of the head: it begins anew when a lost message is sent again.
+            queued_at = scripts.redis.hget(scripts.key("job", head[0]), "queued_at") if head else None
+        now_us = scripts.now_us()
+        return QueueAges(
+            oldest_queued_seconds=_seconds_between(cast("str | None", queued_at), now_us),
+            callback_overdue_seconds=_seconds_between(due[0][1] if due else None, now_us),
+        )
+
+
+def _seconds_between(start_us: str | float | None, end_us: int) -> float:
+    return 0.0 if start_us is None else max(0.0, (end_us - float(start_us)) / MICROSECONDS)

@@ -23,9 +23,11 @@ from tests.servers.http import Answer, HttpServer
 from tests.servers.redis import RedisServer, running_redis
 from tests.servers.worker import running_worker
 from tests.waiting import eventually
+from worker.metrics.queue import QueueCollector
+from worker.settings import Settings
 
 USERS = Path(__file__).parent.parent.parent / "deploy" / "redis" / "users.acl"
-LOGINS = {name: f"{name}:change-me-{name}" for name in ("admin", "producer", "worker", "callbacks")}
+LOGINS = {name: f"{name}:change-me-{name}" for name in ("admin", "producer", "worker", "callbacks", "exporter")}
 STRANGERS_KEY = "somebody-elses:key"
 
 
@@ -70,12 +72,13 @@ def test_each_process_does_its_whole_job_with_its_own_rights(
         running.process.terminate()
         assert running.exit_code() == 0
         eventually(lambda: client.get("a").callback == "delivered")  # with the worker gone, by the other process
+    assert shown_to(guarded_redis.url_of(LOGINS["exporter"]))["kontext_redis_up"] == 1
     assert "permission" not in running.log.lower() + sending.log.lower()
     denied = _denied(guarded_redis)
     assert denied == []
 
 
-@pytest.mark.parametrize("name", ["producer", "worker", "callbacks"])
+@pytest.mark.parametrize("name", ["producer", "worker", "callbacks", "exporter"])
 def test_no_process_reads_other_keys_or_runs_commands_that_its_work_does_not_need(
     guarded_redis: RedisServer, name: str
 ) -> None:
@@ -121,6 +124,20 @@ def test_nobody_comes_in_without_a_password(guarded_redis: RedisServer) -> None:
     for login in ("", "producer:wrong"):
         with pytest.raises(BrokerUnavailable, match="refuses the password: correct DG_BROKER_URL"):
             Client(guarded_redis.url_of(login)).status("b")
+
+
+def test_the_exporter_changes_no_job(guarded_redis: RedisServer) -> None:
+    exporter = Ledger(connect(guarded_redis.url_of(LOGINS["exporter"])))
+
+    with pytest.raises(BrokerUnavailable, match="refuses"):
+        list(exporter.submit([EditJob(id="b", image="s3://in/a.png", prompt="snow")], "s3://out"))
+    with pytest.raises(NoPermissionError):
+        exporter.redis.delete("dg:job:a")
+
+
+def shown_to(url: str) -> dict[str, float]:
+    collector = QueueCollector(load_settings(Settings, broker_url=url))
+    return {sample.name: sample.value for metric in collector.collect() for sample in metric.samples}
 
 
 def _picture(path: Path) -> str:

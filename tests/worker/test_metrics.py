@@ -1,0 +1,185 @@
+"""Probes and metrics as a kubelet and Prometheus see them: over HTTP."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+import redis
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from jobs.dead_letters import DeadLetters
+from jobs.errors import SettingsError
+from jobs.ledger import Ledger
+from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
+from jobs.schema import EditJob, JobState, Outcome
+from jobs.settings import load_settings
+from tests.servers.redis import RedisServer, free_port
+from tests.servers.worker import running_worker
+from tests.waiting import eventually
+from worker.metrics.queue import QueueCollector, queue_registry
+from worker.metrics.server import MetricsServer, serve_metrics
+from worker.settings import Settings
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "metrics.md"
+ROW = r"^\| `(kontext_\w+)` \|([^|]*)\|"
+
+
+class BrokenCollector(Collector):
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        raise RuntimeError("no such counter")
+
+
+def ask(port: int, path: str, method: str = "GET") -> tuple[int, str]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request(method, path)
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    return answer.status, text
+
+
+def samples(collector: Collector) -> dict[str, float]:
+    """Every sample by its name and the value of its label, as `name value`."""
+    return {
+        " ".join([sample.name, *sample.labels.values()]): sample.value
+        for metric in collector.collect()
+        for sample in metric.samples
+    }
+
+
+@pytest.fixture
+def collector(redis_server: RedisServer) -> QueueCollector:
+    return QueueCollector(load_settings(Settings, broker_url=redis_server.url))
+
+
+def test_probes_answer_ok_or_the_reason() -> None:
+    reasons = {"live": None, "ready": "loading: 40 % read"}
+    server = MetricsServer("127.0.0.1", 0, CollectorRegistry(), lambda: reasons["live"], lambda: reasons["ready"])
+
+    assert ask(server.port, "/livez") == (200, "ok\n")
+    assert ask(server.port, "/readyz?verbose") == (503, "loading: 40 % read\n")
+    assert ask(server.port, "/livez", "HEAD") == (200, "")
+    assert ask(server.port, "/") == (404, "here are /livez, /readyz and /metrics\n")
+    server.close()
+
+
+def test_metrics_are_shown_and_a_broken_collector_costs_only_its_scrape() -> None:
+    registry = CollectorRegistry()
+    Counter("edits", "Edits.", registry=registry).inc()
+    server = MetricsServer("127.0.0.1", 0, registry)
+
+    assert "edits_total 1.0" in ask(server.port, "/metrics")[1]
+    registry.register(BrokenCollector())
+    assert ask(server.port, "/metrics") == (500, "RuntimeError: no such counter\n")
+    assert ask(server.port, "/livez") == (200, "ok\n")
+    server.close()
+
+
+def test_a_taken_port_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        settings = load_settings(Settings, metrics_port=port)
+
+        with pytest.raises(SettingsError, match=rf"^DG_METRICS_PORT={port}: cannot listen on 127.0.0.1:{port} \(Addr"):
+            serve_metrics(settings, CollectorRegistry())
+
+
+def test_no_port_is_open_unless_one_is_asked_for() -> None:
+    assert serve_metrics(load_settings(Settings), CollectorRegistry()) is None
+
+
+def test_the_queue_is_counted_and_its_ages_are_measured(
+    redis_client: redis.Redis, collector: QueueCollector, ledger: Ledger, tmp_path: Path
+) -> None:
+    ledger = Ledger(redis_client)
+    job = {"image": "s3://b/in.png", "prompt": "make it snow", "callback": {"url": "https://example.org/hook"}}
+    list(ledger.submit([EditJob(id=name, **job) for name in "abcd"], tmp_path.as_uri()))
+    claims = [ledger.claim(name, "w1", 30) for name in "ab"]
+    ledger.requeue("b", claims[1].token, "engine_failed", delay_seconds=60)
+    claimed = ledger.claim("c", "w1", 30)
+    ledger.finish("c", claimed.token, JobState.SUCCEEDED, Outcome())
+    an_hour_ago = ledger.now_us() - 3_600_000_000
+    redis_client.hset("dg:job:d", "queued_at", an_hour_ago)
+    redis_client.zadd("dg:outbox", {"msg_c_succeeded": an_hour_ago})
+    registry = WorkerRegistry(redis_client)
+    for name, state in (("w1", WorkerState.BUSY), ("w2", WorkerState.BUSY), ("w3", WorkerState.LOADING)):
+        registry.beat(WorkerInfo(name, state))
+    DeadLetters(redis_client, "dg:dead-letters").put(b"{", "no JSON", "w1")
+
+    found = samples(collector)
+
+    assert {key: found[f"kontext_jobs {key}"] for key in ("queued", "delayed", "running")} == {
+        "queued": 1,
+        "delayed": 1,
+        "running": 1,
+    }
+    assert found["kontext_oldest_queued_seconds"] == pytest.approx(3600, abs=60)
+    assert found["kontext_callbacks_pending"] == 1
+    assert found["kontext_callback_overdue_seconds"] == pytest.approx(3600, abs=60)
+    assert (found["kontext_workers busy"], found["kontext_workers loading"], found["kontext_workers stuck"]) == (
+        2,
+        1,
+        0,
+    )
+    assert found["kontext_dead_letters"] == 1
+    assert found["kontext_redis_persistence_ok"] == 1
+    assert 0 < found["kontext_redis_memory_bytes"] < found["kontext_redis_memory_limit_bytes"]
+    assert 0 < found["kontext_redis_round_trip_seconds"] < 10
+
+
+def test_without_redis_the_exporter_says_so_and_invents_nothing(redis_server: RedisServer) -> None:
+    registry, why_not_ready = queue_registry(load_settings(Settings, broker_url=redis_server.url))
+    redis_server.kill()
+
+    shown = {sample.name: sample.value for metric in registry.collect() for sample in metric.samples}
+
+    assert shown["kontext_redis_up"] == 0
+    assert [name for name in shown if name.startswith("kontext_")] == ["kontext_redis_up"]
+    assert why_not_ready() == "Redis does not answer"
+
+
+def test_the_exporter_serves_until_sigterm(redis_server: RedisServer, tmp_path: Path) -> None:
+    port = free_port()
+    environment = {"DG_BROKER_URL": redis_server.url, "DG_METRICS_PORT": str(port)}
+    command = ("-m", "worker", "exporter")
+    with running_worker("exporter", tmp_path, environment, ready=None, command=command) as exporter:
+        eventually(lambda: _answers(port), 60)
+        with running_worker("second", tmp_path, environment, ready=None, command=command) as second:
+            assert second.exit_code(60) == 2
+        shown = {family.name for family in text_string_to_metric_families(ask(port, "/metrics")[1])}
+        assert {"kontext_redis_up", "kontext_jobs", "process_resident_memory_bytes"} <= shown
+        assert ask(port, "/readyz") == (200, "ok\n")
+        exporter.process.terminate()
+        assert exporter.exit_code() == 0
+    assert second.log.startswith(f"error: DG_METRICS_PORT={port}: cannot listen on 127.0.0.1:{port} (Address")
+    assert second.log.count("\n") == 1
+
+
+def _answers(port: int) -> bool:
+    try:
+        return ask(port, "/livez")[0] == 200
+    except OSError:
+        return False
+
+
+def test_the_page_lists_what_the_exporter_shows_and_nothing_else(collector: QueueCollector) -> None:
+    section = PAGE.read_text().partition("## Of the service")[2].partition("\n## ")[0]
+    listed = {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in re.findall(ROW, section, re.MULTILINE)}
+
+    shown: dict[str, set[str]] = {}
+    for metric in collector.collect():
+        words = {word for sample in metric.samples for pair in sample.labels.items() for word in pair}
+        shown[metric.name] = words
+
+    assert listed == shown
