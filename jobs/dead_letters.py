@@ -1,4 +1,4 @@
-"""Messages that were put aside because they are none of ours, for somebody to look at.
+"""Dead letters: messages that are none of ours, kept for inspection.
 
 A malformed message must end no worker and hold up no job. It leaves the queue for a bounded list in Redis, with the
 reason, where `producer dead-letters` shows it.

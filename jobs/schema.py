@@ -224,7 +224,7 @@ class EditJob(Contract):
 
 
 class ErrorInfo(Contract):
-    """Why a job failed: `code` for programs, `message` for people."""
+    """Error of a failed job: `code` for programs, `message` for people."""
 
     code: ErrorCode
     message: str
@@ -322,7 +322,7 @@ def _can_be_sent(metadata: dict[str, Any]) -> bool:
 
 
 def describe_problem(problem: Any) -> str:
-    """Say in one clause what a pydantic error of the contract means: field, reason, value."""
+    """Describe a pydantic error of the contract in one clause: field, reason, value."""
     field = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int)) or "job"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":

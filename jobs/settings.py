@@ -1,4 +1,4 @@
-"""Settings: how `DG_*` variables and `.env` are read, and those that producers and workers share.
+"""Settings from `DG_*` variables and `.env`: the reader, and the variables that producers and workers share.
 
 Each reader has a class of its own with the variables it needs, so that a producer neither holds the worker's secrets
 nor fails over the worker's values: `BrokerSettings` here, `StorageSettings` in `storage`, `Settings` in `worker`.

@@ -1,7 +1,7 @@
-"""What a model is made of: sizes of the networks, text lengths, preferred resolutions.
+"""Configuration of a model: sizes of the networks, text lengths, preferred resolutions.
 
 The defaults are FLUX.1 Kontext [dev], 12 billion parameters. Another model states its sizes in its `config.json`.
-Field names are those of the published parameter tables.
+Field names follow the published parameter tables.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ class _Choice:
     files: ModelFiles
     attention: str
     products: str
-    is_fast: bool  # takes kernels for a CPU that round otherwise than the official code's
+    is_fast: bool  # CPU kernels that round differently from the official code's
     is_compiled: bool
 
 
@@ -139,7 +139,7 @@ def _adapt(networks: Networks, choice: _Choice, options: EngineOptions, reader: 
 
 
 def can_compile(wanted: bool | None, device: torch.device) -> bool:
-    """Whether to compile; where nobody insists, slower is better than not at all.
+    """Decide whether to compile; unless it was asked for, a compiler that does not work means running without it.
 
     Raises:
         DeviceError: it was asked for, and the compiler does not work.

@@ -215,9 +215,9 @@ class OfficialKontext(Kontext):
     def encode(self, request: EditRequest) -> Encoded:
         txt, pooled = self._encode_prompt(request.prompt)
         with self.memory.on_device(self.networks.autoencoder.encoder):
-            prepared = [self._prepare(picture, txt, pooled, request) for picture in request.images]
+            prepared = [self._prepare(image, txt, pooled, request) for image in request.images]
         for index, (inputs, _, _) in enumerate(prepared):
-            inputs["img_cond_seq_ids"][..., 0] = 1 + index  # theirs takes one picture and writes 1
+            inputs["img_cond_seq_ids"][..., 0] = 1 + index  # theirs takes one image and writes 1
         _, height, width = prepared[0]
         return Encoded(
             txt=txt,
@@ -230,8 +230,8 @@ class OfficialKontext(Kontext):
     def sample(self, encoded: Encoded, request: EditRequest, on_step: OnStep | None = None) -> Tensor:
         """Go from noise to latents as ours does.
 
-        Their loop goes through a whole schedule without a word. Between two steps its state is the latents alone, so it
-        is called for each step: the same arithmetic, and a place to report and to stop.
+        Their loop runs a whole schedule without reporting. Its only state between two steps are the latents, so it is
+        called once per step: the same arithmetic, and a place to report and to stop.
         """
         sampling, (width, height) = self.code.sampling, encoded.size
         noise = sampling.get_noise(1, height, width, self.memory.device, torch.bfloat16, request.seed).to(self.dtype)
@@ -256,7 +256,7 @@ class OfficialKontext(Kontext):
         return self._across_seam(txt), self._across_seam(pooled)
 
     def _prepare(
-        self, picture: Image.Image, txt: Tensor, pooled: Tensor, request: EditRequest
+        self, image: Image.Image, txt: Tensor, pooled: Tensor, request: EditRequest
     ) -> tuple[dict[str, Tensor], int, int]:
         """One reference in the official way: its tokens, their positions, and the target's (height, width) from it."""
         return self.code.sampling.prepare_kontext(
@@ -264,7 +264,7 @@ class OfficialKontext(Kontext):
             clip=lambda _: pooled,
             prompt=request.prompt,
             ae=self.networks.autoencoder,
-            img_cond_path=_as_file(picture),
+            img_cond_path=_as_file(image),
             seed=request.seed,
             device=self.memory.device,
             target_width=request.width,

@@ -100,7 +100,7 @@ class Kontext:
         txt, pooled = self.cache.recall(
             prompt_key(request.prompt), self.memory.device, lambda: self._encode_prompt(request.prompt)
         )
-        references = [self._reference(picture, size) for picture, size in zip(request.images, sizes, strict=True)]
+        references = [self._reference(image, size) for image, size in zip(request.images, sizes, strict=True)]
         return Encoded(
             txt=txt,
             pooled=pooled,
@@ -197,7 +197,7 @@ class Kontext:
 
     @property
     def device(self) -> str:
-        """Where the model computes, for example "cuda"."""
+        """Device of the model, for example "cuda"."""
         return str(self.memory.device)
 
     @contextmanager
@@ -212,15 +212,15 @@ class Kontext:
             pooled = self.networks.clip(prompt, self.config.clip_max_length)
         return self._across_seam(txt), self._across_seam(pooled)
 
-    def _reference(self, picture: Image.Image, size: Resolution) -> Tensor:
-        """Tokens of an RGB picture brought to a size."""
-        key = image_key(picture, size)
-        (tokens,) = self.cache.recall(key, self.memory.device, lambda: (self.encode_reference(picture, size),))
+    def _reference(self, image: Image.Image, size: Resolution) -> Tensor:
+        """Tokens of an RGB image brought to a size."""
+        key = image_key(image, size)
+        (tokens,) = self.cache.recall(key, self.memory.device, lambda: (self.encode_reference(image, size),))
         return tokens
 
-    def encode_reference(self, picture: Image.Image, size: Resolution) -> Tensor:
-        """Encode an RGB image at a size: tokens, (1, tokens, 64). Passes the cache by."""
-        tensor = image_to_tensor(picture, size).to(self.memory.device)
+    def encode_reference(self, image: Image.Image, size: Resolution) -> Tensor:
+        """Encode an RGB image at a size: tokens, (1, tokens, 64). Does not use the cache."""
+        tensor = image_to_tensor(image, size).to(self.memory.device)
         with self._at_work(self.networks.autoencoder.encoder):
             latent = self.networks.autoencoder.encode(tensor)
         return sampling.pack_latents(self._across_seam(latent))

@@ -27,11 +27,11 @@ def random_seed() -> int:
 
 @dataclass(frozen=True)
 class EditRequest:
-    """What to edit and how.
+    """One edit: images, prompt, sampling parameters and size.
 
     Args:
-        images: 1 to 4 in RGB, of which the first sets the size. `decode_image` and `to_rgb` make them, and there it is
-            decided what becomes of orientation and transparency; an engine takes the pixels as they are.
+        images: 1 to 4 in RGB; the first sets the size. `decode_image` and `to_rgb` make them and handle orientation and
+            transparency; an engine takes the pixels as they are.
         prompt: the instruction.
         guidance_scale: how closely the edit follows the prompt, 0 to 100.
         seed: of the starting noise.

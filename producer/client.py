@@ -72,7 +72,7 @@ class Client:
 
         Args:
             wait_for_room: instead of the verdict `full`, wait until the queue has room and go on, however long it
-                takes; of one chunk, jobs that are there already are then told before those that waited.
+                takes; within one chunk, jobs that exist already are then yielded before the new ones.
         """
         remaining = iter(jobs)
         while chunk := list(islice(remaining, PIPELINE_LENGTH)):

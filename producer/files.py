@@ -48,7 +48,7 @@ def replacing(path: Path) -> Iterator[IO[str]]:
 
 @contextmanager
 def naming_what_is_written(path: Path) -> Iterator[None]:
-    """Name in one line the path that the block could not write.
+    """Turn an OSError of the block into one line that names the path.
 
     Raises:
         TableError: the block raised OSError.

@@ -145,7 +145,7 @@ def read_finished(path: Path, columns: tuple[str, ...]) -> dict[str, Ending]:
 
 
 def result_columns(columns: tuple[str, ...]) -> list[str]:
-    """The names of `RESULT_COLUMNS` beside those of a table."""
+    """Names of `RESULT_COLUMNS` in a table with these columns."""
     return [name_beside(columns, name) for name in RESULT_COLUMNS]
 
 

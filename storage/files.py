@@ -82,7 +82,7 @@ def _allowed_path(uri: str, roots: Sequence[str], side: Side) -> str:
 
 
 def _path(uri: str, side: Side) -> str:
-    # Not urlsplit: `?` and `#` are letters of a file name for those who write such URIs by hand.
+    # Not urlsplit: in a hand-written `file://` URI, `?` and `#` are characters of the file name.
     host, slash, path = uri[len("file://") :].partition("/")
     if host.lower() not in ("", "localhost"):
         raise RejectJob(side.forbidden, f"{show_uri(uri)}: names the host {host!r}; expected file:///absolute/path")
@@ -93,7 +93,7 @@ def _path(uri: str, side: Side) -> str:
 
 
 def _replace(path: str, data: bytes) -> None:
-    """Write all of it, then give it its name: the name never stands for half a picture.
+    """Write all data, then link the name: the name never refers to half a picture.
 
     Where the file system can, the file has no name while it is written, and a killed process leaves nothing. Elsewhere
     (NFS, macOS) it leaves a hidden file that ends in `.part`.

@@ -35,7 +35,7 @@ HEADERS = {
 
 
 def guarded_client(settings: StorageSettings, timeout_seconds: float) -> httpx2.Client:
-    """Make an HTTP client that calls only public addresses and those of `DG_PRIVATE_HOSTS`, and follows no redirect.
+    """Make an HTTP client that calls only public addresses and `DG_PRIVATE_HOSTS`, and follows no redirect.
 
     It keeps neither cookies nor connections from one request to the next, asks for no compression, and takes no proxy
     from the environment. It may be used by several threads.
@@ -61,7 +61,7 @@ class GuardedTransport(httpx2.HTTPTransport):
     """httpx2's own transport over connections that `GuardedBackend` makes."""
 
     def __init__(self, rules: AddressRules) -> None:
-        certificates = httpx2.create_ssl_context()  # the system's, or those of SSL_CERT_FILE
+        certificates = httpx2.create_ssl_context()  # the system's, or SSL_CERT_FILE
         super().__init__(verify=certificates)
         self._pool = httpcore2.ConnectionPool(
             ssl_context=certificates, network_backend=GuardedBackend(rules), max_connections=None

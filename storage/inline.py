@@ -40,7 +40,7 @@ class Inline(Source):
         if len(digits) * 3 // 4 > self._max_bytes:
             raise too_large(uri, len(digits) * 3 // 4, self._max_bytes)
         try:
-            # Padding is often lost on the way; it says nothing that the length does not say.
+            # Padding is often lost on the way; the length implies it.
             return base64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True)
         except binascii.Error as error:
             raise _rejection(uri, f"is not base64 ({error}); encode the file's bytes with base64") from error

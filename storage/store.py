@@ -9,7 +9,7 @@ from jobs.errors import ErrorCode
 
 
 class Source(ABC):
-    """Something inputs are read from; the methods are those of `Storage`, for one kind of URI."""
+    """Source of inputs: the methods of `Storage` for one kind of URI."""
 
     @abstractmethod
     def read(self, uri: str) -> bytes: ...

@@ -13,7 +13,7 @@ def scheme_of(uri: str) -> str:
 
 
 def show_uri(uri: str) -> str:
-    """Write a URI so that it may stand in messages and logs: on one line, not too long, without secrets.
+    """Write a URI for messages and logs: one line, bounded length, no secrets.
 
     Of web addresses user, password, query and fragment are cut, since presigned links carry their signature there.
     """

@@ -68,7 +68,7 @@ class JobLife(JobReading):
     """Moves jobs from state to state, one script for each arrow of the drawing in `jobs/ledger/ledger.py`."""
 
     def submit(self, jobs: Iterable[EditJob], output_root: str, max_queued: int = 0) -> Iterator[Submission]:
-        """Accept jobs, each at most once; the caller then sends the messages of those that were created.
+        """Accept jobs, each at most once; the caller then sends the messages of the created ones.
 
         Args:
             output_root: URI of the folder for jobs that name no output.

@@ -76,7 +76,7 @@ class JobReading:
             start += PIPELINE_LENGTH
 
     def waiting(self) -> int:
-        """Number of queued jobs, those in back-off included, which `DG_MAX_QUEUED` bounds."""
+        """Number of queued jobs, including jobs in back-off; `DG_MAX_QUEUED` bounds it."""
         counts = self.queue_counts()
         return counts["queued"] + counts["delayed"]
 

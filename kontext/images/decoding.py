@@ -131,16 +131,16 @@ def _is_raw(image: Image.Image, data: bytes) -> bool:
 def _without_its_end(data: bytes) -> Image.Image | None:
     """A JPEG that lacks only its end, or None when more of it is missing.
 
-    The decoder fills what is missing with whatever the bits at hand say, without complaint: so it is given two
-    different ends, and what comes out differently was not in the file.
+    The decoder fills missing blocks silently from the bits that follow. It therefore gets two different ends: pixels
+    that differ between the two results were not in the file.
     """
     cut = data.rstrip(b"\xff")
     try:
-        picture, other = (_loaded_jpeg(cut + end) for end in (END_OF_JPEG, b"\x55" * 65_536 + END_OF_JPEG))
+        image, other = (_loaded_jpeg(cut + end) for end in (END_OF_JPEG, b"\x55" * 65_536 + END_OF_JPEG))
     except Exception:  # decoders meet hostile bytes and raise whatever comes
         return None
-    missing = (np.asarray(picture) != np.asarray(other)).reshape(picture.width * picture.height, -1).any(axis=1).mean()
-    return picture if missing <= MOST_MISSING else None
+    missing = (np.asarray(image) != np.asarray(other)).reshape(image.width * image.height, -1).any(axis=1).mean()
+    return image if missing <= MOST_MISSING else None
 
 
 def _loaded_jpeg(data: bytes) -> Image.Image:
@@ -181,7 +181,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
         return image if is_upright else ImageOps.exif_transpose(image)  # which copies a picture that is upright
-    except Exception as error:  # EXIF is parsed, and written again, with whatever types the file says
+    except Exception as error:  # EXIF is parsed and rewritten with the types that the file declares
         reason = _first_line(error)
         raise ImageError(f"the picture's EXIF data is damaged ({reason}): save it again without metadata") from error
 

@@ -54,7 +54,7 @@ BRANDS = {
 
 
 def name_what_it_is(data: bytes) -> str:
-    """Say in a few words what bytes are that no decoder takes, and what to do about it."""
+    """Describe bytes that no decoder accepts, in a few words, with the remedy."""
     if data[4:8] == b"ftyp":
         return next((kind for kind, brands in BRANDS.items() if data[8:12] in brands), _video(data))
     for offset, signature, kind in SIGNATURES:
@@ -68,7 +68,7 @@ def _video(data: bytes) -> str:
 
 
 def _name_text(data: bytes) -> str | None:
-    """Name markup, JSON and text; None for what is none of them."""
+    """Name of a text format: markup, JSON or plain text; None for other bytes."""
     if not data.strip(b"\0"):
         return f"{len(data)} zero bytes: the file was not written to its end; upload it again"
     start = data[:4096].removeprefix(BYTE_ORDER_MARK).lstrip()

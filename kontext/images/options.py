@@ -17,7 +17,7 @@ class ImageOptions:
 
     @classmethod
     def reference(cls) -> ImageOptions:
-        """What the reference code does."""
+        """Options that reproduce the reference code."""
         return cls(
             apply_exif_orientation=False,
             composite_alpha_on_white=False,

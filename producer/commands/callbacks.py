@@ -36,7 +36,7 @@ def callbacks(
     replay: Annotated[
         bool, options.option("--replay", help="Send them again, with all attempts ahead. [default: off]")
     ] = False,
-    drop: Annotated[bool, options.option("--drop", help="Give up those that are pending. [default: off]")] = False,
+    drop: Annotated[bool, options.option("--drop", help="Drop the pending ones. [default: off]")] = False,
     broker_url: options.BrokerUrl = None,
     as_json: options.AsJson = False,
 ) -> None:

@@ -29,10 +29,10 @@ slower on one with other work, as a person's own machine has."""
 
 
 class LocalSettings(BrokerSettings):
-    """What the service hands to its worker, which reads every other variable itself."""
+    """Settings that the service passes to its worker; the worker reads every other variable itself."""
 
     outage_seconds: SecondsOrZero = 15.0
-    """Shorter than the worker's own: somebody waits, and an unavailable host should not hold up a table's end."""
+    """Shorter than the worker's default, because a person waits for the end of the table."""
 
 
 class LocalService:
@@ -47,7 +47,7 @@ class LocalService:
         """Find out whether the worker can still work.
 
         Raises:
-            WorkerFailed: it has ended, or says that it is broken; with its last word.
+            WorkerFailed: it has ended or reports that it is broken; with its last log line.
         """
         if (code := self._worker.poll()) is not None:
             said = last_line(self._log) or "it said nothing"

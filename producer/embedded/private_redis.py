@@ -1,4 +1,4 @@
-"""A Redis of one's own, for as long as it is needed, reachable by nobody else."""
+"""A private Redis server for the duration of a command; no other user can reach it."""
 
 from __future__ import annotations
 

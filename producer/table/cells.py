@@ -44,7 +44,7 @@ def parse_images(cell: Any, folder: Path) -> list[str]:
 
 
 def locate_output(name: Any, index: int, chosen_format: str, output_root: str, numbered_root: str) -> str:
-    """Say where a row's output goes, as a URI.
+    """URI of a row's output.
 
     Args:
         name: the row's `output` cell or None; a path under `output_root`, or a whole `s3://` URI.

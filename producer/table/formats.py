@@ -50,10 +50,10 @@ class RawRow:
 
 
 def sniff_format(path: Path, named: str) -> Format:
-    """The format that a file's name stands for; a file without a known suffix is JSON Lines when it begins with `{`.
+    """Format by a file's suffix; a file without a known suffix is JSON Lines if it begins with `{`.
 
     Raises:
-        TableError: the suffix stands for something that is not a table.
+        TableError: the suffix belongs to a file that is not a table.
     """
     suffix = Path(named).suffix.lower()
     if suffix in FORMAT_OF_SUFFIX:
@@ -84,10 +84,10 @@ def check_encoding(path: Path, named: str) -> None:
 
 
 def read_columns(path: Path, table_format: Format, named: str) -> tuple[str, ...]:
-    """The names of the columns in their order; JSON Lines has those of all its rows.
+    """The names of the columns in their order; JSON Lines: the names of all its rows.
 
     Raises:
-        TableError: there is no header, or a name stands in it twice.
+        TableError: there is no header, or a name occurs twice in it.
     """
     if table_format == "parquet":
         return tuple(_open_parquet(path, named).schema_arrow.names)

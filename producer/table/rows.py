@@ -26,7 +26,7 @@ UNREAD_IMAGES = ["file:///unread"]
 
 @dataclass(frozen=True)
 class RowProblem:
-    """Why a row cannot be a job: where, what stands there, and what to do; row 1 is the first after the header."""
+    """Reason why a row cannot be a job: its place, its value and the remedy; row 1 is the first after the header."""
 
     row: int
     column: str

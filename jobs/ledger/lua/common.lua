@@ -4,12 +4,12 @@
 -- an ended job is kept. Redis runs a script alone, so each one is one atomic change of the ledger.
 --
 --   job:{id}        hash   the record: job, state, batch, attempts, worker, token, times, progress, outcome, ...
---   queued          zset   id -> when it was last sent to the queue
---   running         zset   id -> when its lease ends
---   delayed         zset   id -> when it may be sent again (state queued)
+--   queued          zset   id -> timestamp of its last message
+--   running         zset   id -> end of its lease
+--   delayed         zset   id -> end of its back-off (state queued)
 --   batch:{name}    hash   jobs per state            batch:{name}:jobs   zset   id -> place in the batch
---   outbox          zset   webhook id -> when to try  callback:{id}      hash   job, event, state, attempts, last error
---   dropped         zset   webhook id -> when it was given up
+--   outbox          zset   webhook id -> next attempt callback:{id}      hash   job, event, state, attempts, last error
+--   dropped         zset   webhook id -> timestamp of the drop
 --   turn            timestamp of the last reconciler's turn
 
 local prefix = KEYS[1]
@@ -35,7 +35,7 @@ local function count(batch, from, to)
   redis.call('HINCRBY', counts, to, 1)
 end
 
--- A batch is forgotten with its last job: only when none of its jobs can change any more does its time run.
+-- A batch is kept as long as its last job: its expiry starts when none of its jobs can change any more.
 local function age_batch(batch)
   if not batch or batch == '' then return end
   local open = redis.call('HMGET', key('batch', batch), 'queued', 'running')
@@ -68,7 +68,7 @@ local function enqueue(id)
   redis.call('HDEL', key('job', id), 'progress')
 end
 
--- Only the job's latest end is its record's business; that of an earlier round is told apart by its webhook id.
+-- The record shows the callback of the job's latest end only; an earlier round has another webhook id.
 local function set_callback(webhook, id, state, due)
   local entry = key('callback', webhook)
   redis.call('HSET', entry, 'state', state)

@@ -1,4 +1,4 @@
--- Note that the messages of these jobs are about to be sent again. ARGV: ids. Returns those that still wait.
+-- Record that the messages of these jobs are about to be sent again. ARGV: ids. Returns those that still wait.
 local waiting = {}
 for i = 3, #ARGV do
   if redis.call('ZSCORE', key('queued'), ARGV[i]) then

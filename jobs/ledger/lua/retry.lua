@@ -11,7 +11,7 @@ if next(codes) then
   if type(failure) ~= 'table' or not codes[failure.code] then return {state, 0} end
 end
 
--- What the record now forgets, its callback goes on telling, now or when somebody replays it.
+-- The callback keeps the ending that the record now loses, for its pending attempts and for a replay.
 local webhook = field(id, 'webhook')
 if webhook and redis.call('EXISTS', key('callback', webhook)) == 1 then
   redis.call('HSET', key('callback', webhook), 'ending', cjson.encode({

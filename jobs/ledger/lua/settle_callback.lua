@@ -1,4 +1,4 @@
--- Note how an attempt at a callback went. ARGV: webhook id, 'delivered' | 'pending' | 'dropped', delay until the next
+-- Record the result of an attempt at a callback. ARGV: webhook id, 'delivered' | 'pending' | 'dropped', delay until the next
 -- attempt in microseconds, the receiver's answer.
 local webhook, verdict, delay_us, said = ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
 local entry = key('callback', webhook)
@@ -7,7 +7,7 @@ if not id then
   redis.call('ZREM', key('outbox'), webhook)
   return
 end
--- Somebody gave it up, or another sender delivered it, while this attempt was under way.
+-- It was dropped by hand, or delivered by another sender, during this attempt.
 if verdict == 'pending' and redis.call('HGET', entry, 'state') ~= 'pending' then return end
 redis.call('HINCRBY', entry, 'attempts', 1)
 redis.call('HSET', entry, 'said', said, 'tried_at', now)

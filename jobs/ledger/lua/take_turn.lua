@@ -1,14 +1,14 @@
 -- Give one reconciler the turn. ARGV: microseconds between two turns. Returns {1, time}, or {0, time} when the last turn
 -- was just now.
 --
--- Timestamps in the ledger are by the clock of Redis. If somebody has set it back, all that is due lies too far ahead: the
--- first turn that finds itself before something that has happened moves it back by as much. Linear in what waits, once
+-- Timestamps in the ledger are by the clock of Redis. If it was set back, everything due lies too far ahead: the
+-- first turn whose time is earlier than a recorded event moves the timestamps back by the difference. Linear in what waits, once
 -- per such event.
 local pause_us = tonumber(ARGV[3])
 local last = tonumber(redis.call('GET', key('turn'))) or 0
 if last <= now and now - last < pause_us then return {0, string.format('%.0f', now)} end
 
--- Nothing was sent later than now; this tells what the last turn cannot, when nobody took one for long.
+-- No message was sent later than now: the newest one shows a clock set back even if the last turn is long ago.
 local newest = redis.call('ZRANGE', key('queued'), 0, 0, 'REV', 'WITHSCORES')
 local latest = math.max(last, tonumber(newest[2]) or 0)
 
