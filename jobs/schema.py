@@ -241,7 +241,7 @@ class EngineInfo(Contract):
 
 
 class Timings(Contract):
-    """Seconds spent in each stage of the run that ended the job; `queued` is the wait before that run."""
+    """Seconds, to four digits, spent in each stage of the run that ended the job; `queued` is the wait before it."""
 
     queued: float | None = None
     fetch: float | None = None
@@ -249,6 +249,11 @@ class Timings(Contract):
     sample: float | None = None
     decode: float | None = None
     upload: float | None = None
+
+    @field_validator("*")
+    @classmethod
+    def _four_digits_are_enough(cls, value: float | None) -> float | None:
+        return None if value is None else round(value, 4)
 
 
 class Outcome(Contract):

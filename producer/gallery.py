@@ -53,8 +53,8 @@ def _article(number: int, row: ReportRow, folder: Path) -> str:
     ending = row.ending
     inputs = "".join(_figure(uri, "before", folder) for uri in row.images) or _empty("no picture")
     output = _figure(ending.output, "after", folder) if ending.state == "succeeded" else _empty(ending.state)
-    facts = [f"row {number}", ending.state, f"seed {ending.seed}" if ending.seed else ""]
-    facts.append(f"{float(ending.seconds):.1f} s" if ending.seconds else "")
+    facts = [f"row {number}", ending.state, f"seed {ending.seed}" if ending.seed is not None else ""]
+    facts.append(f"{ending.seconds:.1f} s" if ending.seconds is not None else "")
     error = f'<p class="facts bad">{escape(ending.error)}</p>\n' if ending.error else ""
     return (
         f'<article>\n<div class="pair">{inputs}{output}</div>\n<p class="prompt">{escape(row.prompt)}</p>\n'

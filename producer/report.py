@@ -1,29 +1,18 @@
-"""The report on a table, `results.csv`: one line per row, with the state of its job.
-
-The file has every row in its order with its original columns, then `RESULT_COLUMNS`; one of these that the table has
-too is called `result_<name>`.
-"""
+"""The report on a table or a batch: one row after the other, with the state of its job."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import IO, Any
 
+from jobs.errors import ErrorCode
 from jobs.ledger import PIPELINE_LENGTH, JobRecord, Ledger
 from jobs.schema import EditJob
-from producer.errors import TableError
-from producer.files import name_output, replacing
-from producer.table.formats import LARGEST_CELL_BYTES, Cells
+from producer.table.formats import Cells
 from producer.table.plan import Plan
 from producer.table.rows import TableRow
 from producer.table.table import Table
-
-RESULT_COLUMNS = ("state", "output", "seed", "attempts", "seconds", "error", "job_id")
 
 LookUp = Callable[[Sequence[str]], list[JobRecord | None]]
 
@@ -36,16 +25,22 @@ NOT_QUEUED = "not queued"
 class Ending:
     """State of a row: that of its job, or `refused`, `conflict`, `not queued`.
 
-    `output` is a URI; `seconds` are those of the last run; what does not apply is empty.
+    `output` is a URI; `seconds` are those of the last run; a text that does not apply is empty, a number is None.
     """
 
     state: str
     output: str = ""
-    seed: str = ""
-    attempts: str = ""
-    seconds: str = ""
+    seed: int | None = None
+    attempts: int | None = None
+    seconds: float | None = None
     error: str = ""
     job_id: str = ""
+
+    @property
+    def code(self) -> str:
+        """The error's code, for programs; empty when the job has none."""
+        code = self.error.partition(":")[0]
+        return code if code in set(ErrorCode) else ""
 
 
 @dataclass(frozen=True)
@@ -86,11 +81,14 @@ def batch_report(batch: str, ledger: Ledger) -> Iterator[ReportRow]:
     ledger.batch_counts(batch)
     job_ids = ledger.batch_job_ids(batch)
     while page := list(islice(job_ids, PIPELINE_LENGTH)):
-        for record in ledger.get_many(page):
-            if record is not None:
-                job = record.job
-                cells = {"image": ",".join(job.image), "prompt": job.prompt, **job.metadata}
-                yield ReportRow(cells, job.image, job.prompt, ending_of(record))
+        yield from (job_report(record) for record in ledger.get_many(page) if record is not None)
+
+
+def job_report(record: JobRecord) -> ReportRow:
+    """Report one job without its table."""
+    job = record.job
+    cells = {"image": ",".join(job.image), "prompt": job.prompt, **job.metadata}
+    return ReportRow(cells, job.image, job.prompt, ending_of(record))
 
 
 def ending_of(record: JobRecord) -> Ending:
@@ -100,58 +98,12 @@ def ending_of(record: JobRecord) -> Ending:
     return Ending(
         state=record.state,
         output=record.outcome.output or "",
-        seed=str(record.job.params.seed),
-        attempts=str(record.attempts),
-        seconds=f"{ran.total_seconds():.3f}" if ran is not None else "",
+        seed=record.job.params.seed,
+        attempts=record.attempts,
+        seconds=round(ran.total_seconds(), 4) if ran is not None else None,
         error=f"{error.code}: {error.message}" if error else "",
         job_id=record.job.id,
     )
-
-
-def write_results(path: Path, columns: tuple[str, ...], rows: Iterable[ReportRow]) -> None:
-    """Write `results.csv` all at once: a reader sees the old file or the new one."""
-    with replacing(path) as file:
-        stream_results(file, columns, rows, path.parent)
-
-
-def stream_results(file: IO[str], columns: tuple[str, ...], rows: Iterable[ReportRow], folder: Path) -> None:
-    """Write the table; output files below `folder` are named relative to it, other files by their path."""
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*columns, *result_columns(columns)])
-    for row in rows:
-        ending = row.ending
-        cells = [_as_text(row.cells.get(name, "")) for name in columns]
-        output = name_output(ending.output, folder)
-        seconds_error_id = (ending.seconds, ending.error, ending.job_id)
-        writer.writerow([*cells, ending.state, output, ending.seed, ending.attempts, *seconds_error_id])
-
-
-def read_finished(path: Path, columns: tuple[str, ...]) -> dict[str, Ending]:
-    """The rows that an earlier `results.csv` for the same columns shows as succeeded, and whose file is still there.
-
-    Returns:
-        Endings by job id; nothing when there is no such file. A row takes about 500 bytes of memory.
-    Raises:
-        TableError: the file cannot be read.
-    """
-    try:
-        return {
-            ending.job_id: Ending(**{**vars(ending), "output": (path.parent / ending.output).resolve().as_uri()})
-            for ending in _read_endings(path, columns)
-            if ending.state == "succeeded" and _is_filled(path.parent / ending.output)
-        }
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TableError(f"{path}: cannot be read ({error}); mend or remove it, or use --overwrite") from error
-
-
-def result_columns(columns: tuple[str, ...]) -> list[str]:
-    """Names of `RESULT_COLUMNS` in a table with these columns."""
-    return [name_beside(columns, name) for name in RESULT_COLUMNS]
-
-
-def name_beside(columns: tuple[str, ...], name: str) -> str:
-    """Name of a result column in a table with these columns."""
-    return f"result_{name}" if name in columns else name
 
 
 def batch_columns(batch: str, ledger: Ledger) -> tuple[str, ...]:
@@ -173,21 +125,3 @@ def _ending_of_row(row: TableRow, record: JobRecord | None) -> Ending:
 def _is_same(asked: EditJob, known: EditJob) -> bool:
     """True if the record belongs to this row; parameters may have come from the command line and are not compared."""
     return (asked.image, asked.prompt, asked.batch) == (known.image, known.prompt, known.batch)
-
-
-def _read_endings(path: Path, columns: tuple[str, ...]) -> Iterator[Ending]:
-    names = dict(zip(RESULT_COLUMNS, result_columns(columns), strict=True))
-    if not path.is_file():
-        return
-    csv.field_size_limit(LARGEST_CELL_BYTES)  # a table that is not CSV was read without setting it
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            yield Ending(**{field: row.get(name) or "" for field, name in names.items()})
-
-
-def _is_filled(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

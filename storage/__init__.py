@@ -7,6 +7,7 @@ from threading import Lock
 
 from jobs.errors import RejectJob
 from jobs.schema import INPUT_SCHEMES, OUTPUT_SCHEMES
+from storage.cache import Cached
 from storage.files import Files
 from storage.inline import Inline
 from storage.settings import StorageSettings
@@ -23,7 +24,8 @@ def _open_buckets(settings: StorageSettings) -> Source:
 def _open_web(settings: StorageSettings) -> Source:
     from storage.web import Web  # loads the HTTP client
 
-    return Web(settings)
+    web = Web(settings)
+    return web if settings.input_cache_dir is None else Cached(web, settings.input_cache_dir)
 
 
 OPENERS: dict[str, Callable[[StorageSettings], Source]] = {

@@ -5,6 +5,8 @@ S3 settings are boto3's own (`AWS_*`, `AWS_ENDPOINT_URL`) and do not appear here
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
 from jobs.settings import BrokerSettings, Bytes, Names, Paths
@@ -16,5 +18,6 @@ class StorageSettings(BrokerSettings):
     file_roots: Paths = Field((), description="folders that file:// may touch, separated by ':'")
     buckets: Names = Field((), description="buckets that s3:// may touch, or *")
     private_hosts: Names = Field((), description="private hosts or networks that http(s):// may reach")
+    input_cache_dir: Path | None = Field(None, description="folder that keeps downloaded inputs; default: none is kept")
     max_input_bytes: Bytes = Field(64 * 2**20, description="largest input file")
     max_input_pixels: int = Field(64_000_000, gt=0, description="largest input picture, width times height")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from producer.table.plan import Plan
+from producer.table.selection import ALL_ROWS, RowSelection
 from producer.table.table import Table
 from producer.terminal import plural, put_json, say
 
@@ -23,14 +24,14 @@ class TableCheck:
         return self.rows - self.refused
 
 
-def check_table(table: Table, plan: Plan, as_json: bool) -> TableCheck:
-    """Read the whole table once before anything is queued, and name every cell that cannot be used.
+def check_table(table: Table, plan: Plan, as_json: bool, selection: RowSelection = ALL_ROWS) -> TableCheck:
+    """Read the selected rows once before anything is queued, and name every cell that cannot be used.
 
     Raises:
         TableError: the table cannot be read to its end.
     """
     check, problems = TableCheck(), 0
-    for row in table.rows(plan):
+    for row in table.rows(plan, selection):
         check.rows += 1
         check.refused += bool(row.problems)
         for problem in row.problems:

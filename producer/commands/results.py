@@ -5,82 +5,98 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from producer.client import Client
 from producer.commands import options
+from producer.commands.look import counts_of
 from producer.gallery import write_gallery
-from producer.report import (
-    ReportRow,
-    batch_columns,
-    batch_report,
-    name_beside,
-    stream_results,
-    table_report,
-    write_results,
-)
+from producer.report import ReportRow, batch_columns, batch_report, job_report, table_report
+from producer.result_files import STREAMS, Layout, write_results
 from producer.table.plan import RowDefaults
 from producer.table.table import open_table
-from producer.terminal import put, put_json
+from producer.terminal import put
 
-BatchArgument = Annotated[str, options.argument("BATCH", help="Name of a batch.")]
+NAME = options.argument("BATCH|JOB", help="Name of a batch, or id of a job.")
 TableOption = Annotated[
     str | None,
     options.option("--table", help="The table submitted: all its rows, in its order. [default: the ledger's jobs]"),
 ]
 
 
+class Format(StrEnum):
+    """Kind of a results file."""
+
+    CSV = "csv"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+
+
 def results(
-    batch: BatchArgument,
-    output: Annotated[Path | None, options.option("-o", "--output", help="CSV file. [default: stdout]")] = None,
+    name: Annotated[str, NAME],
+    output: Annotated[Path | None, options.option("-o", "--output", help="File. [default: stdout]")] = None,
+    chosen: Annotated[
+        Format | None, options.option("--format", help="csv, jsonl or parquet. [default: by the file's name, else csv]")
+    ] = None,
     table: TableOption = None,
     broker_url: options.BrokerUrl = None,
-    as_json: options.AsJson = False,
+    as_json: Annotated[bool, options.option("--json", help="The same as --format jsonl. [default: off]")] = False,
 ) -> None:
-    """Write how every row of a batch stands, as CSV.
+    """Write how every row of a batch stands, or one job.
 
     \b
     Example: producer results spring-2026 --table data.csv -o results.csv
     """
+    suffix = output.suffix.lstrip(".").lower() if output is not None else ""
+    by_name = Format(suffix) if suffix in set(Format) else Format.CSV
+    chosen = chosen or (Format.JSONL if as_json else by_name)
+    if output is None and chosen is Format.PARQUET:
+        raise typer.BadParameter("--format parquet needs a file: add -o results.parquet")
     client = Client(settings=options.settings_with(broker_url))
-    with _report(client, batch, table) as (columns, rows):
-        if as_json:
-            name = name_beside(columns, "result")
-            for row in rows:
-                put_json(**{**row.cells, name: vars(row.ending)})
-        elif output is not None:
-            write_results(output, columns, rows)
+    with _report(client, name, table) as (columns, rows):
+        if output is not None:
+            write_results(output, Layout(columns, output.resolve().parent), rows, chosen.value)
             put(str(output))
         else:
-            stream_results(sys.stdout, columns, rows, Path.cwd())
+            STREAMS[chosen](sys.stdout, Layout(columns, Path.cwd()), rows)
 
 
 def gallery(
-    batch: BatchArgument,
+    name: Annotated[str, NAME],
     output: Annotated[Path, options.option("-o", "--output", help="HTML file. [default: gallery.html]")] = Path(
         "gallery.html"
     ),
     table: TableOption = None,
     broker_url: options.BrokerUrl = None,
 ) -> None:
-    """Write a page that shows every edit of a batch, input beside output.
+    """Write a page that shows every edit of a batch, or one job: input beside output.
 
     \b
     Example: producer gallery spring-2026 -o gallery.html
     """
     client = Client(settings=options.settings_with(broker_url))
-    with _report(client, batch, table) as (_, rows):
-        write_gallery(output, batch, rows)
+    with _report(client, name, table) as (_, rows):
+        write_gallery(output, name, rows)
     put(str(output))
 
 
 @contextmanager
-def _report(client: Client, batch: str, source: str | None) -> Iterator[tuple[tuple[str, ...], Iterator[ReportRow]]]:
-    client.status(batch)
+def _report(client: Client, name: str, source: str | None) -> Iterator[tuple[tuple[str, ...], Iterator[ReportRow]]]:
+    record = client.ledger.get_many([name])[0]
+    if record is not None:
+        if source is not None:
+            raise typer.BadParameter(f"--table goes with a batch, and {name} is one job")
+        row = job_report(record)
+        yield tuple(row.cells), iter([row])
+        return
+    counts_of(client, name)
     if source is None:
-        yield batch_columns(batch, client.ledger), batch_report(batch, client.ledger)
+        yield batch_columns(name, client.ledger), batch_report(name, client.ledger)
         return
     with open_table(source) as table:
-        plan = table.plan(client.settings.output_uri, RowDefaults(), batch)
+        plan = table.plan(client.settings.output_uri, RowDefaults(), name)
         yield table.columns, table_report(table, plan, client.ledger.get_many)

@@ -11,10 +11,12 @@ from jobs.errors import Error
 from jobs.schema import JobState
 from producer.commands import options
 from producer.commands.intake import check_table
-from producer.embedded.run import EmbeddedRun, nothing_known
+from producer.embedded.run import EmbeddedRun, RunOptions, nothing_known
 from producer.errors import TableError
 from producer.exit_codes import ExitCode
 from producer.table.plan import RowDefaults
+from producer.table.rows import ColumnNames
+from producer.table.selection import ALL_ROWS, RowSelection
 from producer.table.table import open_table
 from producer.terminal import plural, put, put_json, say
 
@@ -22,8 +24,18 @@ from producer.terminal import plural, put, put_json, say
 @options.takes_params
 def run(
     source: options.TableArgument,
-    output_dir: Annotated[Path, options.option("--output-dir", help="Where pictures and results go. [required]")],
+    output_dir: Annotated[
+        Path | None,
+        options.option("--output-dir", help="Where images and results go. [default: output/NAME-OF-THE-TABLE]"),
+    ] = None,
     params: options.Params = None,
+    rows: Annotated[
+        str | None,
+        options.option("--rows", help="Places of rows, such as 0:100, 100: or 0,5; the first is 0. [default: all]"),
+    ] = None,
+    num_gpus: Annotated[
+        int | None, options.option("--num-gpus", help="Workers, one for each GPU. [default: every visible GPU]")
+    ] = None,
     strict: Annotated[
         bool, options.option("--strict", help="Do nothing when any row is wrong. [default: off]")
     ] = False,
@@ -40,18 +52,54 @@ def run(
     \b
     Example: producer run examples/data.csv --output-dir out
     """
-    defaults = RowDefaults.read(
-        **params or {},
+    selection = ALL_ROWS if rows is None else RowSelection.parse(rows, "--rows")
+    run_table(
+        source,
+        output_dir or default_folder(source),
+        RowDefaults.read(
+            **params or {},
+        ),
+        RunOptions(overwrite, selection, gpus=num_gpus),
+        strict=strict,
+        as_json=as_json,
     )
-    with open_table(source) as table:
-        embedded = EmbeddedRun(table, output_dir, defaults, overwrite)
-        check = check_table(table, embedded.plan, as_json)
+
+
+def default_folder(source: str) -> Path:
+    """Folder for the outputs of a table when none is named: in the current folder, called after the table."""
+    return Path("output") / ("stdin" if source == "-" else Path(source).expanduser().resolve().stem)
+
+
+def run_table(
+    source: str,
+    folder: Path,
+    defaults: RowDefaults,
+    run_options: RunOptions,
+    accepted: ColumnNames | None = None,
+    strict: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Do a table on this machine, tell how it went, and end the program with its exit code.
+
+    Args:
+        accepted: other names of the table's columns than usual.
+        strict: do nothing when any row is wrong.
+    Raises:
+        typer.Exit: always, with one of `ExitCode`.
+        TableError: no row can be done, the folder cannot be written, or another run is at work there.
+    """
+    with open_table(source, accepted) as table:
+        embedded = EmbeddedRun(table, folder, defaults, run_options)
+        check = check_table(table, embedded.plan, as_json, run_options.selection)
+        if run_options.selection is not ALL_ROWS:
+            say(f"{plural(check.rows, 'row')} selected")
         if check.good == 0:
             raise TableError(f"{source}: no row that could be done")
         if strict and check.refused:
             say(f"{plural(check.refused, 'row')} of {check.rows:,} refused; nothing was done")
             raise typer.Exit(ExitCode.BAD_INPUT)
-        counts = _do(embedded, as_json)
+        with embedded.alone():
+            counts = _do(embedded, as_json)
     _tell(embedded, counts, check.refused, as_json)
     failed = counts[JobState.FAILED] + counts[JobState.CANCELLED] + check.refused
     raise typer.Exit(ExitCode.INCOMPLETE if failed else ExitCode.OK)
@@ -63,7 +111,6 @@ def _do(embedded: EmbeddedRun, as_json: bool) -> dict[JobState, int]:
     if next(embedded.jobs(), None) is None:
         embedded.report(nothing_known)
         return dict.fromkeys(JobState, 0)
-    embedded.make_folder()
     say(f"starting a private Redis and a worker; its log: {embedded.files.worker_log}")
     try:
         return embedded.start(as_json)

@@ -17,7 +17,8 @@ from producer.commands.intake import TableCheck, check_table
 from producer.errors import QueueFull, TableError
 from producer.exit_codes import ExitCode
 from producer.progress import watch
-from producer.report import table_report, write_results
+from producer.report import table_report
+from producer.result_files import Layout, write_results
 from producer.table.plan import Plan, RowDefaults
 from producer.table.table import Table, open_table
 from producer.terminal import people_console, plural, put, put_json, say
@@ -151,6 +152,8 @@ def _wait(client: Client, table: Table, plan: Plan, results: Path | None, as_jso
         say(f"the jobs stay in the queue; watch them with: producer watch {plan.batch}")
         raise
     if results is not None:
-        write_results(results, table.columns, table_report(table, plan, client.ledger.get_many))
+        write_results(
+            results, Layout(table.columns, results.resolve().parent), table_report(table, plan, client.ledger.get_many)
+        )
         say(f"results: {results}")
     return not snapshot.failed

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import Popen
@@ -23,6 +23,8 @@ from producer.errors import SetupError, WorkerFailed
 WORKER_COMMAND = (sys.executable, "-m", "worker", "run")
 WORKER_STOP_SECONDS = 20.0
 
+NO_VARIABLES: Mapping[str, str] = {}
+
 FRIENDLY_THREADS = {"OMP_WAIT_POLICY": "passive"}
 """Torch's threads sleep while they wait for each other. Spinning is a third faster on an idle machine and many times
 slower on one with other work, as a person's own machine has."""
@@ -36,48 +38,61 @@ class LocalSettings(BrokerSettings):
 
 
 class LocalService:
-    """A worker on this machine, and the client that feeds it."""
+    """Workers on this machine, and the client that feeds them."""
 
-    def __init__(self, client: Client, worker: Popen[bytes], log: Path) -> None:
+    def __init__(self, client: Client, workers: Sequence[tuple[Popen[bytes], Path]]) -> None:
         self.client = client
-        self._worker = worker
-        self._log = log
+        self._workers = workers
 
     def check(self) -> None:
-        """Find out whether the worker can still work.
+        """Find out whether the workers can still work.
 
         Raises:
-            WorkerFailed: it has ended or reports that it is broken; with its last log line.
+            WorkerFailed: one has ended or reports that it is broken; with its last log line.
         """
-        if (code := self._worker.poll()) is not None:
-            said = last_line(self._log) or "it said nothing"
-            raise WorkerFailed(f"the worker ended with code {code}: {said}")
+        for process, log in self._workers:
+            if (code := process.poll()) is not None:
+                said = last_line(log) or "it said nothing"
+                raise WorkerFailed(f"the worker ended with code {code}: {said}")
         for worker in self.client.registry.workers():
             if worker.state is WorkerState.BROKEN:
                 raise WorkerFailed(f"the worker cannot work: {worker.detail}")
 
 
 @contextmanager
-def local_service(output_uri: str, log: Path) -> Iterator[LocalService]:
+def local_service(
+    output_uri: str, log: Path, gpus: Sequence[str | None] = (None,), variables: Mapping[str, str] = NO_VARIABLES
+) -> Iterator[LocalService]:
     """Run the service for the length of a block and leave nothing running behind it.
 
     Args:
         output_uri: where outputs go when a job names none.
-        log: a new file for what the worker says.
+        log: a new file for what the worker says; of several, the second has `worker-2.log` beside it.
+        gpus: for each worker the GPU that it shall see, or None.
+        variables: settings of the workers beside those of the environment.
     Raises:
         SetupError: the worker or a Redis is not installed.
     """
     _require_worker()
-    log.unlink(missing_ok=True)
-    with _sigterm_like_ctrl_c(), private_folder() as folder, private_redis(folder) as broker_url:
+    with _ends_like_ctrl_c(), private_folder() as folder, private_redis(folder) as broker_url:
         # Only this person's jobs reach this Redis: the worker may read and write what the person may.
         settings = load_settings(LocalSettings, broker_url=broker_url, output_uri=output_uri, max_queued=0)
-        environment = {**FRIENDLY_THREADS, **os.environ, **_worker_environment(settings, folder)}
-        worker = start_child(WORKER_COMMAND, log, environment)
+        environment = {**FRIENDLY_THREADS, **os.environ, **variables, **_worker_environment(settings, folder)}
+        workers: list[tuple[Popen[bytes], Path]] = []
         try:
-            yield LocalService(Client(settings=settings), worker, log)
+            for number, gpu in enumerate(gpus, start=1):
+                path = log if number == 1 else log.with_stem(f"{log.stem}-{number}")
+                path.unlink(missing_ok=True)
+                own = {"DG_WORKER_NAME": f"local-{os.getpid()}-{number}"}
+                own |= {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+                workers.append((start_child(WORKER_COMMAND, path, {**environment, **own}), path))
+            yield LocalService(Client(settings=settings), workers)
         finally:
-            stop_child(worker, WORKER_STOP_SECONDS)
+            for worker, _ in workers:  # all of them first, so that they end side by side
+                if worker.poll() is None:
+                    worker.terminate()
+            for worker, _ in workers:
+                stop_child(worker, WORKER_STOP_SECONDS)
 
 
 def _worker_environment(settings: LocalSettings, folder: Path) -> dict[str, str]:
@@ -87,7 +102,6 @@ def _worker_environment(settings: LocalSettings, folder: Path) -> dict[str, str]
         "DG_OUTPUT_URI": settings.output_uri,
         "DG_FILE_ROOTS": "/",
         "DG_BUCKETS": "*",
-        "DG_WORKER_NAME": f"local-{os.getpid()}",
         "DG_RUNTIME_DIR": str(folder),
         "DG_OUTAGE_SECONDS": str(settings.outage_seconds),
         "DG_DRAIN_SECONDS": "0",  # its Redis is about to go as well
@@ -100,16 +114,21 @@ def _require_worker() -> None:
 
 
 @contextmanager
-def _sigterm_like_ctrl_c() -> Iterator[None]:
-    """Leave the block in order on SIGTERM too; only the main thread can ask for that."""
+def _ends_like_ctrl_c() -> Iterator[None]:
+    """Leave the block in order on SIGTERM, and when the terminal is closed; only the main thread can ask for that.
+
+    A SIGHUP that is ignored stays ignored: so `nohup` has it.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    wanted = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, _interrupt) for number in wanted}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

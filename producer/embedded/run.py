@@ -8,33 +8,52 @@ errors, and once a minute, so a power cut costs the pictures of a minute.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.ledger import JobRecord
 from jobs.schema import EditJob, JobState
+from producer.embedded.folder_lock import only_run_in
+from producer.embedded.gpus import choose_gpus
 from producer.embedded.local_service import LocalService, local_service
 from producer.files import naming_what_is_written
 from producer.gallery import write_gallery
 from producer.progress import watch
-from producer.report import Ending, LookUp, ReportRow, read_finished, table_report, write_results
+from producer.report import Ending, LookUp, ReportRow, table_report
+from producer.result_files import Layout, read_finished, write_results
 from producer.table.plan import Plan, RowDefaults
+from producer.table.selection import ALL_ROWS, RowSelection
 from producer.table.table import Table
 
 REPORT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
+class RunOptions:
+    """What a run does otherwise than usual.
+
+    `results` is another path for results.csv, `result_names` are other names of its columns; `variables` are settings
+    for the workers, and `gpus` is how many of them run, one for each visible GPU when None.
+    """
+
+    overwrite: bool = False
+    selection: RowSelection = ALL_ROWS
+    results: Path | None = None
+    result_names: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    gpus: int | None = None
+
+
+@dataclass(frozen=True)
 class RunFiles:
-    """Files of a run, in the folder of its output images."""
+    """Files of a run, in the folder of its output images unless `results` was named."""
 
     folder: Path
-
-    @property
-    def results(self) -> Path:
-        return self.folder / "results.csv"
+    results: Path
 
     @property
     def gallery(self) -> Path:
@@ -51,40 +70,51 @@ class EmbeddedRun:
     Attributes:
         plan: the batch and the values for all rows.
         files: the paths of what is written.
+        options: what is done otherwise than usual.
         finished: endings by job id of the rows that an earlier run has done.
     """
 
-    def __init__(self, table: Table, folder: Path, defaults: RowDefaults, overwrite: bool) -> None:
+    def __init__(self, table: Table, folder: Path, defaults: RowDefaults, options: RunOptions) -> None:
+        folder = folder.expanduser().resolve()
         self._table = table
-        self.files = RunFiles(folder.expanduser().resolve())
-        self.plan: Plan = table.plan_for_folder(self.files.folder.as_uri(), defaults)
-        self.finished: Mapping[str, Ending] = {} if overwrite else read_finished(self.files.results, table.columns)
+        self.options = options
+        self._layout = Layout(table.columns, folder, options.result_names)
+        self.files = RunFiles(folder, (options.results or folder / "results.csv").expanduser().resolve())
+        self.plan: Plan = table.plan_for_folder(folder.as_uri(), defaults)
+        self.finished: Mapping[str, Ending] = {}
 
     def jobs(self) -> Iterator[EditJob]:
         """The jobs that are still to be done."""
-        rows = self._table.rows(self.plan)
+        rows = self._table.rows(self.plan, self.options.selection)
         return (row.job for row in rows if row.job is not None and row.job.id not in self.finished)
 
-    def make_folder(self) -> None:
-        """Make the folder, and see before anything is started that files can be written there.
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Make the folder, see that files can be written there, and let no other run in for the length of a block.
 
         Raises:
-            TableError: they cannot.
+            TableError: they cannot, another run is at work there, or its results.csv cannot be read.
         """
         with naming_what_is_written(self.files.folder):
             self.files.folder.mkdir(parents=True, exist_ok=True)
             self.files.worker_log.touch()
+        with only_run_in(self.files.folder):
+            self.finished = {} if self.options.overwrite else read_finished(self.files.results, self._layout)
+            yield
 
     def start(self, as_json: bool) -> dict[JobState, int]:
         """Do the jobs, show how far they are, write the reports, and return how many ended in which state.
 
-        The folder is there: `make_folder` comes first.
+        The folder is ours: this stands in a block of `alone`.
 
         Raises:
+            SettingsError: fewer GPUs are visible than were asked for.
             SetupError: this machine lacks a part.
             WorkerFailed: the worker stopped; the reports say what was done.
         """
-        with local_service(self.plan.output_root, self.files.worker_log) as service:
+        options = self.options
+        gpus = choose_gpus(options.gpus, {**os.environ, **options.variables})
+        with local_service(self.plan.output_root, self.files.worker_log, gpus, options.variables) as service:
             try:
                 for _ in service.client.submit_many(self.jobs()):
                     pass
@@ -98,7 +128,7 @@ class EmbeddedRun:
         write_gallery(self.files.gallery, self._table.name, self._rows(look_up))
 
     def _write_results(self, look_up: LookUp) -> None:
-        write_results(self.files.results, self._table.columns, self._rows(look_up))
+        write_results(self.files.results, self._layout, self._rows(look_up))
 
     def _rows(self, look_up: LookUp) -> Iterator[ReportRow]:
         return table_report(self._table, self.plan, look_up, self.finished)

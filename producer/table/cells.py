@@ -47,17 +47,19 @@ def locate_output(name: Any, index: int, chosen_format: str, output_root: str, n
     """URI of a row's output.
 
     Args:
-        name: the row's `output` cell or None; a path under `output_root`, or a whole `s3://` URI.
+        name: the row's `output` cell or None; a path under `output_root`, or a whole `s3://` URI. A name without
+            suffix gets that of the format.
         index, chosen_format: make the name of a row without one: `000007.png` under `numbered_root`.
     Raises:
         CellProblem: the name leaves the root, is another URI, or has the suffix of another kind of file.
     """
+    suffix = SUFFIX_OF_FORMAT.get(chosen_format, ".png")
     if name is None:
-        suffix = SUFFIX_OF_FORMAT.get(chosen_format, ".png")
         return f"{numbered_root}/{index:06d}{suffix}"
     text = str(name).strip()
     is_whole = text.startswith("s3://")
     _check_output_name(text, text.removeprefix("s3://"))
+    text += "" if PurePosixPath(text).suffix else suffix
     if is_whole:
         return text
     return f"{output_root}/{quote(text) if output_root.startswith('file:') else text}"

@@ -52,9 +52,13 @@ class RawRow:
 def sniff_format(path: Path, named: str) -> Format:
     """Format by a file's suffix; a file without a known suffix is JSON Lines if it begins with `{`.
 
+    A folder is a Parquet table in several files.
+
     Raises:
         TableError: the suffix belongs to a file that is not a table.
     """
+    if path.is_dir():
+        return "parquet"
     suffix = Path(named).suffix.lower()
     if suffix in FORMAT_OF_SUFFIX:
         return FORMAT_OF_SUFFIX[suffix]
@@ -62,6 +66,11 @@ def sniff_format(path: Path, named: str) -> Format:
         raise TableError(f"{named}: {suffix} is not a table; use {', '.join(FORMAT_OF_SUFFIX)}")
     with path.open("rb") as file:
         return "jsonl" if file.read(64).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{") else "csv"
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files of a table in their order: one, or those ending in `.parquet` of a folder."""
+    return sorted(path.glob("*.parquet")) if path.is_dir() else [path]
 
 
 def check_encoding(path: Path, named: str) -> None:
@@ -90,7 +99,7 @@ def read_columns(path: Path, table_format: Format, named: str) -> tuple[str, ...
         TableError: there is no header, or a name occurs twice in it.
     """
     if table_format == "parquet":
-        return tuple(_open_parquet(path, named).schema_arrow.names)
+        return tuple(dict.fromkeys(name for file in _open_parquet(path, named) for name in file.schema_arrow.names))
     if table_format == "jsonl":
         return tuple(dict.fromkeys(name for row in read_rows(path, table_format, named) for name in row.cells))
     with _open_text(path) as file:
@@ -184,20 +193,27 @@ def _parse_line(line: str) -> tuple[Cells, str]:
 
 
 def _read_parquet(path: Path, table_format: Format, named: str) -> Iterator[tuple[Cells, str]]:
-    for batch in _open_parquet(path, named).iter_batches(batch_size=PARQUET_ROWS_AT_ONCE):
-        for cells in batch.to_pylist():
-            yield {name: _as_json(value) for name, value in cells.items()}, ""
+    for file in _open_parquet(path, named):
+        for batch in file.iter_batches(batch_size=PARQUET_ROWS_AT_ONCE):
+            for cells in batch.to_pylist():
+                yield {name: _as_json(value) for name, value in cells.items()}, ""
 
 
-def _open_parquet(path: Path, named: str) -> Any:
+def _open_parquet(path: Path, named: str) -> Iterator[Any]:
     try:
         parquet = import_module("pyarrow.parquet")
     except ImportError as error:
         raise TableError(f"{named}: reading Parquet needs pyarrow: pip install pyarrow") from error
-    try:
-        return parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:
-        raise TableError(f"{named}: not a Parquet file ({error})") from error
+    paths = files_of(path)
+    if not paths:
+        raise TableError(f"{named}: a folder without any .parquet file; give a table, or a folder of Parquet files")
+    for part in paths:
+        try:
+            with parquet.ParquetFile(part) as file:
+                yield file
+        except (OSError, ValueError) as error:
+            shown = f"{named}/{part.name}" if part != path else named
+            raise TableError(f"{shown}: not a Parquet file ({error})") from error
 
 
 def _as_json(value: Any) -> Any:

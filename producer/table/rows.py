@@ -19,9 +19,19 @@ from producer.table.plan import PARAM_COLUMNS, Plan, advice
 
 IMAGE_COLUMNS = ("image", "image_url", "image_uri", "input_image", "input_images")
 PROMPT_COLUMNS = ("prompt", "instruction")
+OUTPUT_COLUMNS = ("output",)
 JOB_COLUMNS = ("id", "index", "output", "callback_url", *PARAM_COLUMNS)
 UNREAD_IMAGES = ["file:///unread"]
 """Placeholder for unreadable images, so that the other cells of the row are checked too."""
+
+
+@dataclass(frozen=True)
+class ColumnNames:
+    """Names under which a table may have its columns; the first that it has counts."""
+
+    image: tuple[str, ...] = IMAGE_COLUMNS
+    prompt: tuple[str, ...] = PROMPT_COLUMNS
+    output: tuple[str, ...] = OUTPUT_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -55,24 +65,30 @@ class TableRow:
 class Columns:
     """Meaning of each column of a table.
 
+    Args:
+        names: the columns that the table has.
+        accepted: the names under which each is looked for.
     Raises:
-        TableError: there is no image or no prompt column.
+        TableError: there is no image or no prompt column, or no output column of a name that was asked for.
     """
 
-    def __init__(self, names: tuple[str, ...], table_name: str) -> None:
-        self.image = _choose("an image", IMAGE_COLUMNS, names, table_name)
-        self.prompt = _choose("a prompt", PROMPT_COLUMNS, names, table_name)
-        self.others = frozenset(names) - {self.image, self.prompt, *JOB_COLUMNS}
+    def __init__(self, names: tuple[str, ...], table_name: str, accepted: ColumnNames) -> None:
+        self.image = _choose("an image", accepted.image, names, table_name)
+        self.prompt = _choose("a prompt", accepted.prompt, names, table_name)
+        is_asked_for = accepted.output != OUTPUT_COLUMNS
+        self.output = _choose("an output", accepted.output, names, table_name) if is_asked_for else "output"
+        self.others = frozenset(names) - {self.image, self.prompt, self.output, *JOB_COLUMNS}
         # Names that no row chooses are numbered and cannot meet: then there is nothing to remember.
-        self.chosen = [name for name, source in (("id", {"id"}), ("output", {"output", "index"})) if source & {*names}]
+        sources = (("id", {"id"}), ("output", {self.output, "index"}))
+        self.chosen = [name for name, source in sources if source & {*names}]
 
     def source_of(self, location: tuple[int | str, ...]) -> str:
         """The column that a field of the job, named as pydantic does, was filled from."""
         if not location:
-            return "output"  # the whole job is wrong when output and output_format disagree
+            return self.output  # the whole job is wrong when output and output_format disagree
         if location[0] == "params" and len(location) > 1:
             return str(location[1])
-        columns = {"image": self.image, "prompt": self.prompt, "callback": "callback_url"}
+        columns = {"image": self.image, "prompt": self.prompt, "callback": "callback_url", "output": self.output}
         return columns.get(str(location[0]), str(location[0]))
 
 
@@ -104,7 +120,7 @@ class RowReader:
         cells, batch = raw.cells, self._plan.batch
         index = self._index(raw, problems)
         values = {**self._defaults, **cells}
-        if "output_format" not in cells and has_suffix(cells.get("output")):
+        if "output_format" not in cells and has_suffix(cells.get(self._columns.output)):
             values.pop("output_format", None)  # the row's own suffix wins
         return {
             "id": str(cells.get("id", f"{batch}-{index:06d}-{_hash(cells)}")).strip(),
@@ -141,11 +157,11 @@ class RowReader:
             return UNREAD_IMAGES
 
     def _output(self, raw: RawRow, index: int, chosen_format: str, problems: list[RowProblem]) -> str | None:
-        name, plan = raw.cells.get("output"), self._plan
+        name, plan = raw.cells.get(self._columns.output), self._plan
         try:
             return locate_output(name, index, chosen_format, plan.output_root, plan.numbered_root)
         except CellProblem as problem:
-            problems.append(RowProblem(raw.number, "output", problem.value, problem.remedy))
+            problems.append(RowProblem(raw.number, self._columns.output, problem.value, problem.remedy))
             return None
 
     def _refuse_taken_names(self, row: TableRow) -> TableRow:

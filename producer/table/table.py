@@ -23,9 +23,10 @@ from pathlib import Path
 from jobs.errors import SettingsError
 from jobs.schema import JOB_ID_PATTERN
 from producer.errors import TableError
-from producer.table.formats import Format, check_encoding, read_columns, read_rows, sniff_format
+from producer.table.formats import Format, check_encoding, files_of, read_columns, read_rows, sniff_format
 from producer.table.plan import Plan, RowDefaults
-from producer.table.rows import Columns, RowReader, TableRow
+from producer.table.rows import ColumnNames, Columns, RowReader, TableRow
+from producer.table.selection import ALL_ROWS, RowSelection
 
 STDIN = "-"
 LONGEST_BATCH = 100
@@ -40,7 +41,7 @@ class Table:
         columns: the names of its columns, in their order.
     """
 
-    def __init__(self, path: Path, name: str, folder: Path) -> None:
+    def __init__(self, path: Path, name: str, folder: Path, accepted: ColumnNames) -> None:
         self.name = name
         self._path = path
         self._folder = folder
@@ -48,7 +49,7 @@ class Table:
         if self._format != "parquet":
             check_encoding(path, name)
         self.columns = read_columns(path, self._format, name)
-        self._columns = Columns(self.columns, name)
+        self._columns = Columns(self.columns, name, accepted)
 
     def plan(self, output_root: str, defaults: RowDefaults, batch: str = "") -> Plan:
         """Decide the batch; outputs without a name go to its folder under `output_root`, a URI.
@@ -77,22 +78,25 @@ class Table:
         batch = f"{self._stem()}-{self._digest(output_root, defaults)}"
         return Plan(batch, output_root, output_root, defaults.checked())
 
-    def rows(self, plan: Plan) -> Iterator[TableRow]:
-        """Read the rows one at a time and make a job of each.
+    def rows(self, plan: Plan, selection: RowSelection = ALL_ROWS) -> Iterator[TableRow]:
+        """Read the selected rows one at a time and make a job of each.
 
         Raises:
             TableError: the rest of the table cannot be read.
         """
         reader = RowReader(self._columns, self._folder, plan)
-        return map(reader.read, read_rows(self._path, self._format, self.name))
+        return map(reader.read, selection.of(read_rows(self._path, self._format, self.name)))
 
     def _stem(self) -> str:
         stem = "stdin" if self.name == STDIN else Path(self.name).stem
         return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:60] or "table"
 
     def _content(self) -> str:
-        with self._path.open("rb") as file:
-            return hashlib.file_digest(file, "blake2b").hexdigest()
+        digests = []
+        for path in files_of(self._path):
+            with path.open("rb") as file:
+                digests.append(hashlib.file_digest(file, "blake2b").hexdigest())
+        return " ".join(digests)
 
     def _digest(self, output_root: str, defaults: RowDefaults, content: str = "") -> str:
         """Of the content and of all that gives the same content another meaning."""
@@ -101,23 +105,28 @@ class Table:
 
 
 @contextmanager
-def open_table(source: str) -> Iterator[Table]:
+def open_table(source: str, accepted: ColumnNames | None = None) -> Iterator[Table]:
     """Open a table by its path, or standard input by `-`; relative paths in it start from its folder.
 
+    Args:
+        source: a file, or a folder of Parquet files, which are read in the order of their names.
+        accepted: other names of its columns than usual.
     Raises:
         TableError: no such file, an unknown kind of file, no header, no image or prompt column, or not UTF-8.
     """
+    accepted = accepted or ColumnNames()
     if source == STDIN:
         with tempfile.NamedTemporaryFile(prefix="table-") as copy:  # it is read more than once
             shutil.copyfileobj(sys.stdin.buffer, copy)
             copy.flush()
-            yield Table(Path(copy.name), STDIN, Path.cwd())
+            yield Table(Path(copy.name), STDIN, Path.cwd(), accepted)
         return
     path = Path(source).expanduser()
-    if not path.is_file():
+    if not path.is_file() and not path.is_dir():
         raise TableError(f"{source}: no such file; give the path of a CSV, TSV, JSON Lines or Parquet table, or -")
     try:
-        table = Table(path, source, path.resolve().parent)
+        folder = path.resolve() if path.is_dir() else path.resolve().parent
+        table = Table(path, source, folder, accepted)
     except OSError as error:
         raise TableError(f"{source}: cannot be read ({error.strerror})") from error
     yield table

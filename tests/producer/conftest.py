@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,7 @@ from jobs.ledger import Claim
 from jobs.schema import EditJob, JobState, Outcome
 from producer import Client
 from producer.cli import main
+from producer.diffgentor import main as diffgentor_main
 from tests.servers.redis import RedisServer
 
 ROOT = Path(__file__).parent.parent.parent
@@ -54,28 +55,43 @@ class Command(Protocol):
 
 
 @pytest.fixture
-def producer(
+def run_main(
     tmp_path: Path,
     redis_server: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> Command:
-    """The command `producer` in this process, which saves the start of Python; `worker run` is the stand-in."""
+) -> Callable[[str, Callable[[], None]], Command]:
+    """Makes a command of a program's `main`, which saves the start of Python; `worker run` is the stand-in."""
 
-    def run(*arguments: str | Path, stdin: str = "", **environment: str) -> Ended:
-        with monkeypatch.context() as patch:
-            patch.chdir(tmp_path)
-            patch.setattr(sys, "argv", ["producer", *map(str, arguments)])
-            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-            for name, value in producer_environment(redis_server, **environment).items():
-                patch.setenv(name, value)
-            with pytest.raises(SystemExit) as ended:
-                main()
-        code = ended.value.code or 0
-        assert isinstance(code, int)
-        return Ended(code, *capsys.readouterr())
+    def command(program: str, main: Callable[[], None]) -> Command:
+        def run(*arguments: str | Path, stdin: str = "", **environment: str) -> Ended:
+            with monkeypatch.context() as patch:
+                patch.chdir(tmp_path)
+                patch.setattr(sys, "argv", [program, *map(str, arguments)])
+                patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+                for name, value in producer_environment(redis_server, **environment).items():
+                    patch.setenv(name, value)
+                with pytest.raises(SystemExit) as ended:
+                    main()
+            code = ended.value.code or 0
+            assert isinstance(code, int)
+            return Ended(code, *capsys.readouterr())
 
-    return run
+        return run
+
+    return command
+
+
+@pytest.fixture
+def producer(run_main: Callable[[str, Callable[[], None]], Command]) -> Command:
+    """The command `producer`."""
+    return run_main("producer", main)
+
+
+@pytest.fixture
+def diffgentor(run_main: Callable[[str, Callable[[], None]], Command]) -> Command:
+    """The command `diffgentor`."""
+    return run_main("diffgentor", diffgentor_main)
 
 
 def producer_command(*arguments: str | Path) -> list[str]:

@@ -12,7 +12,7 @@ import typer
 
 from producer.cli import app
 from producer.exit_codes import ExitCode
-from producer.report import RESULT_COLUMNS
+from producer.result_files import RESULT_COLUMNS
 from producer.table.rows import IMAGE_COLUMNS, JOB_COLUMNS, PROMPT_COLUMNS
 from tests.producer.conftest import Command
 

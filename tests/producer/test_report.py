@@ -15,7 +15,8 @@ from jobs.schema import JobState
 from producer import Client
 from producer.errors import TableError
 from producer.gallery import write_gallery
-from producer.report import Ending, ReportRow, read_finished, table_report, write_results
+from producer.report import Ending, ReportRow, table_report
+from producer.result_files import Layout, read_finished, write_results
 from producer.table.formats import LARGEST_CELL_BYTES
 from producer.table.plan import RowDefaults
 from producer.table.table import open_table
@@ -32,7 +33,9 @@ def test_every_row_stands_in_its_order_with_its_columns_and_its_ending(folder: P
         finish(client, jobs[0].id)
         error = {"code": "engine_failed", "message": "no"}
         finish(client, jobs[1].id, JobState.FAILED, output=None, error=error)
-        write_results(folder / "results.csv", table.columns, table_report(table, plan, client.ledger.get_many))
+        write_results(
+            folder / "results.csv", Layout(table.columns, folder), table_report(table, plan, client.ledger.get_many)
+        )
 
     with (folder / "results.csv").open(newline="") as file:
         header, *lines = csv.reader(file)
@@ -69,7 +72,7 @@ def test_the_old_results_stay_when_writing_fails(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(TableError, match=r"results\.csv: cannot be written \(No space left on device\)"):
-        write_results(path, ("image",), rows())
+        write_results(path, Layout(("image",), path.parent), rows())
 
     assert [file.name for file in tmp_path.iterdir()] == ["results.csv"]
     assert path.read_text() == "old"
@@ -79,24 +82,30 @@ def test_only_successes_whose_file_is_there_count_as_finished(tmp_path: Path) ->
     (tmp_path / "a.png").write_bytes(b"picture")
     (tmp_path / "empty.png").touch()
     endings = [
-        Ending("succeeded", (tmp_path / "a.png").as_uri(), "7", "1", "0.5", "", "a"),
-        Ending("succeeded", (tmp_path / "empty.png").as_uri(), "7", "1", "0.5", "", "b"),
-        Ending("succeeded", (tmp_path / "gone.png").as_uri(), "7", "1", "0.5", "", "c"),
+        Ending("succeeded", (tmp_path / "a.png").as_uri(), 7, 1, 0.5, "", "a"),
+        Ending("succeeded", (tmp_path / "empty.png").as_uri(), 7, 1, 0.5, "", "b"),
+        Ending("succeeded", (tmp_path / "gone.png").as_uri(), 7, 1, 0.5, "", "c"),
         Ending("failed", job_id="d"),
     ]
-    write_results(tmp_path / "results.csv", ("state",), (ReportRow({"state": "NY"}, (), "", end) for end in endings))
+    write_results(
+        tmp_path / "results.csv",
+        Layout(("state",), tmp_path),
+        (ReportRow({"state": "NY"}, (), "", end) for end in endings),
+    )
 
-    assert read_finished(tmp_path / "results.csv", ("state",)) == {"a": endings[0]}
-    assert read_finished(tmp_path / "nowhere.csv", ("state",)) == {}
+    assert read_finished(tmp_path / "results.csv", Layout(("state",), tmp_path)) == {"a": endings[0]}
+    assert read_finished(tmp_path / "nowhere.csv", Layout(("state",), tmp_path)) == {}
 
 
 def test_cells_of_a_hundred_kilobytes_and_more_are_read_again(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"picture")
-    done = Ending("succeeded", (tmp_path / "a.png").as_uri(), "7", "1", "0.5", "", "a")
-    write_results(tmp_path / "results.csv", ("note",), [ReportRow({"note": "x" * 200_000}, (), "", done)])
+    done = Ending("succeeded", (tmp_path / "a.png").as_uri(), 7, 1, 0.5, "", "a")
+    write_results(
+        tmp_path / "results.csv", Layout(("note",), tmp_path), [ReportRow({"note": "x" * 200_000}, (), "", done)]
+    )
     csv.field_size_limit(131_072)  # Python's own limit, which only reading a CSV table lifts
 
-    assert read_finished(tmp_path / "results.csv", ("note",)) == {"a": done}
+    assert read_finished(tmp_path / "results.csv", Layout(("note",), tmp_path)) == {"a": done}
 
 
 @pytest.mark.parametrize(
@@ -108,12 +117,12 @@ def test_results_that_cannot_be_read_are_named_with_the_way_on(tmp_path: Path, c
     (tmp_path / "results.csv").write_bytes(content)
 
     with pytest.raises(TableError, match=r"results\.csv: cannot be read \(.*\); .* use --overwrite"):
-        read_finished(tmp_path / "results.csv", ("image",))
+        read_finished(tmp_path / "results.csv", Layout(("image",), tmp_path))
 
 
 def test_the_gallery_escapes_everything_and_links_files_relative_to_itself(tmp_path: Path) -> None:
     hostile = '<script>alert("x")</script>'
-    done = Ending("succeeded", (tmp_path / "out/ä b.png").as_uri(), "7", "1", "0.5", "", "a")
+    done = Ending("succeeded", (tmp_path / "out/ä b.png").as_uri(), 7, 1, 0.5, "", "a")
     rows = [
         ReportRow({}, ((tmp_path / "in/cat.png").as_uri(),), hostile, done),
         ReportRow({}, ("https://example.com/a.png?x=1&y='\"><b>",), "rain", Ending("failed", error=hostile)),

@@ -18,6 +18,7 @@ from jobs.queue import QUEUE
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
 from jobs.schema import JobState
 from producer import Client
+from producer.result_files import RESULT_COLUMNS
 from tests.producer.conftest import Command, finish, producer_command, producer_environment
 from tests.servers.redis import RedisServer
 from tests.waiting import eventually
@@ -102,7 +103,7 @@ def test_a_dry_run_needs_no_redis(folder: Path, producer: Command, redis_server:
         (["submit", "data.csv", "--output", "ftp://host"], "error: DG_OUTPUT_URI"),
         (["status", "nowhere"], "error: no batch and no job 'nowhere'"),
         (["watch", "nowhere"], "error: no batch and no job 'nowhere'"),
-        (["results", "nowhere"], "error: no batch 'nowhere'"),
+        (["results", "nowhere"], "error: no batch and no job 'nowhere'"),
         (["cancel", "nowhere"], "error: no batch and no job 'nowhere'"),
         (["edit", "nowhere.png", "snow"], "error: nowhere.png: no such file"),
     ],
@@ -318,6 +319,9 @@ def test_results_come_from_the_ledger_or_with_the_table_in_its_order(
     assert [row["state"] for row in table] == ["refused", "queued", "succeeded"]
     assert "prompt: is empty" in table[0]["error"]
     assert [line["result"]["state"] for line in as_json] == ["queued", "succeeded"]
+    assert as_json[0]["result"].keys() == set(RESULT_COLUMNS)
+    assert as_json[1]["result"]["attempts"] == 1, "numbers are numbers"
+    assert as_json[0]["result"]["seconds"] is None
 
 
 def test_the_gallery_is_one_page(folder: Path, producer: Command) -> None:

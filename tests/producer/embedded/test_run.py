@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -129,7 +130,45 @@ def test_a_worker_that_dies_leaves_a_report_and_the_run_goes_on_later(folder: Pa
     assert again.returncode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_run_into_one_folder_says_so_and_ends(
+    folder: Path, redis_server: RedisServer, producer: Command
+) -> None:
+    first = start_run_that_hangs(folder, redis_server)
+
+    second = producer("run", "data.csv", "--output-dir", "out")
+
+    assert second.returncode == 2
+    assert second.stderr.endswith(
+        f"error: {folder}/out: another producer run is at work there; wait for its end, or name another folder\n"
+    )
+    assert first.poll() is None
+    first.terminate()
+    first.communicate(timeout=30)
+
+
+def test_without_an_output_folder_a_run_takes_one_called_after_the_table(folder: Path, producer: Command) -> None:
+    ended = producer("run", "data.csv", "--rows", "1:")
+
+    assert ended.returncode == 0, ended.stderr
+    assert (folder / "output/data/000001.png").read_bytes() == b"dog"
+    assert "1 row selected" in ended.stderr
+
+
+def test_folders_of_dead_runs_go_at_the_next_start(private_parent: Path) -> None:
+    dead, new, other = (private_parent / name for name in ("kontext-abcd1234", "kontext-wxyz1234", "kontext-edits-0"))
+    for path in (dead, new, other):
+        path.mkdir()
+    for path in (dead, other):
+        os.utime(path, (0, 0))
+    with private_folder() as living:
+        os.utime(living, (0, 0))
+
+        with private_folder():
+            assert {path.name for path in private_parent.iterdir()} >= {living.name, new.name, other.name}
+            assert not dead.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_reports_what_was_done_and_leaves_nothing_running(
     folder: Path, redis_server: RedisServer, private_parent: Path, number: signal.Signals
 ) -> None:

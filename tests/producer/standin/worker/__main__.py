@@ -1,11 +1,13 @@
 """A worker without a model: it takes what waits in the ledger and answers with a copy of the input.
 
 A prompt of one word names how it behaves: `fail` fails the job, `die` ends the process, `hang` never finishes.
-`STANDIN_BROKEN` makes it end at once, as a worker does that finds no model.
+`STANDIN_BROKEN` makes it end at once, as a worker does that finds no model; `STANDIN_NOTES` is a folder where each
+leaves the variables that it was started with.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -33,6 +35,8 @@ class Settings(BrokerSettings):
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = load_settings(Settings)
+    if "STANDIN_NOTES" in os.environ:
+        (Path(os.environ["STANDIN_NOTES"]) / settings.worker_name).write_text(json.dumps(dict(os.environ)))
     if "STANDIN_BROKEN" in os.environ:
         sys.exit("no model at /models/kontext: give its folder in DG_FLUX_KONTEXT_MODEL")
     ledger = Ledger.from_settings(settings)

@@ -1,0 +1,154 @@
+"""Results as files: CSV, JSON Lines and Parquet, each row with its own columns first, then `RESULT_COLUMNS`.
+
+One of these that the table has too is called `result_<name>`. A CSV of results is also what a later `producer run`
+reads to learn which rows are done.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from producer.errors import TableError
+from producer.files import name_output, naming_what_is_written, replacing
+from producer.report import Ending, ReportRow
+from producer.table.formats import LARGEST_CELL_BYTES, PARQUET_ROWS_AT_ONCE
+
+RESULT_COLUMNS = ("state", "output", "seed", "attempts", "seconds", "error", "job_id")
+NUMBERS: Mapping[str, Callable[[str], float]] = {"seed": int, "attempts": int, "seconds": float}
+ResultFormat = Literal["csv", "jsonl", "parquet"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Columns of a results file, and the folder that its output files are named from.
+
+    Attributes:
+        columns: the table's own, in their order.
+        renamed: other names of result columns.
+    """
+
+    columns: tuple[str, ...]
+    folder: Path
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    def name(self, column: str) -> str:
+        """Name of a result column beside the table's own columns."""
+        name = self.renamed.get(column, column)
+        return f"result_{name}" if name in self.columns else name
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The names of the result columns in this file, by `RESULT_COLUMNS`."""
+        return {column: self.name(column) for column in RESULT_COLUMNS}
+
+    def cells(self, row: ReportRow) -> dict[str, Any]:
+        """A row by the names of its columns; numbers are numbers, and what does not apply is None."""
+        ending = {**vars(row.ending), "output": name_output(row.ending.output, self.folder)}
+        own = {name: row.cells.get(name) for name in self.columns}
+        return own | {name: None if ending[field] == "" else ending[field] for field, name in self.names.items()}
+
+
+def write_results(path: Path, layout: Layout, rows: Iterable[ReportRow], chosen: ResultFormat = "csv") -> None:
+    """Write a whole file at once: a reader sees the old one or the new one.
+
+    Raises:
+        TableError: it cannot be written, or Parquet cannot be written here.
+    """
+    if chosen == "parquet":
+        _write_parquet(path, layout, rows)
+        return
+    with replacing(path) as file:
+        STREAMS[chosen](file, layout, rows)
+
+
+def stream_csv(file: IO[str], layout: Layout, rows: Iterable[ReportRow]) -> None:
+    """Write the table as CSV."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*layout.columns, *layout.names.values()])
+    for row in rows:
+        writer.writerow(["" if value is None else _as_text(value) for value in layout.cells(row).values()])
+
+
+def stream_jsonl(file: IO[str], layout: Layout, rows: Iterable[ReportRow]) -> None:
+    """Write one JSON object a line: the row's own cells, and `result`, in which an output is a URI."""
+    name = layout.name("result")
+    for row in rows:
+        result = {field: None if value == "" else value for field, value in vars(row.ending).items()}
+        file.write(json.dumps({**row.cells, name: result}, ensure_ascii=False) + "\n")
+
+
+STREAMS: Mapping[str, Callable[[IO[str], Layout, Iterable[ReportRow]], None]] = {
+    "csv": stream_csv,
+    "jsonl": stream_jsonl,
+}
+
+
+def read_finished(path: Path, layout: Layout) -> dict[str, Ending]:
+    """The rows that an earlier CSV for the same columns shows as succeeded, and whose file is still there.
+
+    Returns:
+        Endings by job id; nothing when there is no such file. A row takes about 500 bytes of memory.
+    Raises:
+        TableError: the file cannot be read.
+    """
+    try:
+        return {
+            ending.job_id: Ending(**{**vars(ending), "output": (layout.folder / ending.output).resolve().as_uri()})
+            for ending in _read_endings(path, layout)
+            if ending.state == "succeeded" and _is_filled(layout.folder / ending.output)
+        }
+    except (OSError, ValueError, csv.Error) as error:
+        raise TableError(f"{path}: cannot be read ({error}); mend or remove it, or use --overwrite") from error
+
+
+def _read_endings(path: Path, layout: Layout) -> Iterator[Ending]:
+    if not path.is_file():
+        return
+    csv.field_size_limit(LARGEST_CELL_BYTES)  # a table that is not CSV was read without setting it
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            cells: dict[str, Any] = {column: row.get(name) or "" for column, name in layout.names.items()}
+            for column, number in NUMBERS.items():
+                cells[column] = number(cells[column]) if cells[column] else None
+            yield Ending(**cells)
+
+
+def _write_parquet(path: Path, layout: Layout, rows: Iterable[ReportRow]) -> None:
+    """Result columns have their types; the table's own are text, since a table that is not Parquet gives them none."""
+    try:
+        arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise TableError(f"{path}: writing Parquet needs pyarrow: pip install pyarrow") from error
+    types = {"seed": arrow.int64(), "attempts": arrow.int64(), "seconds": arrow.float64()}
+    own = [(name, arrow.string()) for name in layout.columns]
+    schema = arrow.schema(own + [(name, types.get(column, arrow.string())) for column, name in layout.names.items()])
+    with naming_what_is_written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f".{path.name}.part")
+        remaining = iter(rows)
+        with parquet.ParquetWriter(new, schema) as writer:
+            while page := list(islice(remaining, PARQUET_ROWS_AT_ONCE)):
+                writer.write_table(
+                    arrow.Table.from_pylist([_parquet_cells(layout, row) for row in page], schema=schema)
+                )
+        new.replace(path)
+
+
+def _parquet_cells(layout: Layout, row: ReportRow) -> dict[str, Any]:
+    cells = layout.cells(row)
+    return cells | {name: None if cells[name] is None else _as_text(cells[name]) for name in layout.columns}
+
+
+def _is_filled(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
