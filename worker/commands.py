@@ -35,6 +35,7 @@ words = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def main() -> None:
     """Run a subcommand; settings that cannot be used end in one line and exit code 2."""
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # torch's compiler runs `python -m`, which would import from here
     try:
         app()
     except SettingsError as error:

@@ -6,10 +6,12 @@ import os
 import socket
 from base64 import b64decode
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource
 
+from jobs.errors import SettingsError
 from jobs.settings import Boolean, Bytes, BytesOrZero, Seconds, SecondsOrZero, Switch
 from kontext.choices import DEFAULT_BUDGET_BYTES, DEFAULT_CACHE_BYTES, Attention, CpuKernels, Precision
 from kontext.config import LONGEST_TEXT, SHORTEST_TEXT
@@ -70,6 +72,17 @@ class Settings(StorageSettings):
     metrics_host: str = Field("127.0.0.1", description="address that port is open on; 0.0.0.0 or :: for all")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="how much is logged")
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, DotEnvWithoutCode(settings_cls), file_secret_settings
+
     @field_validator("callback_secret")
     @classmethod
     def _secrets_are_standard_webhooks_secrets(cls, value: SecretStr | None) -> SecretStr | None:
@@ -84,6 +97,20 @@ class Settings(StorageSettings):
     def callback_secrets(self) -> tuple[str, ...]:
         """The signing secrets, newest first; empty when callbacks are unsigned."""
         return tuple(self.callback_secret.get_secret_value().split()) if self.callback_secret else ()
+
+
+class DotEnvWithoutCode(DotEnvSettingsSource):
+    """Reads `.env`, but takes no code from it: a file in the working directory must not run in this process."""
+
+    def __call__(self) -> dict[str, Any]:
+        values = super().__call__()
+        engine = values.get("flux_kontext_engine", "")
+        if ":" in engine and "flux_kontext_engine" not in self.current_state:
+            raise SettingsError(
+                f"DG_FLUX_KONTEXT_ENGINE={engine!r} in .env: an engine by module:callable is code, "
+                "so set it in the environment"
+            )
+        return values
 
 
 def _is_webhook_secret(secret: str) -> bool:

@@ -20,7 +20,9 @@ from producer.embedded.child import last_line, start_child, stop_child
 from producer.embedded.private_redis import private_folder, private_redis
 from producer.errors import SetupError, WorkerFailed
 
-WORKER_COMMAND = (sys.executable, "-m", "worker", "run")
+WORKER_COMMAND = (sys.executable, "-P", "-m", "worker", "run")
+"""`-P`: a `celery.py` beside the table must not become the worker's Celery."""
+
 WORKER_STOP_SECONDS = 20.0
 
 NO_VARIABLES: Mapping[str, str] = {}

@@ -103,3 +103,20 @@ def test_empty_variables_of_the_worker_count_as_unset(monkeypatch: pytest.Monkey
     assert settings.callback_secrets == ()
     assert settings.flux_kontext_model is None
     assert (settings.file_roots, settings.lease_seconds) == ((), 30)
+
+
+def test_code_of_an_engine_is_named_by_the_environment_and_never_by_dotenv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("DG_FLUX_KONTEXT_ENGINE=evil:make\nDG_LEASE_SECONDS=7\n")
+
+    with pytest.raises(SettingsError, match=r"^DG_FLUX_KONTEXT_ENGINE='evil:make' in \.env: .* environment"):
+        load_settings(Settings)
+    monkeypatch.setenv("DG_FLUX_KONTEXT_ENGINE", "mine:make")
+    assert load_settings(Settings).flux_kontext_engine == "mine:make"
+
+    monkeypatch.delenv("DG_FLUX_KONTEXT_ENGINE")
+    (tmp_path / ".env").write_text("DG_FLUX_KONTEXT_ENGINE=official\nDG_LEASE_SECONDS=7\n")
+    assert load_settings(Settings).flux_kontext_engine == "official"
+    assert load_settings(Settings).lease_seconds == 7

@@ -301,3 +301,13 @@ def processes_in(*folders: Path) -> list[str]:
         except OSError:  # it has just ended, or belongs to someone else
             continue
     return found
+
+
+def test_no_code_of_the_folder_beside_the_table_is_run(folder: Path, producer: Command) -> None:
+    for name in ("celery", "redis", "worker", "jobs", "json", "sitecustomize"):
+        (folder / f"{name}.py").write_text(f"open({str(folder / 'ran')!r}, 'a').write({name!r} + ' ')\n")
+
+    ended = producer("run", "data.csv", "--output-dir", "out")
+
+    assert ended.returncode == 0
+    assert not (folder / "ran").exists(), (folder / "ran").read_text()
