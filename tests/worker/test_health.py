@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from jobs.errors import SettingsError
 from jobs.registry import WorkerState
 from jobs.settings import load_settings
+from tests.chaos.narrow import small_disk
 from worker.health import Health, HealthFile, answer_probe, find_runtime_dir, read_health
 from worker.settings import Settings
 
@@ -115,3 +118,82 @@ def test_probes_look_where_the_worker_writes(
         monkeypatch.setenv(name, value)
 
     assert find_runtime_dir(environment) == load_settings(Settings).runtime_dir
+
+
+def test_a_full_disk_does_not_make_a_working_worker_look_dead(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with small_disk(tmp_path / "disk", 64 * 1024) as folder:
+        file = HealthFile(folder / "run", "w1")
+        file.write(replace(WELL, state=WorkerState.LOADING))
+        with pytest.raises(OSError, match="No space"):
+            (folder / "filler").write_bytes(bytes(2**20))
+        file.write(replace(WELL, state=WorkerState.BUSY, written_at=time.time(), detail="é" * 10_000))
+
+        assert answer_probe(folder / "run", live=True) == 0
+        assert '"state": "busy"' in capsys.readouterr().out
+        assert not caplog.records
+
+        late = HealthFile(folder / "run", "w2")  # no space from the first moment on
+        for _ in range(3):
+            late.write(replace(WELL, name="w2"))
+        assert [record.message.split()[0] for record in caplog.records] == ["health_not_written"]
+
+
+def test_a_write_that_fails_still_is_a_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = HealthFile(tmp_path, "w1")
+    file.write(replace(WELL, written_at=NOW - 1000))
+    os.utime(tmp_path / "w1.json", (NOW - 1000, NOW - 1000))
+    assert read_health(tmp_path)[0].why_not_live(NOW) == "silent for 1000 s"
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    file.write(replace(WELL, written_at=time.time()))
+
+    assert read_health(tmp_path)[0].why_not_live(time.time()) is None
+
+
+def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
+    for mode in (0o777, 0o770, 0o1777):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run").chmod(mode)
+        with pytest.raises(SettingsError, match=f"others may write to {tmp_path / 'run'} .mode {mode:o}.: remove it"):
+            HealthFile(tmp_path / "run", "w1")
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=r"DG_RUNTIME_DIR=.*: Not a directory; name another folder"):
+        HealthFile(tmp_path / "file" / "run", "w1")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+def test_a_folder_or_link_of_another_user_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    os.chown(tmp_path / "theirs", 1234, 1234)
+    (tmp_path / "ours").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "ours")
+    os.chown(tmp_path / "link", 1234, 1234, follow_symlinks=False)
+
+    for folder in ("theirs", "link"):
+        with pytest.raises(SettingsError, match="belongs to user 1234, not to 0"):
+            HealthFile(tmp_path / folder, "w1")
+
+
+def test_links_and_pipes_are_neither_written_through_nor_read(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "w1.json").symlink_to(tmp_path / "precious")
+    os.mkfifo(tmp_path / "pipe.json")
+
+    HealthFile(tmp_path, "w1").write(WELL)
+
+    assert (tmp_path / "precious").read_text() == "kept"
+    assert read_health(tmp_path) == []
+
+
+def test_a_file_that_somebody_removed_comes_back(tmp_path: Path) -> None:
+    file = HealthFile(tmp_path, "w1")
+    file.write(WELL)
+    (tmp_path / "w1.json").unlink()
+    file.write(WELL)
+
+    assert [health.name for health in read_health(tmp_path)] == ["w1"]
