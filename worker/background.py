@@ -34,6 +34,14 @@ class Periodic:
         if self._thread.is_alive():
             self._thread.join(timeout_seconds)
 
+    def why_not_live(self) -> str | None:
+        """Reason why a process that lives for this thread should be restarted; None when it is fine."""
+        return None if self._thread.is_alive() else f"the thread {self.name} has ended"
+
+    def why_not_ready(self) -> str | None:
+        """Reason why this thread does no work now; None when it does."""
+        return "Redis does not answer" if self._is_cut_off else self.why_not_live()
+
     def _loop(self) -> None:
         while not self._stop.wait(self._seconds):
             self.run_once()

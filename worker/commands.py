@@ -78,16 +78,22 @@ def callbacks() -> None:
     from worker.event_log import log_event
     from worker.events import Events
     from worker.logs import set_up_logs
+    from worker.metrics.activity import delivery_metrics
+    from worker.metrics.server import serve_metrics
 
     set_up_logs(settings.log_level)
     client = guarded_client(settings, settings.callback_timeout_seconds)
-    events = Events(log_event)
+    registry, count = delivery_metrics()
+    events = Events(log_event, count)
     sender = CallbackSender(settings, Ledger.from_settings(settings), client, events)
     delivery = Periodic("callbacks", INTERVAL_SECONDS, sender.tick, events)
+    server = serve_metrics(settings, registry, delivery.why_not_live, delivery.why_not_ready)
     delivery.start()
     _wait_for_sigterm()
     delivery.stop(settings.callback_timeout_seconds)
     sender.close()
+    if server is not None:
+        server.close()
 
 
 @app.command()

@@ -84,6 +84,7 @@ class EditWorker:
             settings, ledger, guarded_client(settings, settings.callback_timeout_seconds), self.events
         )
         self._redis_seen_at = 0.0
+        self.health = Health(settings.worker_name, os.getpid(), WorkerState.LOADING, time.time(), self._redis_seen_at)
         self._is_draining = False  # a plain flag: a signal handler sets it
         self._drain_wishes: SimpleQueue[bool] = SimpleQueue()
         self._threads = [
@@ -153,9 +154,10 @@ class EditWorker:
     def write_health(self, detail: str = "", state: WorkerState | None = None) -> None:
         state = state or self.state
         detail = detail or (str(self.loading) if state is WorkerState.LOADING else "")
-        health = Health(self.settings.worker_name, os.getpid(), state, time.time(), self._redis_seen_at, detail)
-        self._systemd.report(health, health.written_at)  # before the file: a full disk must not look like a hang
-        self._health_file.write(health)
+        self.health = Health(self.settings.worker_name, os.getpid(), state, time.time(), self._redis_seen_at, detail)
+        # Before the file: a full disk must not look like a hang.
+        self._systemd.report(self.health, self.health.written_at)
+        self._health_file.write(self.health)
 
     def _beat(self) -> None:
         engine = self.pool.engine

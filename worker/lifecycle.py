@@ -7,6 +7,7 @@ leases are still renewed; then Celery's pool has nothing left to wait for.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from celery import bootsteps, signals
@@ -15,6 +16,7 @@ from jobs.errors import Error
 from kontext import KontextError
 from worker.admission import AdmissionStep
 from worker.edit_worker import EditWorker
+from worker.event_log import log_event
 from worker.events import ModelNotLoaded, WorkerTakesJobs
 from worker.intake import IntakeStep
 from worker.settings import Settings
@@ -48,14 +50,35 @@ class ServiceStep(bootsteps.StartStopStep):
 
 
 def make_worker(settings: Settings) -> EditWorker:
-    """Make the worker with its Celery application, ready for `app.Worker` or `celery -A worker.app`."""
-    worker = EditWorker(settings)
+    """Make the worker with its Celery application, ready for `app.Worker` or `celery -A worker.app`.
+
+    Raises:
+        SettingsError: the port for its metrics is taken.
+    """
+    worker = EditWorker(settings) if settings.metrics_port is None else _make_measured_worker(settings)
     register(worker.app, worker)
     worker.app.steps["worker"].add(ServiceStep)
     worker.app.steps["consumer"].add(AdmissionStep)
     worker.app.steps["consumer"].add(IntakeStep)
     signals.worker_ready.connect(lambda **_: _say_ready(worker), weak=False, dispatch_uid="ready")
     signals.worker_shutting_down.connect(lambda **_: worker.begin_drain(), weak=False, dispatch_uid="drain")
+    return worker
+
+
+def _make_measured_worker(settings: Settings) -> EditWorker:
+    """Make a worker that answers probes and scrapes from now on, while its model loads and while it drains."""
+    from worker.metrics.activity import WorkerCollector, worker_metrics
+    from worker.metrics.server import serve_metrics
+
+    registry, listeners = worker_metrics()
+    worker = EditWorker(settings, (log_event, *listeners))
+    registry.register(WorkerCollector(lambda: worker.state, lambda: worker.pool.engine))
+    serve_metrics(
+        settings,
+        registry,
+        why_not_live=lambda: worker.health.why_not_live(time.time()),
+        why_not_ready=lambda: worker.health.why_not_ready(time.time()),
+    )
     return worker
 
 

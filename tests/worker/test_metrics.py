@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 import socket
+from base64 import b64encode
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import redis
-from prometheus_client import CollectorRegistry, Counter
+from PIL import Image
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
@@ -21,9 +25,32 @@ from jobs.ledger import Ledger
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
 from jobs.schema import EditJob, JobState, Outcome
 from jobs.settings import load_settings
+from producer import Client
 from tests.servers.redis import RedisServer, free_port
 from tests.servers.worker import running_worker
 from tests.waiting import eventually
+from worker.engines import Engine
+from worker.events import (
+    AttemptsUsedUp,
+    CallbackRetried,
+    Event,
+    Events,
+    JobEnded,
+    JobRequeued,
+    JobTaken,
+    LeaseExpired,
+    LeaseLost,
+    MemorySpared,
+    MessageLost,
+    MessagePutAside,
+    ModelReady,
+    Reconciled,
+    RedisAway,
+    StageEnded,
+    TurnEnded,
+    WorkerStopped,
+)
+from worker.metrics.activity import WorkerCollector, worker_metrics
 from worker.metrics.queue import QueueCollector, queue_registry
 from worker.metrics.server import MetricsServer, serve_metrics
 from worker.settings import Settings
@@ -174,12 +201,146 @@ def _answers(port: int) -> bool:
 
 
 def test_the_page_lists_what_the_exporter_shows_and_nothing_else(collector: QueueCollector) -> None:
-    section = PAGE.read_text().partition("## Of the service")[2].partition("\n## ")[0]
-    listed = {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in re.findall(ROW, section, re.MULTILINE)}
-
     shown: dict[str, set[str]] = {}
     for metric in collector.collect():
         words = {word for sample in metric.samples for pair in sample.labels.items() for word in pair}
         shown[metric.name] = words
 
-    assert listed == shown
+    assert listed("Of the service") == shown
+
+
+def test_the_page_lists_what_a_worker_shows_after_a_life_of_every_event_and_nothing_else() -> None:
+    registry = a_whole_life()
+
+    shown = {
+        name: {label for sample in family.samples for label in sample.labels} - {"le"}
+        for family in text_string_to_metric_families(generate_latest(registry).decode())
+        if (name := f"{family.name}_total" if family.type == "counter" else family.name).startswith("kontext_")
+        and not name.endswith("_created")
+    }
+
+    page = {**listed("Of a worker"), **listed("Of callbacks")}
+    assert page.keys() == shown.keys()
+    assert [name for name, labels in shown.items() if not labels <= page[name]] == []
+    stages = {
+        sample.labels["stage"] for metric in registry.collect() for sample in metric.samples if "stage" in sample.labels
+    }
+    assert stages <= page["kontext_stage_seconds"]
+
+
+def test_every_event_counts_once() -> None:
+    registry = a_whole_life()
+
+    assert {
+        name: registry.get_sample_value(name, labels)
+        for name, labels in (
+            ("kontext_jobs_ended_total", {"outcome": "failed", "code": "engine_failed"}),
+            ("kontext_attempts_total", {}),
+            ("kontext_jobs_requeued_total", {"code": "input_unreachable"}),
+            ("kontext_stage_seconds_sum", {"stage": "sample"}),
+            ("kontext_gpu_busy_seconds_total", {}),
+            ("kontext_steps_total", {}),
+            ("kontext_leases_expired_total", {}),
+            ("kontext_reconciler_runs_total", {}),
+            ("kontext_reconciler_repairs_total", {}),
+            ("kontext_callbacks_total", {"verdict": "dropped"}),
+            ("kontext_callback_seconds_sum", {}),
+            ("kontext_cache_hits_total", {}),
+            ("kontext_worker_state", {"state": "busy"}),
+        )
+    } == {
+        "kontext_jobs_ended_total": 1,
+        "kontext_attempts_total": 1,
+        "kontext_jobs_requeued_total": 1,
+        "kontext_stage_seconds_sum": 4.5,
+        "kontext_gpu_busy_seconds_total": 5,
+        "kontext_steps_total": 28,
+        "kontext_leases_expired_total": 2,
+        "kontext_reconciler_runs_total": 1,
+        "kontext_reconciler_repairs_total": 3,
+        "kontext_callbacks_total": 1,
+        "kontext_callback_seconds_sum": 0.5,
+        "kontext_cache_hits_total": 7,
+        "kontext_worker_state": 1,
+    }
+
+
+def test_a_listener_that_is_broken_harms_no_event() -> None:
+    registry, listeners = worker_metrics()
+    heard: list[Event] = []
+
+    def broken(event: Event) -> None:
+        raise RuntimeError("no such counter")
+
+    Events(broken, *listeners, heard.append).send(JobTaken("a", 1, 0.5))
+
+    assert len(heard) == 1
+    assert registry.get_sample_value("kontext_attempts_total") == 1
+
+
+def test_a_worker_shows_its_work_and_names_a_taken_port(redis_server: RedisServer, tmp_path: Path) -> None:
+    port = free_port()
+    environment = {
+        "DG_BROKER_URL": redis_server.url,
+        "DG_METRICS_PORT": str(port),
+        "DG_FLUX_KONTEXT_ENGINE": "standin",
+        "DG_OUTPUT_URI": tmp_path.as_uri(),
+    }
+    with running_worker("w1", tmp_path, environment):
+        with running_worker("w2", tmp_path, environment, ready=None) as second:
+            assert second.exit_code(60) == 2
+        assert ask(port, "/livez") == (200, "ok\n")
+        eventually(lambda: ask(port, "/readyz") == (200, "ok\n"))
+        client = Client(redis_server.url)
+        Image.new("RGB", (64, 48), "orange").save(tmp_path / "in.png")
+        picture = b64encode((tmp_path / "in.png").read_bytes()).decode()
+        image, output = f"data:image/png;base64,{picture}", f"{tmp_path.as_uri()}/a.png"
+        client.submit(EditJob(id="a", image=image, prompt="make it snow", output=output))
+        assert client.wait("a", timeout_seconds=60).state is JobState.SUCCEEDED
+        eventually(lambda: 'kontext_jobs_ended_total{code="-",outcome="succeeded"} 1.0' in ask(port, "/metrics")[1])
+        shown = ask(port, "/metrics")[1]
+        assert 'kontext_stage_seconds_count{stage="sample"} 1.0' in shown
+        assert "kontext_steps_total 30.0" in shown
+    assert second.log.splitlines()[-1].startswith(f"error: DG_METRICS_PORT={port}: cannot listen on 127.0.0.1:{port}")
+
+
+def listed(section: str) -> dict[str, set[str]]:
+    """The metrics of a section of the page, each with the words of its labels."""
+    text = PAGE.read_text().partition(f"## {section}")[2].partition("\n## ")[0]
+    return {name: set(re.findall(r"`([\w-]+)`", labels)) for name, labels in re.findall(ROW, text, re.MULTILINE)}
+
+
+def a_whole_life() -> CollectorRegistry:
+    """The metrics of a worker that met one event of each kind that counts."""
+    registry, listeners = worker_metrics()
+    cache = SimpleNamespace(hits=7, misses=2)
+    engine = cast(Engine, SimpleNamespace(device="cpu", cache=cache))
+    registry.register(WorkerCollector(lambda: WorkerState.BUSY, lambda: engine))
+    events = Events(*listeners)
+    for event in (
+        ModelReady("tiny", "native", "cpu", 3.0),
+        JobTaken("a", 1, 0.5),
+        *(StageEnded("a", stage, 4.5) for stage in ("fetch", "waiting", "encode", "sample", "decode", "upload")),
+        MemorySpared("a", "once more with offload"),
+        TurnEnded("a", 5.0, 28),
+        JobEnded("a", 1, 5.0, "engine_failed", JobState.FAILED, 0.5),
+        JobRequeued("b", 1, "input_unreachable", 2.0),
+        LeaseLost("c", 1),
+        LeaseExpired("d"),
+        AttemptsUsedUp("e"),
+        MessageLost("f"),
+        MessagePutAside(7, "no JSON"),
+        Reconciled(3, 0.01),
+        CallbackRetried("a", 1, "HTTP 410", 0, "dropped", 0.5),
+        RedisAway("registry", "timeout"),
+        WorkerStopped("w1"),
+    ):
+        events.send(event)
+    return registry
+
+
+def _answers(port: int) -> bool:
+    try:
+        return ask(port, "/livez")[0] == 200
+    except OSError:
+        return False
