@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from json import dumps, loads
+from pathlib import PurePath
 from typing import cast
 
 from redis import Redis
@@ -23,7 +24,8 @@ SILENT_AFTER_SECONDS = 15
 class WorkerInfo:
     """One worker's report about itself.
 
-    `jobs` are the ids it holds leases on; `faults_in_a_row` counts its latest runs that failed in the engine.
+    `jobs` are the ids it holds leases on; `faults_in_a_row` counts its latest runs that failed in the engine;
+    `file_roots` are the folders that it may read, None for a worker that does not report them.
     """
 
     name: str
@@ -33,6 +35,11 @@ class WorkerInfo:
     model: str = ""
     jobs: tuple[str, ...] = ()
     faults_in_a_row: int = 0
+    file_roots: tuple[str, ...] | None = None
+
+    def may_read(self, path: PurePath) -> bool:
+        """True if the worker may read a local file there, or does not say."""
+        return self.file_roots is None or any(path.is_relative_to(root) for root in self.file_roots)
 
 
 class WorkerRegistry:
@@ -66,5 +73,15 @@ class WorkerRegistry:
 
 
 def _parse(report: str) -> WorkerInfo:
-    fields = loads(report)
-    return WorkerInfo(**{**fields, "state": WorkerState(fields["state"]), "jobs": tuple(fields["jobs"])})
+    """Read a report, also one of an older or newer worker: absent fields have their defaults, unknown ones go."""
+    known = {field.name for field in fields(WorkerInfo)}
+    given = {name: value for name, value in loads(report).items() if name in known}
+    roots = given.get("file_roots")
+    return WorkerInfo(
+        **{
+            **given,
+            "state": WorkerState(given["state"]),
+            "jobs": tuple(given.get("jobs", ())),
+            "file_roots": None if roots is None else tuple(roots),
+        }
+    )

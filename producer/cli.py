@@ -11,7 +11,7 @@ from producer.commands.callbacks import callbacks
 from producer.commands.change import cancel, retry
 from producer.commands.dead_letters import dead_letters
 from producer.commands.edit import edit
-from producer.commands.look import status, watch
+from producer.commands.look import batches, status, watch
 from producer.commands.results import gallery, results
 from producer.commands.run import run
 from producer.commands.submit import submit
@@ -33,7 +33,8 @@ app = typer.Typer(
         "max_content_width": 110,
     },
 )
-for command in (submit, run, edit, status, watch, results, gallery, cancel, retry, callbacks, dead_letters):
+COMMANDS = (submit, run, edit, status, watch, batches, results, gallery, cancel, retry, callbacks, dead_letters)
+for command in COMMANDS:
     app.command()(command)
 
 

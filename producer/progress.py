@@ -11,6 +11,7 @@ from typing import Protocol
 
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
+from jobs.errors import BrokerUnavailable
 from jobs.registry import WorkerInfo, WorkerState
 from jobs.schema import JobState
 from producer.client import Client
@@ -18,21 +19,27 @@ from producer.terminal import duration, people_console, put_json, say
 
 POLL_SECONDS = 0.25
 RATE_WINDOW_SECONDS = 60.0
-"""The rate is that of the last minute: it forgets the model's loading, and follows workers that come and go."""
+"""The rate is that of the last minute, or of the last `FEWEST_ENDINGS` jobs: it follows workers that come and go."""
+FEWEST_ENDINGS = 4
 LINE_SECONDS = 5.0
 JSON_SECONDS = 1.0
+AWAY_POLL_SECONDS = 0.5
 NO_WORKER_SECONDS = 5.0
 NO_WORKER_HINT = "no worker is running; start one with: worker run"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A batch at one moment; `rate` is in jobs per second."""
+    """A batch at one moment; `rate` is in jobs per second.
+
+    `has_begun`: since the watch started, a job has been running or has ended.
+    """
 
     counts: dict[JobState, int]
     workers: tuple[WorkerInfo, ...]
     rate: float
     elapsed_seconds: float
+    has_begun: bool = False
 
     @property
     def total(self) -> int:
@@ -134,25 +141,65 @@ def open_display(as_json: bool) -> Iterator[Display]:
         yield Bar(progress)
 
 
+class Pace:
+    """Measures the rate at which jobs end, from the first look at which one was running."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()  # moments and how many jobs had ended then
+        self.has_begun = False
+
+    @property
+    def has_looked(self) -> bool:
+        return bool(self._seen)
+
+    def rate(self, now: float, running: int, ended: int) -> float:
+        """Jobs per second up to now; 0 before one has ended under way."""
+        self.has_begun = self.has_begun or running > 0 or (bool(self._seen) and ended > self._seen[0][1])
+        if not self.has_begun:
+            self._seen.clear()
+        self._seen.append((now, ended))
+        while self._is_old(now, ended):
+            self._seen.popleft()
+        since, before = self._seen[0]
+        return (ended - before) / (now - since) if now > since else 0.0
+
+    def _is_old(self, now: float, ended: int) -> bool:
+        """True if the oldest look is of no use: the next one is old enough and has seen enough jobs end."""
+        if len(self._seen) < 2:
+            return False
+        since, before = self._seen[1]
+        return now - since >= RATE_WINDOW_SECONDS and ended - before >= FEWEST_ENDINGS
+
+
 def follow(
     client: Client, batch: str, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[Snapshot]:
     """Look at a batch a few times a second; the last snapshot is the one in which every job has ended.
 
+    A Redis that does not answer is waited for, without end and with a word.
+
     Raises:
-        JobNotFound: no such batch.
+        JobNotFound: no such batch, from the start or because Redis has lost it.
+        BrokerUnavailable: Redis does not answer the first look.
     """
-    started = clock()
-    seen: deque[tuple[float, int]] = deque()  # moments and how many jobs had ended then
+    started, pace, is_away = clock(), Pace(), False
     while True:
-        counts, now = client.status(batch), clock() - started
+        try:
+            counts, workers = client.status(batch), tuple(client.registry.workers())
+        except BrokerUnavailable as error:
+            if not pace.has_looked:
+                raise
+            if not is_away:
+                say(f"{error}; waiting for it (the jobs are safe there, Ctrl-C leaves them)")
+            is_away = True
+            sleep(AWAY_POLL_SECONDS)
+            continue
+        if is_away:
+            say("Redis answers again")
+        now, is_away = clock() - started, False
         ended = sum(count for state, count in counts.items() if state.is_terminal)
-        seen.append((now, ended))
-        while now - seen[0][0] > RATE_WINDOW_SECONDS:
-            seen.popleft()
-        span = now - seen[0][0]
-        rate = (ended - seen[0][1]) / span if span else 0.0
-        yield Snapshot(counts, tuple(client.registry.workers()), rate, now)
+        rate = pace.rate(now, counts[JobState.RUNNING], ended)
+        yield Snapshot(counts, workers, rate, now, pace.has_begun)
         if ended == sum(counts.values()):
             return
         sleep(POLL_SECONDS)
@@ -161,7 +208,7 @@ def follow(
 def watch(
     client: Client, batch: str, as_json: bool, hint: str = NO_WORKER_HINT, tick: Callable[[], None] = lambda: None
 ) -> Snapshot:
-    """Show a batch until it has ended and return the last snapshot.
+    """Show a batch until it has ended and return the last snapshot; a Redis that restarts meanwhile is waited for.
 
     Args:
         hint: what to say, once, when no worker has been there for `NO_WORKER_SECONDS`; empty says nothing.
@@ -185,5 +232,5 @@ def watch(
 
 
 def _describe(snapshot: Snapshot) -> str:
-    is_loading = {worker.state for worker in snapshot.workers} == {WorkerState.LOADING}
+    is_loading = not snapshot.has_begun and {worker.state for worker in snapshot.workers} == {WorkerState.LOADING}
     return f"{snapshot}; loading the model" if is_loading else str(snapshot)

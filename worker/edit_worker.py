@@ -169,6 +169,7 @@ class EditWorker:
                 model=engine.model_name if engine else "",
                 jobs=tuple(run.job_id for run in self.leases.runs),
                 faults_in_a_row=self.runner.faults.length,
+                file_roots=tuple(str(root) for root in self.settings.file_roots),
             )
         )
         self._redis_seen_at = time.time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import cast
 
 from jobs.connection import redis_errors
@@ -19,6 +20,15 @@ class QueueAges:
 
     oldest_queued_seconds: float
     callback_overdue_seconds: float
+
+
+@dataclass(frozen=True)
+class BatchSummary:
+    """A batch, the time of its first job, and its jobs by state."""
+
+    name: str
+    submitted_at: datetime
+    counts: dict[JobState, int]
 
 
 class JobReading:
@@ -71,6 +81,27 @@ class JobReading:
                 key = self.scripts.key("batch", batch, "jobs")
                 page = cast("list[str]", self.scripts.redis.zrange(key, start, start + PIPELINE_LENGTH - 1))
             yield from page
+            if len(page) < PIPELINE_LENGTH:
+                return
+            start += PIPELINE_LENGTH
+
+    def batches(self) -> Iterator[BatchSummary]:
+        """Every batch with its counts, newest first, read in pages."""
+        redis, key = self.scripts.redis, self.scripts.key
+        start = 0
+        while True:
+            with redis_errors(redis), redis.pipeline(transaction=False) as pipeline:
+                page = cast(
+                    "list[tuple[str, float]]",
+                    redis.zrange(key("batches"), start, start + PIPELINE_LENGTH - 1, desc=True, withscores=True),
+                )
+                for name, _ in page:
+                    pipeline.hgetall(key("batch", name))
+                found = pipeline.execute()
+            for (name, submitted_us), counts in zip(page, found, strict=True):
+                if counts:  # otherwise it is forgotten, and only its name is still there
+                    submitted_at = datetime.fromtimestamp(submitted_us / MICROSECONDS, UTC)
+                    yield BatchSummary(name, submitted_at, {state: int(counts.get(state, 0)) for state in JobState})
             if len(page) < PIPELINE_LENGTH:
                 return
             start += PIPELINE_LENGTH

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.errors import ErrorCode
+from jobs.errors import ErrorCode, JobNotFound
 from jobs.schema import JobState
 from producer.client import Client
 from producer.commands import options
@@ -60,5 +60,16 @@ def retry(
     else:
         retried = int(client.retry(name) in (JobState.FAILED, JobState.CANCELLED))
     say(f"{plural(retried, 'job')} back in the queue")
+    cancelled = _still_cancelled(client, name)
+    if cancelled:
+        say(f"{cancelled:,} cancelled stay as they are; take them up with: producer retry {name} --code cancelled")
     if as_json:
-        put_json(name=name, retried=retried)
+        put_json(name=name, retried=retried, cancelled=cancelled)
+
+
+def _still_cancelled(client: Client, name: str) -> int:
+    """Number of cancelled jobs of a batch; 0 for a job."""
+    try:
+        return client.status(name)[JobState.CANCELLED]
+    except JobNotFound:
+        return 0

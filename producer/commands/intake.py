@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
+from producer.local_inputs import LocalInputs
 from producer.table.plan import Plan
 from producer.table.selection import ALL_ROWS, RowSelection
 from producer.table.table import Table
@@ -14,10 +15,11 @@ PROBLEMS_SHOWN = 20
 
 @dataclass
 class TableCheck:
-    """Number of rows in a table, and number of refused ones."""
+    """Number of rows in a table, number of refused ones, and the local inputs of the others."""
 
     rows: int = 0
     refused: int = 0
+    local: LocalInputs = field(default_factory=LocalInputs)
 
     @property
     def good(self) -> int:
@@ -34,6 +36,8 @@ def check_table(table: Table, plan: Plan, as_json: bool, selection: RowSelection
     for row in table.rows(plan, selection):
         check.rows += 1
         check.refused += bool(row.problems)
+        if row.job is not None:
+            check.local.note(row.job)
         for problem in row.problems:
             problems += 1
             if as_json:

@@ -1,4 +1,4 @@
-"""`producer status` and `watch`: the queue, a batch or a job, and a batch's progress."""
+"""`producer status`, `watch` and `batches`: the queue, a batch or a job, and how far they are."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from jobs.schema import JobState
 from producer.client import Client
 from producer.commands import options
 from producer.exit_codes import ExitCode
+from producer.failures import group_failures, tell_failures
 from producer.progress import NO_WORKER_HINT
 from producer.progress import watch as watch_batch
 from producer.terminal import plural, put, put_json, say
+from producer.waiting import wait_for
 
 
 def status(
@@ -43,19 +45,38 @@ def status(
 
 
 def watch(
-    batch: Annotated[str, options.argument("BATCH", help="Name of a batch.")],
+    name: Annotated[str, options.argument("BATCH|JOB", help="Name of a batch, or id of a job.")],
     broker_url: options.BrokerUrl = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show a batch's progress until it has ended; exit code 1 when a job has not succeeded.
+    """Show the progress of a batch or a job until it has ended; exit code 1 when a job has not succeeded.
 
     \b
     Example: producer watch spring-2026
     """
     client = Client(settings=options.settings_with(broker_url))
-    counts_of(client, batch)
-    snapshot = watch_batch(client, batch, as_json)
+    if client.ledger.get_many([name])[0] is not None:
+        record = wait_for(client, name, as_json=as_json)
+        _put_job(client, record, as_json)
+        raise typer.Exit(ExitCode.OK if record.state is JobState.SUCCEEDED else ExitCode.INCOMPLETE)
+    counts_of(client, name)
+    snapshot = watch_batch(client, name, as_json)
+    tell_failures(group_failures(client.ledger, name), as_json, name)
     raise typer.Exit(ExitCode.INCOMPLETE if snapshot.failed else ExitCode.OK)
+
+
+def batches(broker_url: options.BrokerUrl = None, as_json: options.AsJson = False) -> None:
+    """List the batches that the ledger knows, newest first.
+
+    \b
+    Example: producer batches --json
+    """
+    client = Client(settings=options.settings_with(broker_url))
+    for batch in client.ledger.batches():
+        if as_json:
+            put_json(batch=batch.name, submitted_at=batch.submitted_at.isoformat(), **batch.counts)
+        else:
+            put(f"{batch.name}: {batch.submitted_at:%Y-%m-%d %H:%M:%S} UTC, {_in_words(batch.counts)}")
 
 
 def _put_queue(client: Client, as_json: bool) -> None:

@@ -10,12 +10,17 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
+from jobs.errors import BrokerUnavailable
 from jobs.ledger import PIPELINE_LENGTH, Submission
+from jobs.ledger.scripts import chunks
+from jobs.schema import JobState
 from producer.client import Client
 from producer.commands import options
 from producer.commands.intake import TableCheck, check_table
 from producer.errors import QueueFull, TableError
 from producer.exit_codes import ExitCode
+from producer.failures import group_failures, tell_failures
+from producer.local_inputs import warn_of_closed
 from producer.progress import watch
 from producer.report import table_report
 from producer.result_files import Layout, write_results
@@ -83,13 +88,40 @@ def submit(
             say(f"{plural(check.refused, 'row')} of {check.rows:,} refused; nothing was queued")
             raise typer.Exit(ExitCode.BAD_INPUT)
         if dry_run:
-            say(f"{plural(check.good, 'row')} of {check.rows:,} would be queued as batch {plan.batch}")
+            _tell_plan(client, table, plan, check, as_json)
             raise typer.Exit(ExitCode.INCOMPLETE if check.refused else ExitCode.OK)
+        warn_of_closed(check.local, client.registry.workers())
         tally = _queue(client, table, plan, check, wait_for_room, as_json)
         is_complete = not check.refused and not tally["conflict"]
         if wait:
             is_complete &= _wait(client, table, plan, results, as_json)
     raise typer.Exit(ExitCode.OK if is_complete else ExitCode.INCOMPLETE)
+
+
+def _tell_plan(client: Client, table: Table, plan: Plan, check: TableCheck, as_json: bool) -> None:
+    """Say what a submit would do, and what is there already when Redis can be asked."""
+    say(f"{plural(check.good, 'row')} of {check.rows:,} would be queued as batch {plan.batch}")
+    try:
+        states = _states(client, table, plan)
+    except BrokerUnavailable as error:
+        states = None
+        say(f"what of it is done already is not known: {error}")
+    if states:
+        there = ", ".join(f"{count:,} {state}" for state, count in sorted(states.items()))
+        say(f"of these {plural(states.total(), 'row')} there already: {there}")
+    if as_json:
+        there_already = None if states is None else {state: states[state] for state in JobState}
+        planned = {"batch": plan.batch, "rows": check.rows, "refused": check.refused}
+        to_queue = None if states is None else check.good - states.total()
+        put_json(event="planned", **planned, to_queue=to_queue, already_there=there_already)
+
+
+def _states(client: Client, table: Table, plan: Plan) -> Counter[JobState]:
+    """Number of the table's jobs that the ledger has, by state."""
+    states: Counter[JobState] = Counter()
+    for page in chunks((row for row in table.rows(plan) if row.job is not None), PIPELINE_LENGTH):
+        states.update(record.state for record in client.ledger.get_many([row.job_id for row in page]) if record)
+    return states
 
 
 def _queue(
@@ -156,4 +188,5 @@ def _wait(client: Client, table: Table, plan: Plan, results: Path | None, as_jso
             results, Layout(table.columns, results.resolve().parent), table_report(table, plan, client.ledger.get_many)
         )
         say(f"results: {results}")
+    tell_failures(group_failures(client.ledger, plan.batch), as_json, plan.batch)
     return not snapshot.failed

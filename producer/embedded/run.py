@@ -20,6 +20,7 @@ from jobs.schema import EditJob, JobState
 from producer.embedded.folder_lock import only_run_in
 from producer.embedded.gpus import choose_gpus
 from producer.embedded.local_service import LocalService, local_service
+from producer.failures import group_failures, tell_failures
 from producer.files import naming_what_is_written
 from producer.gallery import write_gallery
 from producer.progress import watch
@@ -118,7 +119,9 @@ class EmbeddedRun:
             try:
                 for _ in service.client.submit_many(self.jobs()):
                     pass
-                return watch(service.client, self.plan.batch, as_json, hint="", tick=self._ticker(service)).counts
+                counts = watch(service.client, self.plan.batch, as_json, hint="", tick=self._ticker(service)).counts
+                tell_failures(group_failures(service.client.ledger, self.plan.batch), as_json, name=None)
+                return counts
             finally:
                 self.report(service.client.ledger.get_many)
 

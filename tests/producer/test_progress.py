@@ -103,5 +103,8 @@ def test_a_loading_worker_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     loading = WorkerInfo("gpu-1", WorkerState.LOADING)
 
     Lines().show(snapshot(queued=1, workers=(loading,)), is_last=True)
+    Lines().show(snapshot(queued=1, workers=(loading,), has_begun=True), is_last=True)
 
-    assert capsys.readouterr().err.endswith("; loading the model\n")
+    loads, begun = capsys.readouterr().err.splitlines()
+    assert loads.endswith("; loading the model")
+    assert "loading" not in begun, "the registry lags behind the first job by a second"

@@ -196,7 +196,9 @@ def test_waiting_shows_progress_and_writes_the_results(
 
     lines = [json.loads(line) for line in stdout.splitlines()]
     assert process.returncode == 1, "one job has failed"
-    assert (lines[-1]["event"], lines[-1]["succeeded"], lines[-1]["failed"]) == ("progress", 1, 1)
+    progress, failures = lines[-2:]
+    assert (progress["event"], progress["succeeded"], progress["failed"]) == ("progress", 1, 1)
+    assert (failures["event"], failures["code"], failures["count"]) == ("failures", "engine_failed", 1)
     with (folder / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["state"] for row in rows] == ["succeeded", "failed"]
@@ -266,7 +268,7 @@ def test_what_failed_is_queued_again_by_job_by_batch_and_by_its_error(
     by_job = producer("retry", other)
     again = producer("retry", "spring", "--json")
 
-    assert json.loads(by_code.stdout) == {"name": "spring", "retried": 1}
+    assert json.loads(by_code.stdout) == {"name": "spring", "retried": 1, "cancelled": 0}
     assert (by_job.returncode, by_job.stderr) == (0, "1 job back in the queue\n")
     assert json.loads(again.stdout)["retried"] == 0
     assert client.status("spring")[JobState.QUEUED] == 2

@@ -8,6 +8,7 @@
 --   running         zset   id -> end of its lease
 --   delayed         zset   id -> end of its back-off (state queued)
 --   batch:{name}    hash   jobs per state            batch:{name}:jobs   zset   id -> place in the batch
+--   batches         zset   name -> timestamp of its first job
 --   outbox          zset   webhook id -> next attempt callback:{id}      hash   job, event, state, attempts, last error
 --   dropped         zset   webhook id -> timestamp of the drop
 --   turn            timestamp of the last reconciler's turn

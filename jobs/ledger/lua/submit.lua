@@ -19,5 +19,11 @@ if batch ~= '' then
   local jobs = key('batch', batch, 'jobs')
   redis.call('ZADD', jobs, redis.call('ZCARD', jobs), id)
   age_batch(batch)
+  if redis.call('ZADD', key('batches'), 'NX', now, batch) == 1 then
+    -- One that is new takes two that are forgotten with it, so that the list is as long as what it lists.
+    for _, name in ipairs(redis.call('ZRANGE', key('batches'), 0, 1)) do
+      if redis.call('EXISTS', key('batch', name)) == 0 then redis.call('ZREM', key('batches'), name) end
+    end
+  end
 end
 return {'created', 'queued'}
