@@ -1,4 +1,4 @@
-"""The connection to Redis, whatever its address, and one error for everything that can be wrong with it."""
+"""The connection to Redis, whatever its address, and the errors for what can be wrong with it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,24 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from redis import Redis, Sentinel
 from redis.exceptions import AuthenticationError, ConnectionError, RedisError, TimeoutError
 
-from jobs.errors import BrokerUnavailable
+from jobs.errors import BrokerError, BrokerRefused, BrokerUnavailable
 
 SOCKET_TIMEOUT_SECONDS = 10
 CONNECT_TIMEOUT_SECONDS = 5
 
+
+FOR_NOW = {
+    "OOM": "has no memory left (maxmemory): raise it, or wait until jobs have ended",
+    "READONLY": "is a read-only replica: give its master in DG_BROKER_URL",
+    "MISCONF": "cannot save to its disk: make room there",
+    "NOREPLICAS": "has too few replicas to accept writes (min-replicas-to-write)",
+    "MASTERDOWN": "has lost its master",
+    "LOADING": "is loading its data",
+    "BUSY": "is busy with a script",
+    "CLUSTERDOWN": "is a cluster that is down",
+    "TRYAGAIN": "is moving keys",
+}
+"""Refusals that pass, by the word they begin with."""
 
 SENTINEL_PORT = 26379
 SENTINEL_FORM = "sentinel://[user:password@]host[:port];sentinel://host[:port]/db?master=NAME"
@@ -82,17 +95,33 @@ def connect(redis_url: str) -> Redis:
 
 @contextmanager
 def redis_errors(redis: Redis) -> Iterator[None]:
-    """Turn what redis-py raises into `BrokerUnavailable` with one line that says what to do."""
+    """Turn what redis-py raises into a `BrokerError` with one line that says what to do."""
     try:
         yield
-    except AuthenticationError as error:
-        raise BrokerUnavailable(f"Redis at {_address(redis)} refuses the password: correct DG_BROKER_URL") from error
-    except (ConnectionError, TimeoutError) as error:
-        raise BrokerUnavailable(
-            f"Redis at {_address(redis)} does not answer ({_first_line(error)}): start it or correct DG_BROKER_URL"
-        ) from error
     except RedisError as error:
-        raise BrokerUnavailable(f"Redis at {_address(redis)} refuses: {_first_line(error)}") from error
+        raise broker_error(error, f"Redis at {_address(redis)}") from error
+
+
+def broker_error(error: BaseException, server: str) -> BrokerError:
+    """Say what an error of redis-py, or of a socket, means for the caller.
+
+    Args:
+        server: subject of the message, without a password.
+    """
+    if isinstance(error, AuthenticationError):
+        return BrokerUnavailable(f"{server} refuses the password: correct DG_BROKER_URL")
+    said = _said(error)
+    if found := re.search(r"WRONGKEY (\S+) (\S+) (.*)", said):
+        wanted, kind, key = found.groups()
+        return BrokerRefused(
+            f"{server} holds other data under the ledger's keys: {key} is a {kind}, not a {wanted}; "
+            "delete that key, or give the ledger a database or DG_KEY_PREFIX of its own"
+        )
+    if found := re.search(rf"(?:^|: )-?({'|'.join(FOR_NOW)})\b", said):
+        return BrokerUnavailable(f"{server} {FOR_NOW[found[1]]}")
+    if isinstance(error, ConnectionError | TimeoutError) or not isinstance(error, RedisError):
+        return BrokerUnavailable(f"{server} does not answer ({said}): start it or correct DG_BROKER_URL")
+    return BrokerRefused(f"{server} refuses: {said}")
 
 
 def hide_password(url: str) -> str:
@@ -108,5 +137,9 @@ def _address(redis: Redis) -> str:
     return str(options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}")
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+def _said(error: BaseException) -> str:
+    """The first line of an error, without the command and the script that it names."""
+    line = (str(error).splitlines() or [type(error).__name__])[0].rpartition(" caused error: ")[2]
+    line = re.sub(r"^(Error running script \(call to f_\w+\): )?(@?user_script:\s?\d+: ?)*", "", line)
+    line = re.sub(r" script: \w{40}, on @user_script:\d+\.?$", "", line)
+    return line.rstrip(".")

@@ -36,7 +36,7 @@ class DeadLetter:
 class DeadLetters:
     """The list of dead letters, newest first.
 
-    Every method raises `BrokerUnavailable` when Redis does not answer.
+    Every method raises `BrokerError` when Redis does not answer or refuses.
     """
 
     def __init__(self, redis: Redis, key: str) -> None:

@@ -2,7 +2,9 @@
 
 Error
 ├── SettingsError       correct an environment variable or option, then start again
-├── BrokerUnavailable   Redis does not answer; nothing was accepted
+├── BrokerError         Redis did not do what was asked
+│   ├── BrokerUnavailable   it does not answer, or cannot write for now: repeat the call, ids make it safe
+│   └── BrokerRefused       it refuses this call and will again: correct rights, address or the key that is named
 ├── JobNotFound         the ledger has no such job or batch
 └── EditFailure         one job's run ended without a picture; carries an ErrorCode
     ├── RejectJob       the job can never succeed as it stands: fail it now
@@ -48,8 +50,16 @@ class SettingsError(Error):
     """Raised when an environment variable or option has an invalid value."""
 
 
-class BrokerUnavailable(Error):
-    """Raised when Redis cannot be reached or refuses; the caller may repeat the call, ids make it safe."""
+class BrokerError(Error):
+    """Base of what Redis does instead of answering."""
+
+
+class BrokerUnavailable(BrokerError):
+    """Raised when Redis cannot be reached, or cannot write for now; a call may be repeated, ids make it safe."""
+
+
+class BrokerRefused(BrokerError):
+    """Raised when Redis refuses a call that it would refuse again: missing rights, a key of another type."""
 
 
 class JobNotFound(Error):

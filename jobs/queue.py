@@ -15,8 +15,7 @@ from kombu.pools import producers
 from redis import Redis
 from redis.exceptions import RedisError
 
-from jobs.connection import SentinelAddress, hide_password, redis_errors
-from jobs.errors import BrokerUnavailable
+from jobs.connection import SentinelAddress, broker_error, hide_password, redis_errors
 
 QUEUE = "edits"
 TASK = "worker.tasks.edit"
@@ -78,7 +77,7 @@ class EditQueue:
         """Send one message per job and return how many; whatever is lost on the way, the reconciler sends again.
 
         Raises:
-            BrokerUnavailable: the broker does not answer; of the messages an unknown number was sent.
+            BrokerError: of the messages an unknown number was sent.
         """
         sent = 0
         try:
@@ -98,8 +97,8 @@ class EditQueue:
                     amqp.send_task_message(producer, TASK, message, queue=QUEUE, declare=[], retry=False)
                     sent += 1
         except (KombuError, RedisError, OSError) as error:
-            address = hide_password(str(self._app.conf.broker_url))
-            raise BrokerUnavailable(f"the broker at {address} does not answer: {error.__cause__ or error}") from error
+            server = f"the broker at {hide_password(str(self._app.conf.broker_url))}"
+            raise broker_error(error.__cause__ or error, server) from error
         return sent
 
 

@@ -43,7 +43,7 @@ class WorkerInfo:
 
 
 class WorkerRegistry:
-    """Writes and reads the reports of workers; every method raises `BrokerUnavailable` when Redis does not answer."""
+    """Writes and reads the reports of workers; every method may raise `BrokerError`."""
 
     def __init__(self, redis: Redis, prefix: str = DEFAULT_PREFIX) -> None:
         self._redis = redis

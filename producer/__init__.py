@@ -6,6 +6,8 @@ from producer.client import Client
 from producer.errors import JobConflict, QueueFull, TableError
 
 __all__ = [
+    "BrokerError",
+    "BrokerRefused",
     "BrokerUnavailable",
     "Callback",
     "Client",

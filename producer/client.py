@@ -33,7 +33,7 @@ class Client:
         broker_url: the Redis that the workers use; default: the setting, `DG_BROKER_URL`.
         settings: read from the environment when absent.
 
-    Nothing is connected until a method needs it. Every method raises `BrokerUnavailable` when Redis does not answer.
+    Nothing is connected until a method needs it. Every method may raise `BrokerError`.
 
     Attributes:
         settings, ledger, registry: what the methods work with, for whoever needs more than they give.

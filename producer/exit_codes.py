@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from jobs.errors import BrokerUnavailable, Error
+from jobs.errors import BrokerError, Error
 from producer.errors import QueueFull, WorkerFailed
 
 
@@ -26,7 +26,7 @@ class ExitCode(IntEnum):
 
 def exit_code_of(error: Error) -> ExitCode:
     """The exit code for an error that ended a command."""
-    if isinstance(error, BrokerUnavailable):
+    if isinstance(error, BrokerError):
         return ExitCode.BROKER_UNAVAILABLE
     if isinstance(error, QueueFull):
         return ExitCode.QUEUE_FULL

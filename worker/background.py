@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from threading import Event, Thread
 
-from jobs.errors import BrokerUnavailable
+from jobs.errors import BrokerError
 from worker.events import Events, RedisAway, RedisBack, TickFailed
 
 
@@ -50,7 +50,7 @@ class Periodic:
         """One tick, with its errors handled."""
         try:
             self._tick()
-        except BrokerUnavailable as error:
+        except BrokerError as error:
             if not self._is_cut_off:
                 self._events.send(RedisAway(self.name, str(error)))
             self._is_cut_off = True

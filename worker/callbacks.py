@@ -17,7 +17,7 @@ from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from jobs.errors import BrokerUnavailable, EditFailure, JobNotFound
+from jobs.errors import BrokerError, EditFailure, JobNotFound
 from jobs.ledger import MICROSECONDS, DueCallback, Ledger, Outbox, Verdict
 from storage.signing import callback_headers
 from worker.events import CallbackFailed, CallbackNotSettled, CallbackRetried, CallbackSettled, Events
@@ -90,14 +90,14 @@ class CallbackSender:
         """Begin to deliver what is due, as slots come free, and return how many were begun.
 
         Raises:
-            BrokerUnavailable: Redis does not answer; what was not settled comes again.
+            BrokerError: Redis does not answer; what was not settled comes again.
         """
         for begun in range(BURST):
             if not self._slots.acquire(timeout=INTERVAL_SECONDS):
                 return begun
             try:
                 due = self._outbox.take(1, self._hide_seconds)
-            except BrokerUnavailable:
+            except BrokerError:
                 self._slots.release()
                 raise
             if not due:
@@ -113,11 +113,11 @@ class CallbackSender:
     def _deliver_and_free(self, due: DueCallback) -> None:
         try:
             self._deliver(due)
-        except BrokerUnavailable as error:  # not settled, so it comes again
+        except BrokerError as error:  # not settled, so it comes again
             self._events.send(CallbackNotSettled(due.job_id, str(error)))
         except Exception as error:  # counted as an attempt, so that it ends some day
             self._events.send(CallbackFailed(due.job_id, error))
-            with suppress(BrokerUnavailable):
+            with suppress(BrokerError):
                 self._settle(due, Reply(0, f"{type(error).__name__}: {error}"), 0.0)
         finally:
             self._slots.release()

@@ -13,7 +13,7 @@ from celery.worker import state as celery_state
 
 from jobs.connection import connect
 from jobs.dead_letters import DeadLetters
-from jobs.errors import BrokerUnavailable
+from jobs.errors import BrokerError
 from jobs.ledger import Ledger
 from jobs.queue import EditQueue, make_app
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
@@ -140,7 +140,7 @@ class EditWorker:
         self._callbacks.close()
         self._storage.close()
         self._health_file.remove()
-        with suppress(BrokerUnavailable):  # the registry forgets silent workers by itself
+        with suppress(BrokerError):  # the registry forgets silent workers by itself
             self._registry.leave(self.settings.worker_name)
         self.events.send(WorkerStopped(self.settings.worker_name))
 

@@ -22,7 +22,7 @@ from celery import bootsteps
 from celery.worker.consumer.tasks import Tasks
 
 from jobs.dead_letters import DeadLetters
-from jobs.errors import BrokerUnavailable
+from jobs.errors import BrokerError
 from jobs.queue import TASK
 from jobs.schema import JOB_ID_PATTERN
 from worker.events import DeadLetterLost, Events, MessagePutAside
@@ -195,7 +195,7 @@ class Intake:
         self._events.send(MessagePutAside(len(message), reason))
         try:
             self._letters.put(message, reason, self._worker)
-        except BrokerUnavailable as error:
+        except BrokerError as error:
             self._events.send(DeadLetterLost(str(error)))
 
     def guard(self, channel: Any) -> None:

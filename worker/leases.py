@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 
-from jobs.errors import Cancelled, EditFailure, ErrorCode, HandBack, LeaseLost, RejectJob
+from jobs.errors import BrokerRefused, Cancelled, EditFailure, ErrorCode, HandBack, LeaseLost, RejectJob
 from jobs.ledger import Claim, Ledger, Progress
 
 RENEW_SECONDS = 0.5
@@ -130,7 +130,10 @@ class LeaseKeeper:
             if run.is_on_gpu and time.monotonic() - run.moved_at > self._stall_seconds:
                 self._on_stall(run)
                 continue
-            answer = self._ledger.renew(run.job_id, run.claim.token, self._lease_seconds, run.progress)
+            try:
+                answer = self._ledger.renew(run.job_id, run.claim.token, self._lease_seconds, run.progress)
+            except BrokerRefused:  # its record is damaged; the others' leases must not end with it
+                answer = "lost"
             if answer == "cancel":
                 run.abort(Cancelled())
             elif answer == "lost":

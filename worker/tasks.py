@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
-from jobs.errors import BrokerUnavailable, StopWorker
+from jobs.errors import BrokerError, StopWorker
 from jobs.queue import TASK
 from worker.events import RunAbandoned
 
@@ -29,7 +29,7 @@ def register(app: Celery, worker: EditWorker) -> None:
             worker.runner.run_message(message, task.request.id)
         except StopWorker as error:
             worker.stop_process(error.message)
-        except BrokerUnavailable as error:
+        except BrokerError as error:
             worker.events.send(RunAbandoned(task.request.id, str(error)))
         finally:
             worker.admission.ended(task.request.id)

@@ -34,7 +34,7 @@ class Ledger(JobLife, Repairs):
         retention_seconds: how long an ended job is kept.
         clock: microseconds since 1970, for tests; None uses the clock of the Redis server, the only one all share.
 
-    Every method raises `BrokerUnavailable` when Redis does not answer.
+    Every method raises `BrokerError` when Redis does not answer or refuses.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ class DueCallback:
 
 
 class Outbox:
-    """Reads and changes callbacks; every method raises `BrokerUnavailable` when Redis does not answer."""
+    """Reads and changes callbacks; every method raises `BrokerError` when Redis does not answer or refuses."""
 
     def __init__(self, jobs: JobReading) -> None:
         self._jobs = jobs

@@ -24,12 +24,15 @@ T = TypeVar("T")
 
 
 def redis_key(prefix: str, *parts: str) -> str:
-    """The only place in Python that spells a key; its twin for the scripts is `key` in `lua/common.lua`."""
-    return prefix + ":".join(parts)
+    """The key of a name in Redis: no two lists of parts share one, since in a part `:` is written `%3A`.
+
+    The only place in Python that spells a key; its twin for the scripts is `key` in `lua/common.lua`.
+    """
+    return prefix + ":".join(part.replace("%", "%25").replace(":", "%3A") for part in parts)
 
 
 class Scripts:
-    """Runs the scripts of `lua/`; every method raises `BrokerUnavailable` when Redis does not answer.
+    """Runs the scripts of `lua/`; every method raises `BrokerError` when Redis does not answer or refuses.
 
     Args:
         redis: a client that decodes responses.
@@ -43,7 +46,7 @@ class Scripts:
         self._prefix = prefix
         self._retention_us = int(retention_seconds * MICROSECONDS)
         self._clock = clock or (lambda: 0)
-        self._scripts = {name: redis.register_script(_source(name)) for name in SCRIPTS}
+        self._scripts = {name: redis.register_script(source(name)) for name in SCRIPTS}
 
     def key(self, *parts: str) -> str:
         """The key of this name in Redis."""
@@ -83,6 +86,7 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def _source(name: str) -> str:
+def source(name: str) -> str:
+    """Text of a script of `lua/`, after what all of them share."""
     folder = resources.files("jobs.ledger") / "lua"
     return (folder / "common.lua").read_text() + (folder / f"{name}.lua").read_text()

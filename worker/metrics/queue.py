@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from jobs.connection import connect, redis_errors
 from jobs.dead_letters import DeadLetters
-from jobs.errors import BrokerUnavailable
+from jobs.errors import BrokerError
 from jobs.ledger import Ledger
 from jobs.registry import WorkerRegistry, WorkerState
 from worker.metrics.server import WhyNot
@@ -71,7 +71,7 @@ class QueueCollector(Collector):
     def _read(self) -> Iterator[Metric]:
         try:
             known = [*self._queue(), *self._workers(), *self._redis()]
-        except BrokerUnavailable as error:
+        except BrokerError as error:
             if not self._is_cut_off:
                 log.warning("redis_away thread=metrics reason=%s", error)
             self._is_cut_off, known = True, []

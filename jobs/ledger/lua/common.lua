@@ -21,8 +21,27 @@ if now == 0 then
   now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 end
 
+-- The key of a name; its twin is `redis_key` in scripts.py. In a part ':' is written '%3A', so the batch 'a:jobs' has
+-- other keys than the batch 'a'.
 local function key(...)
-  return prefix .. table.concat({...}, ':')
+  local parts = {...}
+  for i, part in ipairs(parts) do
+    if string.find(part, '[%%:]') then parts[i] = string.gsub(part, '[%%:]', {['%'] = '%25', [':'] = '%3A'}) end
+  end
+  return prefix .. table.concat(parts, ':')
+end
+
+local function has_type(name, wanted)
+  local found = redis.call('TYPE', name).ok
+  return found == wanted or found == 'none', found
+end
+
+-- A script that fails half way is not rolled back, so it looks at the types of its keys before its first write.
+local function expect(wanted, ...)
+  for _, name in ipairs({...}) do
+    local is_fit, found = has_type(name, wanted)
+    if not is_fit then error('WRONGKEY ' .. wanted .. ' ' .. found .. ' ' .. name) end
+  end
 end
 
 local function field(id, name)
@@ -32,13 +51,14 @@ end
 local function count(batch, from, to)
   if not batch or batch == '' then return end
   local counts = key('batch', batch)
+  if not has_type(counts, 'hash') then return end -- a job ends, whatever has become of its batch's keys
   if from then redis.call('HINCRBY', counts, from, -1) end
   redis.call('HINCRBY', counts, to, 1)
 end
 
 -- A batch is kept as long as its last job: its expiry starts when none of its jobs can change any more.
 local function age_batch(batch)
-  if not batch or batch == '' then return end
+  if not batch or batch == '' or not has_type(key('batch', batch), 'hash') then return end
   local open = redis.call('HMGET', key('batch', batch), 'queued', 'running')
   local is_open = (tonumber(open[1]) or 0) + (tonumber(open[2]) or 0) > 0
   for _, name in ipairs({key('batch', batch), key('batch', batch, 'jobs')}) do
@@ -91,15 +111,20 @@ end
 
 -- The terminal state and the callback's outbox entry are one change: neither can exist without the other.
 local function finish(id, state, outcome)
-  for _, index in ipairs({'queued', 'running', 'delayed'}) do redis.call('ZREM', key(index), id) end
-  move(id, state)
   local record = key('job', id)
-  redis.call('HSET', record, 'finished_at', now, 'outcome', outcome)
-  redis.call('HDEL', record, 'progress')
+  local webhook
   if string.find(redis.call('HGET', record, 'events') or '', state, 1, true) then
     -- Each end has an id of its own: a job that was retried by hand may fail twice, and both are news.
     local retries = tonumber(redis.call('HGET', record, 'retries')) or 0
-    local webhook = 'msg_' .. id .. '_' .. state .. (retries > 0 and '_' .. retries + 1 or '')
+    webhook = 'msg_' .. id .. '_' .. state .. (retries > 0 and '_' .. retries + 1 or '')
+    expect('zset', key('outbox'))
+    expect('hash', key('callback', webhook))
+  end
+  for _, index in ipairs({'queued', 'running', 'delayed'}) do redis.call('ZREM', key(index), id) end
+  move(id, state)
+  redis.call('HSET', record, 'finished_at', now, 'outcome', outcome)
+  redis.call('HDEL', record, 'progress')
+  if webhook then
     redis.call('HSET', key('callback', webhook), 'job', id, 'event', state, 'state', 'pending', 'attempts', 0,
                'created_at', now)
     redis.call('ZADD', key('outbox'), now, webhook)

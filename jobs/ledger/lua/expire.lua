@@ -4,7 +4,8 @@
 local limit, max_attempts, exhausted, cancelled = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local latest = tonumber(ARGV[7]) == 0 and now or math.min(tonumber(ARGV[7]), now)
 local again, ended = {}, {}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('running'), '-inf', latest, 'LIMIT', 0, limit)) do
+
+local function take_back(id)
   close_attempt(id, 'worker_lost')
   if field(id, 'cancel') then
     finish(id, 'cancelled', cancelled)
@@ -16,6 +17,14 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('running'), '-inf', latest, 
     move(id, 'queued')
     enqueue(id)
     table.insert(again, id)
+  end
+end
+
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('running'), '-inf', latest, 'LIMIT', 0, limit)) do
+  if has_type(key('job', id), 'hash') and field(id, 'state') == 'running' then
+    take_back(id)
+  else
+    redis.call('ZREM', key('running'), id) -- its record is lost or damaged
   end
 end
 return {again, ended}

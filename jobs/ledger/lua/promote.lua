@@ -1,4 +1,12 @@
 -- Move jobs whose delay is over back to the queue. ARGV: largest number of jobs. Returns the ids to send.
-local due = redis.call('ZRANGEBYSCORE', key('delayed'), '-inf', now, 'LIMIT', 0, tonumber(ARGV[3]))
-for _, id in ipairs(due) do enqueue(id) end
-return due
+-- A job whose record is lost or damaged is forgotten.
+local promoted = {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('delayed'), '-inf', now, 'LIMIT', 0, tonumber(ARGV[3]))) do
+  if has_type(key('job', id), 'hash') and field(id, 'state') == 'queued' then
+    enqueue(id)
+    table.insert(promoted, id)
+  else
+    redis.call('ZREM', key('delayed'), id)
+  end
+end
+return promoted

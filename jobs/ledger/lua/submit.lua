@@ -2,6 +2,7 @@
 -- Returns {'created' | 'exists' | 'conflict' | 'full', state or queue length}.
 local id, job, digest, batch, events = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local record = key('job', id)
+expect('hash', record)
 local known = redis.call('HMGET', record, 'digest', 'state')
 if known[2] then
   return {known[1] == digest and 'exists' or 'conflict', known[2]}
@@ -10,6 +11,11 @@ local limit = tonumber(ARGV[8])
 if limit > 0 then
   local waiting = redis.call('ZCARD', key('queued')) + redis.call('ZCARD', key('delayed'))
   if waiting >= limit then return {'full', tostring(waiting)} end
+end
+expect('zset', key('queued'), key('running'), key('delayed'), key('outbox'))
+if batch ~= '' then
+  expect('hash', key('batch', batch))
+  expect('zset', key('batch', batch, 'jobs'))
 end
 redis.call('HSET', record, 'job', job, 'digest', digest, 'batch', batch, 'events', events, 'attempts', 0,
            'created_at', now)
