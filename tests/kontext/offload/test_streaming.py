@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import kontext
+from kontext.device import default_dtype
 from kontext.loading import place
 from kontext.networks import load_networks
 from kontext.offload.copies import Copies, ThreadCopies
@@ -30,16 +31,19 @@ from tests.kontext.golden import MODEL, PICTURE
 from tests.kontext.offload.standin_device import CPU, FAST, AsPlanned, Chosen, DestructiveCopies, WitnessedCopies
 
 SLOW = 5e7
+DTYPE = default_dtype(CPU, "auto", "bf16")
+"""What this processor computes in: bytes are streamed, whatever they mean, and bfloat16 without its instructions takes
+20 times as long."""
 
 
 class Cancelled(Exception):
     pass
 
 
-def load(memory: Memory) -> kontext.Kontext:
+def load(memory: Memory, dtype: torch.dtype = DTYPE) -> kontext.Kontext:
     files = find_model(MODEL)
     model = kontext.Kontext(
-        load_networks(files, torch.bfloat16),
+        load_networks(files, dtype),
         files.config,
         fingerprint="",
         memory=memory,
@@ -92,6 +96,12 @@ def test_streaming_everything_gives_the_resident_picture(slots: int, rate: float
 
     assert np.array_equal(edit(model), resident_picture())
     assert np.array_equal(edit(model), resident_picture())  # and again, with what the first edit left in the slots
+
+
+def test_streamed_bfloat16_gives_the_resident_picture() -> None:
+    resident, streamed = (load(memory, torch.bfloat16) for memory in (Resident(CPU), AsPlanned(lambda name: True)))
+
+    assert np.array_equal(edit(streamed, steps=1), edit(resident, steps=1))
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
