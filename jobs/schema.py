@@ -6,6 +6,7 @@ import re
 import secrets
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote_to_bytes, urlsplit
 from uuid import uuid4
@@ -14,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import to_json
 
 from jobs.errors import ErrorCode, RejectJob
+from jobs.inline_image import inline_image
 from jobs.names import check_key, check_metadata, check_new_name, check_text
 
 OutputFormat = Literal["png", "jpeg", "webp"]
@@ -204,6 +206,16 @@ class EditJob(Contract):
         if implied and chosen and implied != chosen:
             raise ValueError(f"output is named as {implied} but params.output_format is {chosen}")
         return self
+
+    @classmethod
+    def from_file(cls, path: str | Path, prompt: str, **fields: Any) -> EditJob:
+        """An edit of a local image, which travels inside the job; `fields` are the job's other fields.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it is larger than 8 MiB, or a field is wrong.
+        """
+        return cls(image=inline_image(Path(path).expanduser()), prompt=prompt, **fields)
 
     @property
     def implied_format(self) -> OutputFormat | None:

@@ -13,6 +13,7 @@ from producer.table.formats import Cells
 from producer.table.plan import Plan
 from producer.table.rows import TableRow
 from producer.table.table import Table
+from producer.upload import is_uploaded_form
 
 LookUp = Callable[[Sequence[str]], list[JobRecord | None]]
 
@@ -124,4 +125,7 @@ def _ending_of_row(row: TableRow, record: JobRecord | None) -> Ending:
 
 def _is_same(asked: EditJob, known: EditJob) -> bool:
     """True if the record belongs to this row; parameters may have come from the command line and are not compared."""
-    return (asked.image, asked.prompt, asked.batch) == (known.image, known.prompt, known.batch)
+    images = zip(asked.image, known.image, strict=False)
+    return (asked.prompt, asked.batch, len(asked.image)) == (known.prompt, known.batch, len(known.image)) and all(
+        one == other or is_uploaded_form(one, other) for one, other in images
+    )

@@ -8,7 +8,11 @@ from typing import Any, Literal
 
 from PIL import ExifTags, Image, ImageCms
 
+from kontext.config import ModelConfig
 from kontext.errors import RequestError
+
+MAKE_OF_THEIR_WEIGHTS = "Black Forest Labs"
+MAKE = "kontext-edits"
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 
@@ -25,7 +29,8 @@ def encode_image(
     """Write a result to bytes, marked as made by a model.
 
     EXIF says what the reference writes: Software "AI generated;img2img;flux", Make, and the model's name; the prompt
-    only when given. Nothing of the input picture's metadata is in it.
+    only when given. Make is Black Forest Labs for their weights, and this project for every other model. Nothing of
+    the input picture's metadata is in it.
 
     Args:
         quality: 1 to 100, for jpeg and webp; png is lossless.
@@ -36,7 +41,7 @@ def encode_image(
     """
     exif = Image.Exif()
     exif[ExifTags.Base.Software] = "AI generated;img2img;flux"
-    exif[ExifTags.Base.Make] = "Black Forest Labs"
+    exif[ExifTags.Base.Make] = MAKE_OF_THEIR_WEIGHTS if model_name == ModelConfig.name else MAKE
     exif[ExifTags.Base.Model] = model_name
     if prompt is not None:
         exif[ExifTags.Base.ImageDescription] = prompt.encode()  # as text Pillow would write "?" for anything but ASCII

@@ -1,41 +1,67 @@
-"""`producer edit`: one picture."""
+"""`producer edit`: one image, or a few, with variations."""
 
 from __future__ import annotations
 
-import base64
-import mimetypes
-import time
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from jobs.errors import SettingsError
+from jobs.inline_image import inline_image
 from jobs.ledger import JobRecord
-from jobs.schema import EditJob, EditResult, JobState, parse_job
+from jobs.schema import FORMAT_OF_SUFFIX, SUFFIX_OF_FORMAT, EditJob, EditParams, EditResult, JobState, parse_job
 from producer.client import Client
 from producer.commands import options
-from producer.embedded.local_service import LocalService, local_service
+from producer.embedded.local_service import local_service
 from producer.embedded.private_redis import private_folder
 from producer.errors import TableError
 from producer.exit_codes import ExitCode
 from producer.files import local_path
+from producer.images import pillow, write_side_by_side
 from producer.table.cells import CellProblem, check_output_suffix, parse_images
 from producer.table.plan import RowDefaults
-from producer.terminal import people_console, put, say
+from producer.terminal import put, say
+from producer.waiting import wait_for
 
-POLL_SECONDS = 0.1
-LARGEST_SENT_BYTES = 8 * 2**20
-"""Limit for an image inside a job, which occupies Redis until the job expires."""
+MOST_EDITS = 1000
+SEED = EditParams.model_fields["seed"]
+NUMBER = re.compile(r"-?\d+")
+SEEDS = re.compile(r"(\d+)\.\.(\d+)")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit of the command line: its input images as URIs, its seed, and its output as a path or URI."""
+
+    images: tuple[str, ...]
+    seed: int | None
+    output: str | None
 
 
 @options.takes_params
 def edit(
-    image: Annotated[str, options.argument("IMAGE", help="Path or URI; several separated by commas.")],
-    prompt: Annotated[str, options.argument("PROMPT", help="What to change in the picture.")],
+    images: Annotated[
+        list[str], options.argument("IMAGE...", help="Paths or URIs; inputs of one edit are separated by commas.")
+    ],
+    prompt: Annotated[str, options.argument("PROMPT", help="What to change in the image.")],
     output: Annotated[
         str | None,
-        options.option("-o", "--output", help="File; with --remote a URI. [default: IMAGE-edited.png]"),
+        options.option(
+            "-o", "--output", help="File, of several a folder; with --remote a URI. [default: X-edited.png]"
+        ),
     ] = None,
+    seed: Annotated[
+        str | None,
+        options.option("--seed", help=f"{SEED.description} 1..4: four variations. [default: random, reported]"),
+    ] = None,
+    compare: Annotated[
+        bool, options.option("--compare", help="Write input and outputs side by side too. [default: off]")
+    ] = False,
+    show: Annotated[bool, options.option("--open", help="Open what was made. [default: off]")] = False,
     remote: Annotated[
         bool,
         options.option("--remote", help="Let the workers on DG_BROKER_URL do it. [default: off]"),
@@ -44,55 +70,123 @@ def edit(
     broker_url: options.BrokerUrl = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Edit one picture and print where it is.
+    """Edit an image, or several, and print where the results are.
 
-    By default this machine does it, as in `producer run`. With --remote the running workers do it; a local picture
+    By default this machine does it, as in `producer run`. With --remote the running workers do it; a local image
     travels inside the job, and the output stays where they put it.
 
     \b
     Example: producer edit cat.png "make it snow" -o snow.png
+    Example: producer edit cat.png "make it snow" --seed 1..4 --compare --open
     """
+    if remote and (compare or show):
+        raise typer.BadParameter("--compare and --open show local files, and with --remote the workers keep them")
     defaults = RowDefaults.read(
         **params or {},
     )
-    images = _images(image)
+    edits = _plan(images, _seeds(seed), output, str(defaults.given.get("output_format", "png")), remote)
+    jobs = [_job(one, prompt, defaults) for one in edits]
+    if compare:
+        pillow()  # now rather than after the edits
+    run = _run_remotely(broker_url) if remote else _run_here
+    results = [_told(record.result, as_json) for record in run(jobs)]
+    made = list(_compare(edits, results)) if compare else _local_outputs(results)
+    for path in made:
+        put(str(path)) if compare and not as_json else None
+        typer.launch(str(path)) if show else None
+    is_complete = all(result.state is JobState.SUCCEEDED for result in results)
+    raise typer.Exit(ExitCode.OK if is_complete else ExitCode.INCOMPLETE)
+
+
+def _seeds(text: str | None) -> list[int | None]:
+    """`7`, `1..4` or `1,5,9` as numbers; one None when there is no seed."""
+    if text is None:
+        return [None]
+    if (bounds := SEEDS.fullmatch(text.strip())) is not None:
+        first, last = int(bounds[1]), int(bounds[2])
+        if first <= last < first + MOST_EDITS:
+            return list(range(first, last + 1))
+    elif all(NUMBER.fullmatch(part.strip()) for part in text.split(",")):
+        return [int(part) for part in text.split(",")]
+    raise SettingsError(f"--seed {text}: expected a number such as 7, or variations such as 1..4 or 1,5,9")
+
+
+def _plan(
+    images: Sequence[str], seeds: Sequence[int | None], output: str | None, chosen_format: str, remote: bool
+) -> list[Edit]:
+    """Each image with each seed, and an output for each that no other has.
+
+    Raises:
+        TableError: an image is not there, or the output cannot be meant.
+    """
+    several = len(images) * len(seeds) > 1
+    if len(images) * len(seeds) > MOST_EDITS:
+        raise SettingsError(f"{len(images) * len(seeds):,} edits are more than {MOST_EDITS:,}: write a table")
     _check_output(output)
-    if remote:
-        target = output if output is None or "://" in output else _refuse_local(output)
-        result = _edit_remotely(_job([_inline(uri) for uri in images], prompt, target, defaults), broker_url)
-    else:
-        suffix = defaults.given.get("output_format", "png")
-        path = Path(output or f"{_stem(image)}-edited.{suffix}").expanduser().resolve()
-        result = _edit_here(_job(images, prompt, path.as_uri(), defaults))
-    _tell(result, as_json)
-    raise typer.Exit(ExitCode.OK if result.state is JobState.SUCCEEDED else ExitCode.INCOMPLETE)
+    if remote and output is not None and ("://" not in output or several):
+        said = "give an s3:// or file:// URI for one edit, or leave it out"
+        raise TableError(f"-o {output}: with --remote the workers write it; {said}")
+    suffix = SUFFIX_OF_FORMAT.get(chosen_format, ".png")
+    is_file = output is not None and Path(output).suffix.lower() in FORMAT_OF_SUFFIX
+    if len(images) > 1 and is_file:
+        raise TableError(f"-o {output}: one file for several images; name a folder")
+    taken: set[Path] = set()
+    edits = []
+    for image in images:
+        for seed in seeds:
+            variation = "" if len(seeds) == 1 else f"-{seed}"
+            if remote:
+                target = output
+            elif output is None or (several and not is_file):
+                target = _free(Path(output or ".") / f"{_stem(image)}-edited{variation}{suffix}", taken)
+            else:
+                target = _free(Path(output).with_stem(Path(output).stem + variation), taken)
+            edits.append(Edit(tuple(_images(image)), seed, target))
+    return edits
 
 
-def _edit_here(job: EditJob) -> EditResult:
+def _free(path: Path, taken: set[Path]) -> str:
+    """This path, or one with a number when an edit before has it, as a `file://` URI."""
+    path = wanted = path.expanduser().resolve()
+    number = 2
+    while path in taken:
+        path, number = wanted.with_stem(f"{wanted.stem}-{number}"), number + 1
+    taken.add(path)
+    return path.as_uri()
+
+
+def _run_here(jobs: list[EditJob]) -> Iterator[JobRecord]:
+    say("starting a private Redis and a worker")
     with private_folder() as folder, local_service(folder.as_uri(), folder / "worker.log") as service:
-        service.client.submit(job)
-        with people_console().status("starting a worker") as status:
-            while not (record := service.client.get(job.id)).state.is_terminal:
-                service.check()
-                status.update(_describe(record, service))
-                time.sleep(POLL_SECONDS)
-        return record.result
+        for _ in service.client.submit_many(jobs):
+            pass
+        for job in jobs:
+            yield wait_for(service.client, job.id, service.check)
 
 
-def _edit_remotely(job: EditJob, broker_url: str | None) -> EditResult:
+def _run_remotely(broker_url: str | None) -> Callable[[list[EditJob]], Iterator[JobRecord]]:
     client = Client(settings=options.settings_with(broker_url))
-    job_id = client.submit(job)
-    say(f"job {job_id} is queued; waiting (Ctrl-C leaves it there)")
-    try:
-        return client.wait(job_id)
-    except KeyboardInterrupt:
-        say(f"the job goes on; see it with: producer status {job_id}")
-        raise
+
+    def run(jobs: list[EditJob]) -> Iterator[JobRecord]:
+        for job in jobs:
+            client.submit(job)
+            say(f"job {job.id} is queued; waiting (Ctrl-C leaves it there)")
+        for job in jobs:
+            try:
+                yield wait_for(client, job.id)
+            except KeyboardInterrupt:
+                say(f"the job goes on; see it with: producer status {job.id}")
+                raise
+
+    def with_inputs(jobs: list[EditJob]) -> Iterator[JobRecord]:
+        return run([job.model_copy(update={"image": tuple(map(_inline, job.image))}) for job in jobs])
+
+    return with_inputs
 
 
-def _job(images: list[str], prompt: str, output: str | None, defaults: RowDefaults) -> EditJob:
-    params = defaults.params().model_dump()
-    return parse_job({"image": images, "prompt": prompt, "output": output, "params": params})
+def _job(one: Edit, prompt: str, defaults: RowDefaults) -> EditJob:
+    params = {**defaults.params().model_dump(), "seed": one.seed}
+    return parse_job({"image": list(one.images), "prompt": prompt, "output": one.output, "params": params})
 
 
 def _images(image: str) -> list[str]:
@@ -111,30 +205,18 @@ def _check_output(output: str | None) -> None:
 
 def _inline(uri: str) -> str:
     path = local_path(uri)
-    if path is None:
-        return uri
-    if path.stat().st_size > LARGEST_SENT_BYTES:
-        raise TableError(f"{path}: larger than {LARGEST_SENT_BYTES:,} bytes; give a URI that the workers can read")
-    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def _refuse_local(output: str) -> str:
-    raise TableError(f"-o {output}: with --remote the workers write it; give an s3:// or file:// URI, or leave it out")
+    try:
+        return uri if path is None else inline_image(path)
+    except (OSError, ValueError) as error:
+        raise TableError(str(error)) from error
 
 
 def _stem(image: str) -> str:
-    return "picture" if image.startswith("data:") else Path(image.split(",")[0]).stem or "picture"
+    return "image" if image.startswith("data:") else Path(image.split(",")[0]).stem or "image"
 
 
-def _describe(record: JobRecord, service: LocalService) -> str:
-    progress = record.progress
-    if progress is not None:
-        return f"{progress.stage} {progress.step} of {progress.total_steps}" if progress.total_steps else progress.stage
-    return next((str(worker.state) for worker in service.client.registry.workers()), "starting a worker")
-
-
-def _tell(result: EditResult, as_json: bool) -> None:
+def _told(result: EditResult, as_json: bool) -> EditResult:
+    """Say how an edit ended."""
     if result.error is not None:
         say(f"{result.error.code}: {result.error.message}")
     if as_json:
@@ -142,3 +224,21 @@ def _tell(result: EditResult, as_json: bool) -> None:
     elif result.state is JobState.SUCCEEDED and result.output is not None:
         say(f"seed {result.seed}")
         put(str(local_path(result.output) or result.output))
+    return result
+
+
+def _local_outputs(results: Sequence[EditResult]) -> list[Path]:
+    outputs = [local_path(result.output) for result in results if result.output and result.error is None]
+    return [path for path in outputs if path is not None]
+
+
+def _compare(edits: Sequence[Edit], results: Sequence[EditResult]) -> Iterator[Path]:
+    """Write one image for each input with all its outputs beside it, as far as they are local files."""
+    for images in dict.fromkeys(one.images for one in edits):
+        own = [result for one, result in zip(edits, results, strict=True) if one.images == images]
+        inputs, outputs = [path for uri in images if (path := local_path(uri)) is not None], _local_outputs(own)
+        if outputs:
+            first = outputs[0]
+            target = first.with_name(f"{first.stem}-compare.png")
+            write_side_by_side([*inputs, *outputs], target)
+            yield target

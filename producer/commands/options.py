@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -40,26 +40,31 @@ AsJson = Annotated[bool, option("--json", help="One JSON object a line on stdout
 def takes_params(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for every field of `EditParams`, and their values as its argument `params`.
 
-    The options stand where `params` stands among the command's own; None means not given.
+    The options stand where `params` stands among the command's own; None means not given. A field for which the
+    command has an option of its own is left to it.
     """
+    own_parameters = signature(command, eval_str=True).parameters
+    names = [name for name in EditParams.model_fields if name not in own_parameters]
 
     @wraps(command)
     def with_options(**given: Any) -> None:
-        params = {name: given.pop(name) for name in EditParams.model_fields}
+        params = {name: given.pop(name) for name in names}
         command(**given, params=params)
 
     parameters: list[Parameter] = []
-    for own in signature(command, eval_str=True).parameters.values():
-        parameters += _param_options() if own.name == "params" else [own]
+    for own in own_parameters.values():
+        parameters += _param_options(names) if own.name == "params" else [own]
     shown: Any = with_options
     shown.__signature__ = Signature(parameters)
     shown.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return with_options
 
 
-def _param_options() -> list[Parameter]:
+def _param_options(names: Collection[str]) -> list[Parameter]:
     options = []
     for name, field in EditParams.model_fields.items():
+        if name not in names:
+            continue
         extra = field.json_schema_extra
         value = "off" if field.default is False else field.default
         default = extra["absent"] if isinstance(extra, dict) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from rich.progress import Progress
 from jobs.errors import BrokerUnavailable
 from jobs.ledger import PIPELINE_LENGTH, Submission
 from jobs.ledger.scripts import chunks
-from jobs.schema import JobState
+from jobs.schema import EditJob, JobState
 from producer.client import Client
 from producer.commands import options
 from producer.commands.intake import TableCheck, check_table
@@ -27,6 +27,7 @@ from producer.result_files import Layout, write_results
 from producer.table.plan import Plan, RowDefaults
 from producer.table.table import Table, open_table
 from producer.terminal import people_console, plural, put, put_json, say
+from producer.upload import Uploader
 
 
 @options.takes_params
@@ -50,6 +51,10 @@ def submit(
     dry_run: Annotated[
         bool, options.option("--dry-run", help="Check everything, queue nothing. [default: off]")
     ] = False,
+    upload: Annotated[
+        str | None,
+        options.option("--upload", help="s3://bucket/prefix that local inputs are put into. [default: nowhere]"),
+    ] = None,
     wait_for_room: Annotated[
         bool,
         options.option("--wait-for-room", help="When DG_MAX_QUEUED jobs wait, wait until fewer do. [default: off]"),
@@ -90,8 +95,10 @@ def submit(
         if dry_run:
             _tell_plan(client, table, plan, check, as_json)
             raise typer.Exit(ExitCode.INCOMPLETE if check.refused else ExitCode.OK)
-        warn_of_closed(check.local, client.registry.workers())
-        tally = _queue(client, table, plan, check, wait_for_room, as_json)
+        uploader = None if upload is None else Uploader(upload)
+        if uploader is None:
+            warn_of_closed(check.local, client.registry.workers())
+        tally = _queue(client, table, plan, check, uploader, wait_for_room, as_json)
         is_complete = not check.refused and not tally["conflict"]
         if wait:
             is_complete &= _wait(client, table, plan, results, as_json)
@@ -125,12 +132,20 @@ def _states(client: Client, table: Table, plan: Plan) -> Counter[JobState]:
 
 
 def _queue(
-    client: Client, table: Table, plan: Plan, check: TableCheck, wait_for_room: bool, as_json: bool
+    client: Client,
+    table: Table,
+    plan: Plan,
+    check: TableCheck,
+    uploader: Uploader | None,
+    wait_for_room: bool,
+    as_json: bool,
 ) -> Counter[str]:
     """Submit the good rows, then say what was queued, what was there before, and what was refused."""
     tally: Counter[str] = Counter()
     try:
-        for submission in _submit_rows(client, table, plan, check.good, wait_for_room):
+        jobs = (row.job for row in table.rows(plan) if row.job is not None)
+        ready = jobs if uploader is None else uploader.jobs(jobs)
+        for submission in _submit_jobs(client, ready, check.good, wait_for_room):
             tally[submission.verdict] += 1
             if submission.verdict == "conflict":
                 _tell_conflict(submission.job_id, tally["conflict"], as_json)
@@ -139,6 +154,8 @@ def _queue(
     except KeyboardInterrupt:
         say(f"stopped after {plural(tally.total(), 'row')}; submit the same table again to go on")
         raise
+    if uploader is not None:
+        say(f"{plural(uploader.sent, 'input')} uploaded, {uploader.there_before:,} there before")
     _tell_tally(plan, check, tally, as_json)
     if tally["full"]:
         said = f"queue full ({client.ledger.waiting():,} of {client.settings.max_queued:,})"
@@ -146,8 +163,7 @@ def _queue(
     return tally
 
 
-def _submit_rows(client: Client, table: Table, plan: Plan, total: int, wait_for_room: bool) -> Iterator[Submission]:
-    jobs = (row.job for row in table.rows(plan) if row.job is not None)
+def _submit_jobs(client: Client, jobs: Iterable[EditJob], total: int, wait_for_room: bool) -> Iterator[Submission]:
     console = people_console()
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task("queueing", total=total)

@@ -29,7 +29,7 @@ PREPARED = read_json("preprocess/preprocess")
 EXAMPLE = (IMAGES / "images" / "rgb_3x2.png").read_bytes()
 PROVENANCE = {
     ExifTags.Base.Software: "AI generated;img2img;flux",
-    ExifTags.Base.Make: "Black Forest Labs",
+    ExifTags.Base.Make: "kontext-edits",
     ExifTags.Base.Model: "flux1-tiny-kontext",
 }
 
@@ -138,6 +138,15 @@ def test_results_say_that_a_model_made_them(output_format: OutputFormat) -> None
     written = Image.open(io.BytesIO(data))
     assert written.format == output_format.upper()
     assert dict(written.getexif()) == PROVENANCE
+
+
+@pytest.mark.parametrize(
+    ("model_name", "make"), [("flux1-kontext-dev", "Black Forest Labs"), ("flux1-tiny-kontext", "kontext-edits")]
+)
+def test_only_images_of_their_weights_carry_the_name_of_black_forest_labs(model_name: str, make: str) -> None:
+    data = encode_image(Image.new("RGB", (8, 8)), output_format="png", model_name=model_name)
+
+    assert Image.open(io.BytesIO(data)).getexif()[ExifTags.Base.Make] == make
 
 
 def test_the_prompt_is_written_only_when_given() -> None:

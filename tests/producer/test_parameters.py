@@ -38,7 +38,8 @@ def test_every_parameter_is_an_option_with_help_and_default_from_the_schema(comm
 
     assert option.opts == [f"--{name.replace('_', '-')}"]
     assert field.description
-    assert option.help.startswith(f"{field.description} [default: ")
+    assert option.help.startswith(f"{field.description} ")
+    assert "[default: " in option.help
     assert "[default: None]" not in option.help
 
 

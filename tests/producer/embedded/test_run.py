@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
+from PIL import Image
 
 from producer.embedded import private_redis
 from producer.embedded.child import stop_child
@@ -202,6 +204,30 @@ def test_one_picture_is_edited(folder: Path, producer: Command) -> None:
     assert (ended.returncode, ended.stdout) == (0, f"{folder}/new/snow.png\n")
     assert (folder / "new/snow.png").read_bytes() == b"cat"
     assert json.loads(named.stdout)["output"] == (folder / "cat-edited.png").as_uri()
+    assert "starting a private Redis and a worker\nwaiting for a worker\n" in ended.stderr, "said in a log, too"
+
+
+def test_variations_of_several_images_are_compared_and_opened(
+    folder: Path, producer: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(typer, "launch", opened.append)
+    (folder / "b").mkdir()
+    for path, colour in ((folder / "cat.png", "red"), (folder / "b/cat.png", "blue")):
+        Image.new("RGB", (40, 20), colour).save(path)
+
+    ended = producer("edit", "cat.png", "b/cat.png", "snow", "--seed", "1..2", "-o", "out", "--compare", "--open")
+
+    assert ended.returncode == 0, ended.stderr
+    names = ["cat-edited-1", "cat-edited-2", "cat-edited-1-2", "cat-edited-2-2", "cat-edited-1-compare"]
+    lines = ended.stdout.splitlines()
+    assert lines[:5] == [f"{folder}/out/{name}.png" for name in names]
+    assert opened == lines[4:]
+    with Image.open(folder / "out/cat-edited-1-compare.png") as sheet:
+        assert sheet.size == (3 * 40 + 2 * 12, 20), "input and two variations"
+    with Image.open(folder / "out/cat-edited-2-2.png") as image:
+        assert image.getpixel((0, 0)) == (0, 0, 255)
+    assert "seed 1\n" in ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -213,6 +239,10 @@ def test_one_picture_is_edited(folder: Path, producer: Command) -> None:
         (["cat.png", "snow", "-o", "snow.gif"], 2, "error: -o snow.gif: cannot write .gif; use .png"),
         (["cat.png", "snow", "--remote", "-o", "s3://bucket/snow.bmp"], 2, "snow.bmp: cannot write .bmp"),
         (["cat.png", "snow", "--remote", "-o", "here.png"], 2, "with --remote the workers write it"),
+        (["cat.png", "snow", "--seed", "4..1"], 2, "error: --seed 4..1: expected a number such as 7, or variations"),
+        (["cat.png", "snow", "--seed", "x"], 2, "error: --seed x: expected a number such as 7, or variations"),
+        (["cat.png", "dog.png", "snow", "-o", "snow.png"], 2, "error: -o snow.png: one file for several images"),
+        (["cat.png", "snow", "--remote", "--open"], 2, "with --remote the workers keep them"),
     ],
 )
 def test_an_edit_that_fails_says_why(

@@ -1,0 +1,122 @@
+"""Local inputs put into a bucket, where workers read them: each once, under a hash of its content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import SettingsError
+from jobs.ledger.scripts import chunks
+from jobs.schema import EditJob
+from producer.errors import SetupError, TableError
+from producer.files import local_path
+
+THREADS = 8
+JOBS_AT_ONCE = 64
+
+
+class Uploader:
+    """Puts files under `s3://bucket/prefix`; threads may share one.
+
+    Credentials, endpoint and region are boto3's own settings (`AWS_*`).
+
+    Args:
+        target: `s3://bucket` or `s3://bucket/prefix`.
+    Raises:
+        SettingsError: the target is something else.
+        SetupError: boto3 is not installed.
+
+    Attributes:
+        sent, there_before: numbers of files.
+    """
+
+    def __init__(self, target: str) -> None:
+        scheme, _, rest = target.partition("://")
+        self._bucket, _, prefix = rest.strip("/").partition("/")
+        if scheme != "s3" or not self._bucket:
+            raise SettingsError(f"--upload {target}: expected s3://bucket/prefix")
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._client = _client()
+        self._known: dict[Path, str] = {}
+        self._lock = threading.Lock()
+        self.sent = self.there_before = 0
+
+    def jobs(self, jobs: Iterable[EditJob]) -> Iterator[EditJob]:
+        """The same jobs in their order, their local inputs uploaded and named by URIs of the bucket.
+
+        Raises:
+            TableError: a file cannot be read, or the bucket refuses it.
+        """
+        with ThreadPoolExecutor(THREADS) as threads:
+            for chunk in chunks(jobs, JOBS_AT_ONCE):
+                paths = {path for job in chunk for uri in job.image if (path := local_path(uri)) is not None}
+                list(threads.map(self._put, paths - self._known.keys()))
+                for job in chunk:
+                    yield job.model_copy(update={"image": tuple(map(self._uploaded, job.image))})
+
+    def _uploaded(self, uri: str) -> str:
+        path = local_path(uri)
+        return uri if path is None else self._known[path]
+
+    def _put(self, path: Path) -> None:
+        with _failures(path, self._bucket):
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            key = f"{self._prefix}{digest}{path.suffix.lower()}"
+            is_there = self._is_there(key, path.stat().st_size)
+            if not is_there:
+                self._client.upload_file(str(path), self._bucket, key)  # streamed, in parts when large
+        with self._lock:
+            self._known[path] = f"s3://{self._bucket}/{key}"
+            self.sent += not is_there
+            self.there_before += is_there
+
+    def _is_there(self, key: str, size: int) -> bool:
+        try:
+            return bool(self._client.head_object(Bucket=self._bucket, Key=key)["ContentLength"] == size)
+        except import_module("botocore.exceptions").ClientError as error:
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (403, 404):
+                return False  # 403: may not list, and then a missing key looks forbidden; the upload will tell
+            raise
+
+
+def is_uploaded_form(asked: str, known: str) -> bool:
+    """True if `known` can be where the local file `asked` was uploaded to."""
+    name = known.rpartition("/")[2].partition(".")[0]
+    return local_path(asked) is not None and known.startswith("s3://") and len(name) == 64 and name.isalnum()
+
+
+def _client() -> Any:
+    try:
+        session, config = import_module("boto3.session"), import_module("botocore.config")
+    except ImportError as error:
+        raise SetupError("--upload needs boto3: pip install 'kontext-edits[s3]'") from error
+    # Stores that only speak S3's protocol refuse the checksums that boto3 adds by default.
+    checksums = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
+    has_own_endpoint = bool(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
+    style = {"addressing_style": "path"} if has_own_endpoint else None
+    try:
+        return session.Session().client("s3", config=config.Config(max_pool_connections=THREADS, s3=style, **checksums))
+    except (import_module("botocore.exceptions").BotoCoreError, ValueError) as error:
+        raise SettingsError(f"AWS settings: {error}") from error
+
+
+@contextmanager
+def _failures(path: Path, bucket: str) -> Iterator[None]:
+    errors, transfers = import_module("botocore.exceptions"), import_module("boto3.exceptions")
+    try:
+        yield
+    except OSError as error:
+        raise TableError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (errors.BotoCoreError, errors.ClientError, transfers.Boto3Error) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TableError(
+            f"{path}: cannot be uploaded to bucket {bucket} ({said}); check AWS_* and the bucket"
+        ) from error
