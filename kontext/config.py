@@ -57,6 +57,8 @@ class TransformerConfig:
     guidance_embed: bool = True
 
     def __post_init__(self) -> None:
+        if min(self.num_heads, self.hidden_size, self.in_channels, self.out_channels) < 1:
+            raise ValueError("hidden_size, num_heads, in_channels and out_channels must be at least 1")
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         if sum(self.axes_dim) != self.head_dim:

@@ -20,7 +20,7 @@ from kontext.offload.workload import native_workload
 from kontext.options import EngineOptions
 from kontext.pipeline import Kontext
 from kontext.precision import set_precision
-from kontext.weights.checkpoint import fingerprint
+from kontext.weights.fingerprint import fingerprint
 from kontext.weights.layout import ModelFiles, find_model
 from kontext.weights.reading import Fill, OnProgress, Reader, fill_now
 
@@ -128,14 +128,12 @@ def _choose(model: str | Path | None, options: EngineOptions) -> _Choice:
 
 def _adapt(networks: Networks, choice: _Choice, options: EngineOptions, reader: Reader) -> tuple[str, ...]:
     """Give the networks their precision, layout and compiled blocks; the approximations that this brings."""
-    if options.precision != "bf16":
-        reader.settle(networks.transformer)
-    approximations = set_precision(networks.transformer, options.precision, choice.device, choice.dtype)
+    approximations = set_precision(networks.transformer, options.precision, choice.device, choice.dtype, reader)
     networks.autoencoder.channels_last = choice.is_fast
     if choice.is_compiled:
         compile_blocks(networks.transformer)
         compile_autoencoder(networks.autoencoder)
-    return approximations
+    return (*approximations, *networks.approximations)
 
 
 def can_compile(wanted: bool | None, device: torch.device) -> bool:

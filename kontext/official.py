@@ -31,7 +31,7 @@ from kontext.config import ModelConfig, Resolution
 from kontext.device import choose_device
 from kontext.errors import CheckpointError, RequestError
 from kontext.images import ImageOptions
-from kontext.networks import Networks
+from kontext.networks import Networks, assemble
 from kontext.offload.memory import Memory, Resident, Streamed, Workload
 from kontext.offload.workload import (
     autoencoder_stages,
@@ -43,8 +43,9 @@ from kontext.offload.workload import (
 from kontext.options import EngineOptions
 from kontext.pipeline import Encoded, Kontext
 from kontext.request import EditRequest, OnStep
-from kontext.text import TextEncoder, load_clip, load_t5
-from kontext.weights.checkpoint import build_on_meta, fingerprint, load_weights
+from kontext.text import TextEncoder
+from kontext.weights.checkpoint import build_on_meta
+from kontext.weights.fingerprint import fingerprint
 from kontext.weights.layout import ModelFiles, find_model
 from kontext.weights.reading import Convert, OnProgress, Reader, convert_now
 
@@ -176,11 +177,8 @@ def load_networks(
     """Map all weights into host memory: the autoencoder in float32, everything else in dtype."""
     flux, ae = code.model, code.autoencoder
     transformer = build_on_meta(lambda: flux.Flux(flux.FluxParams(**asdict(files.config.transformer))))
-    load_weights(transformer, [files.transformer], dtype, convert=convert)
     autoencoder = build_on_meta(lambda: ae.AutoEncoder(ae.AutoEncoderParams(**asdict(files.config.autoencoder))))
-    load_weights(autoencoder, [files.autoencoder], torch.float32, convert=convert)
-    t5, clip = load_t5(files.t5, dtype, convert), load_clip(files.clip, dtype, convert)
-    return Networks(transformer, autoencoder, t5, clip)
+    return assemble(transformer, autoencoder, files, dtype, convert)
 
 
 class OfficialKontext(Kontext):
@@ -208,6 +206,7 @@ class OfficialKontext(Kontext):
             seam_dtype=torch.bfloat16,  # written into the official code
             max_sequence_length=max_sequence_length,
             image_options=image_options,
+            approximations=networks.approximations,
         )
         self._t5 = _embedder(code, networks.t5, max_sequence_length)
         self._clip = _embedder(code, networks.clip, config.clip_max_length)

@@ -15,6 +15,8 @@ from kontext.choices import PRECISIONS
 from kontext.errors import DeviceError, RequestError
 from kontext.layers import Modulation
 from kontext.transformer import Transformer
+from kontext.weights.reading import Reader
+from kontext.weights.stored import PlainRows, ScaledRows, Weight, rows_of
 
 LARGEST = torch.finfo(torch.float8_e4m3fn).max  # 448
 SMALLEST_SCALE = 1e-12  # scale of a row of zeros
@@ -22,11 +24,16 @@ NEEDED_CAPABILITY = (9, 0)  # Hopper: earlier GPUs lack matrix products with a s
 
 
 class Float8Linear(nn.Module):
-    """Linear layer, or several joined in one, with weights and inputs in float8."""
+    """Linear layer, or several joined in one, with weights and inputs in float8.
 
-    def __init__(self, linear: nn.Linear) -> None:
+    Args:
+        linear: layer whose bias it takes.
+        quantised: weight in float8 and its scales, float32, shape (rows, 1); None to quantise the layer's weight.
+    """
+
+    def __init__(self, linear: nn.Linear, quantised: tuple[Tensor, Tensor] | None = None) -> None:
         super().__init__()
-        weight, scale = quantize_rows(linear.weight)
+        weight, scale = quantised or quantize_rows(linear.weight)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = linear.bias
         self.register_buffer("weight_scale", scale)
@@ -69,10 +76,12 @@ def _multiply_on_cuda(
 
 
 def set_precision(
-    transformer: Transformer, precision: str, device: torch.device, dtype: torch.dtype
+    transformer: Transformer, precision: str, device: torch.device, dtype: torch.dtype, reader: Reader
 ) -> tuple[str, ...]:
     """Convert a transformer to a precision.
 
+    Args:
+        reader: of the weights. Those that their file holds in float8 are taken as they are, others are read now.
     Returns:
         Names of the approximations, for results to report.
     Raises:
@@ -88,12 +97,31 @@ def set_precision(
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < NEEDED_CAPABILITY:
         raise DeviceError(f"{torch.cuda.get_device_name(device)} has no fp8 products by row; take precision bf16")
     for block in (*transformer.double_blocks, *transformer.single_blocks):
-        _replace_linears(block)
+        _replace_linears(block, reader)
     return ("fp8 linears",)
 
 
-def _replace_linears(block: nn.Module) -> None:
+def _replace_linears(block: nn.Module, reader: Reader) -> None:
     for parent in list(block.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear) and not isinstance(parent, Modulation):
-                setattr(parent, name, Float8Linear(child))
+                setattr(parent, name, _float8_linear(child, reader))
+
+
+def _float8_linear(linear: nn.Linear, reader: Reader) -> Float8Linear:
+    quantised = stored_in_float8(reader.stored(linear.weight))
+    if quantised is None:
+        reader.settle(linear)
+    else:
+        reader.forget(linear.weight)
+    return Float8Linear(linear, quantised)
+
+
+def stored_in_float8(weight: Weight) -> tuple[Tensor, Tensor] | None:
+    """(weight in e4m3, scales of its rows) as a file holds them; None when it holds something else."""
+    parts = rows_of(weight)
+    rows = parts[0]
+    if len(parts) > 1 or not isinstance(rows, PlainRows | ScaledRows) or rows.tensor.dtype != torch.float8_e4m3fn:
+        return None
+    scale = rows.scale if isinstance(rows, ScaledRows) else torch.ones(1, 1)
+    return rows.tensor, scale.expand(len(rows), 1).contiguous()

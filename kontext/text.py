@@ -9,7 +9,7 @@ the model was trained with encoders that attend to their padding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,11 +26,15 @@ from transformers import (
 
 from kontext.errors import CheckpointError
 from kontext.weights.checkpoint import build_on_meta, load_weights
-from kontext.weights.layout import EncoderFiles
+from kontext.weights.encoders import EncoderFiles
+from kontext.weights.files import read_weights
+from kontext.weights.key_names import Arrange, Weights, part_of
 from kontext.weights.reading import Convert, convert_now
+from kontext.weights.stored import Weight
 
 # T5's embedding table is rounded up to a multiple of 128 rows; 32,100 pieces lie in 32,128 rows.
 MOST_UNUSED_ROWS = 127
+CLIP_L_WIDTH = 768
 
 
 class TextEncoder(nn.Module):
@@ -38,10 +42,14 @@ class TextEncoder(nn.Module):
 
     Args:
         output: name of the output, "last_hidden_state" for T5 and "pooler_output" for CLIP.
+        forms: number formats less exact than bfloat16 in which the files hold weights.
     """
 
-    def __init__(self, network: nn.Module, tokenizer: PreTrainedTokenizerBase, output: str) -> None:
+    def __init__(
+        self, network: nn.Module, tokenizer: PreTrainedTokenizerBase, output: str, forms: tuple[str, ...] = ()
+    ) -> None:
         super().__init__()
+        self.forms = forms
         self.network = network
         self.tokenizer = tokenizer
         self.output = output
@@ -74,12 +82,12 @@ def load_t5(files: EncoderFiles, dtype: torch.dtype, convert: Convert = convert_
     Raises:
         CheckpointError: the weights or the tokenizer do not fit the encoder.
     """
-    config = _load_config(T5Config, files)
+    config = _load_config(T5Config, files) or _config_by_shapes(files, t5_names, t5_config)
     network = build_on_meta(lambda: T5EncoderModel(config))
     del network.encoder.embed_tokens  # second name of the table `shared`: load it once, then restore the name
-    load_weights(network, files.weights, dtype, _t5_key, convert)
+    forms = load_weights(network, files.weights, dtype, t5_names, convert)
     network.encoder.embed_tokens = network.shared
-    return TextEncoder(network, _load_tokenizer(T5Tokenizer, files, config.vocab_size), "last_hidden_state")
+    return TextEncoder(network, _load_tokenizer(T5Tokenizer, files, config.vocab_size), "last_hidden_state", forms)
 
 
 def load_clip(files: EncoderFiles, dtype: torch.dtype, convert: Convert = convert_now) -> TextEncoder:
@@ -88,33 +96,94 @@ def load_clip(files: EncoderFiles, dtype: torch.dtype, convert: Convert = conver
     Raises:
         CheckpointError: the weights or the tokenizer do not fit the encoder.
     """
-    config = _load_config(CLIPTextConfig, files)
+    config = _load_config(CLIPTextConfig, files) or _config_by_shapes(files, clip_names, clip_config)
     network = build_on_meta(lambda: CLIPTextModel(config))
-    load_weights(network, files.weights, dtype, _clip_key, convert)
+    forms = load_weights(network, files.weights, dtype, clip_names, convert)
     # Not a weight: no checkpoint holds this buffer, and on the meta device it was built without values.
     positions = torch.arange(config.max_position_embeddings).unsqueeze(0)
     network.embeddings.register_buffer("position_ids", positions, persistent=False)
-    return TextEncoder(network, _load_tokenizer(CLIPTokenizer, files, config.vocab_size), "pooler_output")
+    return TextEncoder(network, _load_tokenizer(CLIPTokenizer, files, config.vocab_size), "pooler_output", forms)
 
 
-def _t5_key(key: str) -> str | None:
-    if key.startswith(("decoder.", "lm_head.")):
-        return None
-    return "shared.weight" if key == "encoder.embed_tokens.weight" else key
+def t5_names(weights: Weights) -> dict[str, Weight]:
+    """The encoder's weights of a T5, whole or not."""
+    found = part_of(weights, "t5")
+    ours = {
+        name: weight for name, weight in found.items() if not name.startswith(("decoder.", "lm_head.", "logit_scale"))
+    }
+    alias = ours.pop("encoder.embed_tokens.weight", None)
+    return ours if alias is None else {"shared.weight": alias} | ours
 
 
-def _clip_key(key: str) -> str | None:
-    name = key.removeprefix("text_model.")
-    if name.startswith(("vision_model.", "visual_projection.", "text_projection.")):
-        return None
-    return None if name in ("logit_scale", "embeddings.position_ids") else name
+def clip_names(weights: Weights) -> dict[str, Weight]:
+    """The text encoder's weights of a CLIP, whole or not."""
+    found = part_of(weights, "clip")
+    ours = {name.removeprefix("text_model."): weight for name, weight in found.items()}
+    others = ("vision_model.", "visual_projection.", "text_projection.", "logit_scale", "embeddings.position_ids")
+    return {name: weight for name, weight in ours.items() if not name.startswith(others)}
 
 
 def _load_config(kind: Any, files: EncoderFiles) -> Any:
+    """The configuration in an encoder's folder; None where there is no file of it."""
+    if not (files.config / "config.json").is_file():
+        return None
     try:
         return kind.from_pretrained(files.config, local_files_only=True)
     except Exception as error:  # transformers raises a different type for each wrong field
         raise CheckpointError(f"{files.config / 'config.json'} does not describe a text encoder: {error}") from error
+
+
+def _config_by_shapes(files: EncoderFiles, arrange: Arrange, configure: Callable[[dict[str, Weight]], Any]) -> Any:
+    """The configuration that the shapes of an encoder's weights imply."""
+    try:
+        return configure(arrange(read_weights(files.weights)))
+    except (KeyError, ZeroDivisionError, ValueError, IndexError) as error:
+        raise CheckpointError(
+            f"{files.weights[0]} is not the text encoder that is expected there ({error}); "
+            f"put a config.json with its sizes into {files.config}"
+        ) from error
+
+
+def t5_config(weights: dict[str, Weight]) -> T5Config:
+    """Sizes of a T5 v1.1 encoder by its weights."""
+    first = "encoder.block.0.layer"
+    buckets, heads = weights[f"{first}.0.SelfAttention.relative_attention_bias.weight"].shape
+    vocabulary, width = weights["shared.weight"].shape
+    return T5Config(
+        vocab_size=vocabulary,
+        d_model=width,
+        d_kv=weights[f"{first}.0.SelfAttention.q.weight"].shape[0] // heads,
+        d_ff=weights[f"{first}.1.DenseReluDense.wi_0.weight"].shape[0],
+        num_layers=_count(weights, "encoder.block"),
+        num_heads=heads,
+        relative_attention_num_buckets=buckets,
+        feed_forward_proj="gated-gelu",
+        use_cache=False,
+    )
+
+
+def clip_config(weights: dict[str, Weight]) -> CLIPTextConfig:
+    """Sizes of CLIP-L's text encoder; of another one the shapes do not tell the number of heads.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    vocabulary, width = weights["embeddings.token_embedding.weight"].shape
+    if width != CLIP_L_WIDTH:
+        raise ValueError(f"CLIP-L has width {CLIP_L_WIDTH}, this one {width}")
+    return CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=weights["encoder.layers.0.mlp.fc1.weight"].shape[0],
+        num_hidden_layers=_count(weights, "encoder.layers"),
+        num_attention_heads=width // 64,
+        max_position_embeddings=weights["embeddings.position_embedding.weight"].shape[0],
+        hidden_act="quick_gelu",
+    )
+
+
+def _count(weights: dict[str, Weight], layers: str) -> int:
+    return len({name[len(layers) + 1 :].partition(".")[0] for name in weights if name.startswith(f"{layers}.")})
 
 
 def _load_tokenizer(kind: Any, files: EncoderFiles, embedding_rows: int) -> PreTrainedTokenizerBase:

@@ -7,12 +7,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from jobs.connection import connect, hide_password, redis_errors
 from jobs.errors import Error
 from storage import Storage
 from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from kontext.weights.layout import ModelFiles
+
+KONTEXT_T5 = "black-forest-labs/FLUX.1-Kontext-dev --include 'text_encoder_2/*' 'tokenizer_2/*'"
 
 
 class Level(StrEnum):
@@ -72,6 +78,23 @@ def check_model(settings: Settings) -> Iterator[Finding]:
         find_source()
     files = find_model(settings.flux_kontext_model)
     yield Finding("model", Level.OK, str(files.transformer))
+    yield from _check_weights(files)
+
+
+def _check_weights(files: ModelFiles) -> Iterator[Finding]:
+    """Map every file of a model as loading does, which reads headers and compares keys and shapes, but no values."""
+    import torch
+
+    from kontext.networks import load_networks
+    from kontext.weights.reading import Reader
+
+    networks = load_networks(files, torch.bfloat16, Reader(torch.device("cpu")).convert)
+    yield Finding("weights", Level.OK, "all files are whole and fit the model")
+    for approximation in networks.approximations:
+        yield Finding("weights", Level.WARN, approximation, "pictures differ a little from those of bfloat16 weights")
+    if pickles := [path for path in files.t5.weights if path.suffix == ".bin"]:
+        remedy = f"take the safetensors of the model's own repository as text_encoder_2: hf download {KONTEXT_T5}"
+        yield Finding("weights", Level.WARN, f"{pickles[0]} is a pickle, read for plain tensors only", remedy)
 
 
 def check_redis(settings: Settings) -> Iterator[Finding]:

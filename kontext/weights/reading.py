@@ -22,9 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from kontext.offload.copies import Copies, Mark, copies_for
+from kontext.weights.stored import Packed, Rows, Weight
 
 Fill = Callable[[Tensor, Tensor], None]  # (target, source): write the source's values to the target
-Convert = Callable[[Tensor, torch.dtype], Tensor]  # (source, dtype): a tensor of that dtype with the source's values
+Convert = Callable[[Weight, torch.dtype], Tensor]  # (source, dtype): a tensor of that dtype with the source's values
+Source = Tensor | Packed | Rows  # that the reader's threads write from
 OnProgress = Callable[[int, int], None]  # (bytes read, total bytes)
 
 CHUNK_BYTES = 8 * 2**20  # of a target; 0.2 ms of a bus, so that all threads end at about the same time
@@ -38,8 +40,12 @@ def fill_now(target: Tensor, source: Tensor) -> None:
         target.copy_(source)
 
 
-def convert_now(source: Tensor, dtype: torch.dtype) -> Tensor:
-    return source.to(dtype)
+def convert_now(source: Weight, dtype: torch.dtype) -> Tensor:
+    if isinstance(source, Tensor):
+        return source.to(dtype)
+    converted = torch.empty(source.shape, dtype=dtype)
+    source.write(converted)
+    return converted
 
 
 def default_threads() -> int:
@@ -69,18 +75,18 @@ class Reader:
         self._on_progress = on_progress
         self._threads = threads or (1 if device.type == "mps" else default_threads())  # one at a time on Apple's GPU
         self._stage = stage or ((lambda: copies_for(device)) if device.type == "cuda" else None)
-        self._unread: dict[int, tuple[Tensor, Tensor]] = {}  # by address; the tensors keep it from being reused
-        self._fills: list[tuple[Tensor, Tensor]] = []
+        self._unread: dict[int, tuple[Tensor, Weight]] = {}  # by address; the tensors keep it from being reused
+        self._fills: list[tuple[Tensor, Weight]] = []
         self._here = threading.local()
         self._lock = threading.Lock()
         self._stagings: list[_Staging] = []
         self._done = self._total = 0
 
-    def convert(self, source: Tensor, dtype: torch.dtype) -> Tensor:
+    def convert(self, source: Weight, dtype: torch.dtype) -> Tensor:
         """Tensor of that dtype, converted when it is read: as itself, or as the source of a fill."""
-        if source.dtype == dtype:
+        if isinstance(source, Tensor) and source.dtype == dtype:
             return source
-        converted = torch.empty_like(source, dtype=dtype)  # takes no memory before the first write
+        converted = torch.empty(source.shape, dtype=dtype)  # takes no memory before the first write
         self._unread[converted.data_ptr()] = converted, source
         return converted
 
@@ -93,7 +99,18 @@ class Reader:
         """Convert the remaining weights of a network now, for code that needs their values before `reading`."""
         for tensor in (*network.parameters(), *network.buffers()):
             converted, source = self._unread.pop(tensor.data_ptr(), (tensor, tensor))
-            fill_now(converted, source)
+            if isinstance(source, Packed):
+                source.write(converted)
+            else:
+                fill_now(converted, source)
+
+    def stored(self, tensor: Tensor) -> Weight:
+        """The weight as its file holds it, of a tensor that `convert` made; the tensor itself when it is no other."""
+        return self._unread.get(tensor.data_ptr(), (tensor, tensor))[1]
+
+    def forget(self, tensor: Tensor) -> None:
+        """Do not read the values of a tensor that `convert` made: something else took its place."""
+        self._unread.pop(tensor.data_ptr(), None)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -114,8 +131,8 @@ class Reader:
                 staging.finish()
 
     @torch.inference_mode()
-    def _read(self, target: Tensor, source: Tensor) -> None:
-        if target.data_ptr() == source.data_ptr():
+    def _read(self, target: Tensor, source: Source) -> None:
+        if isinstance(source, Tensor) and target.data_ptr() == source.data_ptr():
             _page_in(source)
         elif self._stage is not None and target.device.type == self._device.type and _fits_staging(target, source):
             self._staging_of_this_thread(self._stage).send(target, source)
@@ -145,13 +162,13 @@ class _Staging:
         self._buffers = cycle([_Buffer(copies.host_buffer(CHUNK_BYTES)) for _ in range(2)])
         self._last: Mark | None = None
 
-    def send(self, target: Tensor, source: Tensor) -> None:
+    def send(self, target: Tensor, source: Source) -> None:
         buffer = next(self._buffers)
         if buffer.copied is not None:
             self._copies.finish(buffer.copied)
         staged = buffer.memory[: target.nbytes]
-        _copy(staged.view(target.dtype), source)
-        buffer.copied = self._last = self._copies.copy(target.view(torch.uint8), staged, after=self._begin)
+        _copy(staged.view(target.dtype).view(target.shape), source)
+        buffer.copied = self._last = self._copies.copy(target.view(-1).view(torch.uint8), staged, after=self._begin)
 
     def finish(self) -> None:
         """Wait until all copies have arrived; the last one to start is the last to end."""
@@ -165,9 +182,17 @@ class _Buffer:
     copied: Mark | None = None  # end of the last copy from this buffer
 
 
-def _chunks(target: Tensor, source: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Flat chunks of both, of at most `CHUNK_BYTES`; tensors that stay mapped or are not contiguous come whole."""
-    target, source = target.detach(), source.detach()
+def _chunks(target: Tensor, source: Weight) -> Iterator[tuple[Tensor, Source]]:
+    """Chunks of both, of at most `CHUNK_BYTES` where rows allow it; flat ones of plain tensors.
+
+    Tensors that stay mapped or are not contiguous come whole.
+    """
+    target = target.detach()
+    if isinstance(source, Packed):
+        row_bytes = max(1, target.nbytes // max(1, len(target)))
+        yield from source.pieces(target, max(1, CHUNK_BYTES // row_bytes))
+        return
+    source = source.detach()
     stays_mapped = target.data_ptr() == source.data_ptr()  # paging in takes about 10 ms per gigabyte
     if stays_mapped or not (target.is_contiguous() and source.is_contiguous()):
         yield target, source
@@ -178,12 +203,16 @@ def _chunks(target: Tensor, source: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield target[start : start + step], source[start : start + step]
 
 
-def _fits_staging(target: Tensor, source: Tensor) -> bool:
-    return target.nbytes <= CHUNK_BYTES and target.is_contiguous() and source.is_contiguous()
+def _fits_staging(target: Tensor, source: Source) -> bool:
+    is_plain = not isinstance(source, Tensor) or source.is_contiguous()
+    return target.nbytes <= CHUNK_BYTES and target.is_contiguous() and is_plain
 
 
-def _copy(target: Tensor, source: Tensor) -> None:
+def _copy(target: Tensor, source: Source) -> None:
     """Copy with numpy, in the calling thread; torch would divide every chunk among more threads."""
+    if not isinstance(source, Tensor):
+        source.write(target)
+        return
     is_plain = target.dtype == source.dtype and target.device.type == "cpu" and target.is_contiguous()
     if is_plain and source.is_contiguous():
         np.copyto(_bytes(target), _bytes(source))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kontext.errors import CheckpointError
 from kontext.networks import load_networks
-from kontext.weights.checkpoint import fingerprint
+from kontext.weights.fingerprint import fingerprint
 from kontext.weights.layout import find_model
 from tests.kontext.golden import MODEL
 from tests.kontext.models import copy_model, shard
@@ -95,13 +95,11 @@ def test_a_wrong_shape_is_told_with_the_right_one(folder: Path) -> None:
         load(folder)
 
 
-def test_weights_of_eight_bits_are_not_taken_for_something_else(folder: Path) -> None:
-    change(
-        folder / "flow.safetensors",
-        lambda weights: weights | {"img_in.weight": weights["img_in.weight"].to(torch.float8_e4m3fn)},
-    )
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float64])
+def test_weights_of_other_dtypes_are_not_taken_for_something_else(folder: Path, dtype: torch.dtype) -> None:
+    change(folder / "flow.safetensors", lambda weights: weights | {"img_in.weight": torch.zeros(96, 64, dtype=dtype)})
 
-    with pytest.raises(CheckpointError, match=r"weights are torch\.float8_e4m3fn, expected bfloat16, float16 or"):
+    with pytest.raises(CheckpointError, match=rf"weights are {dtype}, expected bfloat16, float16, float32 or float8"):
         load(folder)
 
 

@@ -14,7 +14,8 @@ import torch
 from kontext.config import ModelConfig, TransformerConfig
 from kontext.errors import CheckpointError
 from kontext.networks import load_networks
-from kontext.weights.layout import CLIP_REPOSITORY, T5_REPOSITORY, ModelFiles, find_model
+from kontext.weights.hub import CLIP_REPOSITORY, T5_REPOSITORY
+from kontext.weights.layout import ModelFiles, find_model
 from tests.kontext.golden import MODEL, model_config
 from tests.kontext.models import copy_model, hub_cache, published_layout, weights_alone
 
@@ -114,7 +115,7 @@ def test_an_incomplete_snapshot_in_the_cache_is_an_error(tmp_path: Path, cache: 
         ("text_encoder_2/config.json", r"config\.json is missing: put the configuration of T5 there"),
         (
             "text_encoder_2/model-00002-of-00002.safetensors",
-            r"a shard of T5 that model\.safetensors\.index\.json lists",
+            r"this shard, which model\.safetensors\.index\.json lists",
         ),
         ("text_encoder/model.safetensors", "lacks the weights of CLIP"),
         ("tokenizer_2/spiece.model", r"lacks the tokenizer of T5: put tokenizer\.json, or spiece\.model there"),
@@ -142,13 +143,6 @@ def test_a_lora_beside_the_weights_is_no_model(tmp_path: Path) -> None:
     (folder / "my-kontext-LoRA.safetensors").touch()
 
     assert find_model(folder).transformer.name == "flux1-kontext-dev.safetensors"
-
-
-def test_diffusers_layout_is_recognised_and_refused(tmp_path: Path) -> None:
-    (tmp_path / "transformer").mkdir()
-
-    with pytest.raises(CheckpointError, match="diffusers' layout, which is not read"):
-        find_model(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "just-a-name", "a/b/c"])

@@ -1,0 +1,37 @@
+"""`worker check` looks into the files of the model as loading would."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from kontext.weights.layout import bundled_model
+from tests.cases.weights import TRANSFORMER, comfy_scaled_fp8, model_with
+from worker.check import Level, check_machine, check_model
+from worker.settings import Settings
+
+
+def settings_for(model: Path | None) -> Settings:
+    return Settings(_env_file=None, flux_kontext_model=None if model is None else str(model))
+
+
+def test_a_good_model_is_whole() -> None:
+    findings = list(check_model(settings_for(None)))
+
+    assert [(finding.subject, finding.level) for finding in findings] == [("model", Level.OK), ("weights", Level.OK)]
+
+
+def test_files_that_are_no_weights_fail_the_check(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bundled_model(), tmp_path / "model"))
+    (folder / TRANSFORMER).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 2380\n")
+
+    findings = {(finding.subject, finding.level): finding.found for finding in check_machine(settings_for(folder))}
+
+    assert "is a Git LFS pointer" in findings["model", Level.FAIL]
+    assert "git lfs pull" in findings["model", Level.FAIL]
+
+
+def test_less_exact_weights_are_a_warning(tmp_path: Path) -> None:
+    findings = list(check_model(settings_for(model_with(tmp_path / "model", comfy_scaled_fp8))))
+
+    assert (findings[-1].level, findings[-1].found) == (Level.WARN, "transformer stored in fp8")
