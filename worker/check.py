@@ -37,9 +37,13 @@ class Finding:
     remedy: str = ""
 
 
-def check_machine(settings: Settings) -> Iterator[Finding]:
-    """Look at everything a worker needs; a check that fails does not stop the others."""
-    for subject, look in CHECKS.items():
+def check_machine(settings: Settings, verify: bool = False) -> Iterator[Finding]:
+    """Look at everything a worker needs; a check that fails does not stop the others.
+
+    Args:
+        verify: also compare the weights with their SHA-256.
+    """
+    for subject, look in {**CHECKS, **({"weights": check_weights} if verify else {})}.items():
         try:
             yield from look(settings)
         except Error as error:
@@ -95,6 +99,23 @@ def _check_weights(files: ModelFiles) -> Iterator[Finding]:
     if pickles := [path for path in files.t5.weights if path.suffix == ".bin"]:
         remedy = f"take the safetensors of the model's own repository as text_encoder_2: hf download {KONTEXT_T5}"
         yield Finding("weights", Level.WARN, f"{pickles[0]} is a pickle, read for plain tensors only", remedy)
+
+
+def check_weights(settings: Settings) -> Iterator[Finding]:
+    from kontext.weights.layout import model_folder
+    from worker.weights import LOCK_FILE, Lock, differences
+
+    folder = model_folder(settings.flux_kontext_model)
+    lock = Lock.read(folder)
+    if lock is None:
+        remedy = f"worker fetch-model REPOSITORY {folder} writes it, and fetches no file that is right"
+        yield Finding("weights", Level.FAIL, f"no {LOCK_FILE} in {folder} to compare with", remedy)
+        return
+    wrong = list(differences(lock, folder))
+    for found in wrong:
+        yield Finding("weights", Level.FAIL, found, f"worker fetch-model {lock.repository} {folder}")
+    if not wrong:
+        yield Finding("weights", Level.OK, f"{len(lock.files)} files of {lock.repository} at {lock.commit[:12]}")
 
 
 def check_redis(settings: Settings) -> Iterator[Finding]:

@@ -119,7 +119,10 @@ def exporter() -> None:
 
 
 @app.command()
-def check(as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False) -> None:
+def check(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Also compare the weights' SHA-256; takes minutes.")] = False,
+) -> None:
     """Say what this machine has and lacks: device, model, Redis, store, callback secret.
 
     Example: worker check
@@ -129,7 +132,7 @@ def check(as_json: Annotated[bool, typer.Option("--json", help="One JSON object 
     settings = load_settings(Settings)
     from worker.check import Level, check_machine
 
-    findings = list(check_machine(settings))
+    findings = list(check_machine(settings, verify))
     if as_json:
         for finding in findings:
             typer.echo(json.dumps(asdict(finding)))
@@ -141,6 +144,25 @@ def check(as_json: Annotated[bool, typer.Option("--json", help="One JSON object 
             table.add_row(f"[{style}]{finding.level}[/]", finding.subject, said)
         Console(highlight=False).print(table)
     sys.exit(1 if any(finding.level is Level.FAIL for finding in findings) else 0)
+
+
+@app.command()
+def fetch_model(
+    repository: Annotated[str, typer.Argument(help="Hub id.", metavar="REPOSITORY")],
+    folder: Annotated[Path, typer.Argument(help="Where they go; right files stay.", metavar="FOLDER")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit. [default: the newest]")] = None,
+) -> None:
+    """Fetch a model's weights from the Hugging Face hub and check them.
+
+    Example: worker fetch-model black-forest-labs/FLUX.1-Kontext-dev /models/kontext
+
+    Fetches only the files that the engine reads, goes on where it was interrupted, and compares SHA-256. Accept the
+    licence on the model's page first, then log in (hf auth login) or set HF_TOKEN.
+    """
+    from worker.weights import fetch_model as fetch
+
+    lock = fetch(repository, folder, revision, lambda line: words.print(line, markup=False))
+    words.print(f"{len(lock.files)} files are right; next: DG_FLUX_KONTEXT_MODEL={folder} worker check", markup=False)
 
 
 @app.command()

@@ -8,8 +8,6 @@ from base64 import b64encode
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 import redis
@@ -29,28 +27,9 @@ from producer import Client
 from tests.servers.redis import RedisServer, free_port
 from tests.servers.worker import running_worker
 from tests.waiting import eventually
-from worker.engines import Engine
-from worker.events import (
-    AttemptsUsedUp,
-    CallbackRetried,
-    Event,
-    Events,
-    JobEnded,
-    JobRequeued,
-    JobTaken,
-    LeaseExpired,
-    LeaseLost,
-    MemorySpared,
-    MessageLost,
-    MessagePutAside,
-    ModelReady,
-    Reconciled,
-    RedisAway,
-    StageEnded,
-    TurnEnded,
-    WorkerStopped,
-)
-from worker.metrics.activity import WorkerCollector, worker_metrics
+from tests.worker.life import a_whole_life
+from worker.events import Event, Events, JobTaken
+from worker.metrics.activity import worker_metrics
 from worker.metrics.queue import QueueCollector, queue_registry
 from worker.metrics.server import MetricsServer, serve_metrics
 from worker.settings import Settings
@@ -308,35 +287,6 @@ def listed(section: str) -> dict[str, set[str]]:
     """The metrics of a section of the page, each with the words of its labels."""
     text = PAGE.read_text().partition(f"## {section}")[2].partition("\n## ")[0]
     return {name: set(re.findall(r"`([\w-]+)`", labels)) for name, labels in re.findall(ROW, text, re.MULTILINE)}
-
-
-def a_whole_life() -> CollectorRegistry:
-    """The metrics of a worker that met one event of each kind that counts."""
-    registry, listeners = worker_metrics()
-    cache = SimpleNamespace(hits=7, misses=2)
-    engine = cast(Engine, SimpleNamespace(device="cpu", cache=cache))
-    registry.register(WorkerCollector(lambda: WorkerState.BUSY, lambda: engine))
-    events = Events(*listeners)
-    for event in (
-        ModelReady("tiny", "native", "cpu", 3.0),
-        JobTaken("a", 1, 0.5),
-        *(StageEnded("a", stage, 4.5) for stage in ("fetch", "waiting", "encode", "sample", "decode", "upload")),
-        MemorySpared("a", "once more with offload"),
-        TurnEnded("a", 5.0, 28),
-        JobEnded("a", 1, 5.0, "engine_failed", JobState.FAILED, 0.5),
-        JobRequeued("b", 1, "input_unreachable", 2.0),
-        LeaseLost("c", 1),
-        LeaseExpired("d"),
-        AttemptsUsedUp("e"),
-        MessageLost("f"),
-        MessagePutAside(7, "no JSON"),
-        Reconciled(3, 0.01),
-        CallbackRetried("a", 1, "HTTP 410", 0, "dropped", 0.5),
-        RedisAway("registry", "timeout"),
-        WorkerStopped("w1"),
-    ):
-        events.send(event)
-    return registry
 
 
 def _answers(port: int) -> bool:

@@ -11,8 +11,8 @@ import pytest
 
 from tests.requirements import require
 
-UNITS = Path(__file__).parent.parent / "deploy" / "systemd"
-CONFIGURATION = Path(__file__).parent.parent / "docs" / "configuration.md"
+UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
+CONFIGURATION = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
 def verified(unit: str, folder: Path) -> str:
