@@ -94,6 +94,12 @@ def _name_in(uri: str) -> str:
         raise ValueError("names a path that is not UTF-8") from error
 
 
+def format_named(name: str) -> str:
+    """The output format that people call by this name, such as `JPG`; the name itself when there is none."""
+    plain = name.strip().lower().removeprefix(".")
+    return FORMAT_OF_NAME.get(plain, plain)
+
+
 class EditParams(Contract):
     """Parameters of sampling and of the output's encoding.
 
@@ -131,8 +137,7 @@ class EditParams(Contract):
     @field_validator("output_format", mode="before")
     @classmethod
     def _format_by_any_of_its_names(cls, value: Any) -> Any:
-        name = value.strip().lower().removeprefix(".") if isinstance(value, str) else value
-        return FORMAT_OF_NAME.get(name, name) if isinstance(name, str) else name
+        return format_named(value) if isinstance(value, str) else value
 
 
 class Callback(Contract):

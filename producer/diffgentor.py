@@ -19,8 +19,8 @@ from producer.commands.options import option
 from producer.commands.run import run_table
 from producer.embedded.run import RunOptions
 from producer.exit_codes import exit_code_of
+from producer.table.columns import ColumnNames
 from producer.table.plan import RowDefaults
-from producer.table.rows import ColumnNames
 from producer.table.selection import ALL_ROWS, RowSelection
 from producer.terminal import say
 

@@ -9,8 +9,9 @@ from itertools import islice
 from jobs.errors import ErrorCode
 from jobs.ledger import PIPELINE_LENGTH, JobRecord, Ledger
 from jobs.schema import EditJob
-from producer.table.formats import Cells
+from producer.table.embedded_images import is_same_image
 from producer.table.plan import Plan
+from producer.table.raw import Cells
 from producer.table.rows import TableRow
 from producer.table.table import Table
 from producer.upload import is_uploaded_form
@@ -125,7 +126,9 @@ def _ending_of_row(row: TableRow, record: JobRecord | None) -> Ending:
 
 def _is_same(asked: EditJob, known: EditJob) -> bool:
     """True if the record belongs to this row; parameters may have come from the command line and are not compared."""
-    images = zip(asked.image, known.image, strict=False)
-    return (asked.prompt, asked.batch, len(asked.image)) == (known.prompt, known.batch, len(known.image)) and all(
-        one == other or is_uploaded_form(one, other) for one, other in images
+    if len(asked.image) != len(known.image):
+        return False
+    images = zip(asked.image, known.image, strict=True)
+    return (asked.prompt, asked.batch) == (known.prompt, known.batch) and all(
+        is_same_image(one, other) or is_uploaded_form(one, other) for one, other in images
     )

@@ -18,7 +18,8 @@ from typing import IO, Any, Literal
 from producer.errors import TableError
 from producer.files import name_output, naming_what_is_written, replacing
 from producer.report import Ending, ReportRow
-from producer.table.formats import LARGEST_CELL_BYTES, PARQUET_ROWS_AT_ONCE
+from producer.table.parquet_rows import ROWS_AT_ONCE
+from producer.table.separated import LARGEST_CELL_BYTES
 
 RESULT_COLUMNS = ("state", "output", "seed", "attempts", "seconds", "error", "job_id")
 NUMBERS: Mapping[str, Callable[[str], float]] = {"seed": int, "attempts": int, "seconds": float}
@@ -134,7 +135,7 @@ def _write_parquet(path: Path, layout: Layout, rows: Iterable[ReportRow]) -> Non
         new = path.with_name(f".{path.name}.part")
         remaining = iter(rows)
         with parquet.ParquetWriter(new, schema) as writer:
-            while page := list(islice(remaining, PARQUET_ROWS_AT_ONCE)):
+            while page := list(islice(remaining, ROWS_AT_ONCE)):
                 writer.write_table(
                     arrow.Table.from_pylist([_parquet_cells(layout, row) for row in page], schema=schema)
                 )

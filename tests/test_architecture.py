@@ -1,6 +1,7 @@
 """Imports point one way, `producer -> jobs <- storage <- worker -> kontext <- training`, and never in a loop.
 
-Benchmarks may use every package of the product, tests everything. Enqueueing needs no torch.
+The producer uses storage too, to put images of a table where workers read them. Benchmarks may use every package of
+the product, tests everything. Enqueueing needs no torch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ MAY_IMPORT = {
     "jobs": set(),
     "kontext": set(),
     "storage": {"jobs"},
-    "producer": {"jobs"},
+    "producer": {"jobs", "storage"},
     "worker": {"jobs", "storage", "kontext"},
     "training": {"kontext"},
     "benchmarks": {"jobs", "storage", "producer", "worker", "kontext", "training"},

@@ -22,7 +22,8 @@ from producer.errors import TableError
 from producer.exit_codes import ExitCode
 from producer.files import local_path
 from producer.images import pillow, write_side_by_side
-from producer.table.cells import CellProblem, check_output_suffix, parse_images
+from producer.table.cells import CellProblem, check_output_suffix
+from producer.table.images import parse_images
 from producer.table.plan import RowDefaults
 from producer.terminal import put, say
 from producer.waiting import wait_for

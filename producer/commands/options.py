@@ -25,7 +25,7 @@ def argument(metavar: str, help: str) -> Any:
     return typer.Argument(metavar=metavar, help=help, show_default=False)
 
 
-TABLE_HELP = "CSV, TSV, JSON Lines or Parquet; - reads standard input (CSV, or JSON Lines when it begins with {)."
+TABLE_HELP = "CSV, TSV, JSON, JSON Lines, Parquet, Excel, or a folder of them; - reads standard input."
 
 TableArgument = Annotated[str, argument("TABLE", help=TABLE_HELP)]
 BrokerUrl = Annotated[
@@ -34,6 +34,15 @@ BrokerUrl = Annotated[
 ]
 Params = dict[str, Any] | None
 """The values of the options that `takes_params` adds, by the names of `EditParams`."""
+ImageColumn = Annotated[
+    str | None, option("--image-column", help="Column of the images. [default: image, or a name that other tools use]")
+]
+PromptColumn = Annotated[
+    str | None, option("--prompt-column", help="Column of the prompts. [default: prompt, or a name of other tools]")
+]
+OutputColumn = Annotated[
+    str | None, option("--output-column", help="Column with names for the outputs. [default: output]")
+]
 AsJson = Annotated[bool, option("--json", help="One JSON object a line on stdout. [default: off]")]
 
 
@@ -88,10 +97,12 @@ def settings_with(broker_url: str | None = None, output: str | None = None) -> B
     Raises:
         SettingsError: a variable or option cannot be used.
     """
-    given: dict[str, Any] = {"broker_url": broker_url, "output_uri": _as_uri(output)}
+    given: dict[str, Any] = {"broker_url": broker_url, "output_uri": None if output is None else folder_uri(output)}
     return load_settings(BrokerSettings, **{name: value for name, value in given.items() if value is not None})
 
 
-def _as_uri(output: str | None) -> str | None:
-    is_path = output is not None and "://" not in output
-    return Path(str(output)).expanduser().resolve().as_uri() if is_path else output
+def folder_uri(place: str | None) -> str:
+    """The URI of a folder or prefix that an option names; empty when it names none."""
+    if not place or "://" in place:
+        return (place or "").rstrip("/")
+    return Path(place).expanduser().resolve().as_uri()

@@ -17,6 +17,7 @@ from producer.commands.look import counts_of
 from producer.gallery import write_gallery
 from producer.report import ReportRow, batch_columns, batch_report, job_report, table_report
 from producer.result_files import STREAMS, Layout, write_results
+from producer.table.columns import ColumnNames
 from producer.table.plan import RowDefaults
 from producer.table.table import open_table
 from producer.terminal import put
@@ -43,6 +44,9 @@ def results(
         Format | None, options.option("--format", help="csv, jsonl or parquet. [default: by the file's name, else csv]")
     ] = None,
     table: TableOption = None,
+    image_column: options.ImageColumn = None,
+    prompt_column: options.PromptColumn = None,
+    output_column: options.OutputColumn = None,
     broker_url: options.BrokerUrl = None,
     as_json: Annotated[bool, options.option("--json", help="The same as --format jsonl. [default: off]")] = False,
 ) -> None:
@@ -57,7 +61,10 @@ def results(
     if output is None and chosen is Format.PARQUET:
         raise typer.BadParameter("--format parquet needs a file: add -o results.parquet")
     client = Client(settings=options.settings_with(broker_url))
-    with _report(client, name, table) as (columns, rows):
+    with _report(client, name, table, ColumnNames.chosen(image_column, prompt_column, output_column)) as (
+        columns,
+        rows,
+    ):
         if output is not None:
             write_results(output, Layout(columns, output.resolve().parent), rows, chosen.value)
             put(str(output))
@@ -71,6 +78,9 @@ def gallery(
         "gallery.html"
     ),
     table: TableOption = None,
+    image_column: options.ImageColumn = None,
+    prompt_column: options.PromptColumn = None,
+    output_column: options.OutputColumn = None,
     broker_url: options.BrokerUrl = None,
 ) -> None:
     """Write a page that shows every edit of a batch, or one job: input beside output.
@@ -79,13 +89,15 @@ def gallery(
     Example: producer gallery spring-2026 -o gallery.html
     """
     client = Client(settings=options.settings_with(broker_url))
-    with _report(client, name, table) as (_, rows):
+    with _report(client, name, table, ColumnNames.chosen(image_column, prompt_column, output_column)) as (_, rows):
         write_gallery(output, name, rows)
     put(str(output))
 
 
 @contextmanager
-def _report(client: Client, name: str, source: str | None) -> Iterator[tuple[tuple[str, ...], Iterator[ReportRow]]]:
+def _report(
+    client: Client, name: str, source: str | None, accepted: ColumnNames
+) -> Iterator[tuple[tuple[str, ...], Iterator[ReportRow]]]:
     record = client.ledger.get_many([name])[0]
     if record is not None:
         if source is not None:
@@ -97,6 +109,6 @@ def _report(client: Client, name: str, source: str | None) -> Iterator[tuple[tup
     if source is None:
         yield batch_columns(name, client.ledger), batch_report(name, client.ledger)
         return
-    with open_table(source) as table:
+    with open_table(source, accepted) as table:
         plan = table.plan(client.settings.output_uri, RowDefaults(), name)
         yield table.columns, table_report(table, plan, client.ledger.get_many)

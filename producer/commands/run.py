@@ -14,8 +14,8 @@ from producer.commands.intake import check_table
 from producer.embedded.run import EmbeddedRun, RunOptions, nothing_known
 from producer.errors import TableError
 from producer.exit_codes import ExitCode
+from producer.table.columns import ColumnNames
 from producer.table.plan import RowDefaults
-from producer.table.rows import ColumnNames
 from producer.table.selection import ALL_ROWS, RowSelection
 from producer.table.table import open_table
 from producer.terminal import plural, put, put_json, say
@@ -29,6 +29,9 @@ def run(
         options.option("--output-dir", help="Where images and results go. [default: output/NAME-OF-THE-TABLE]"),
     ] = None,
     params: options.Params = None,
+    image_column: options.ImageColumn = None,
+    prompt_column: options.PromptColumn = None,
+    output_column: options.OutputColumn = None,
     rows: Annotated[
         str | None,
         options.option("--rows", help="Places of rows, such as 0:100, 100: or 0,5; the first is 0. [default: all]"),
@@ -60,6 +63,7 @@ def run(
             **params or {},
         ),
         RunOptions(overwrite, selection, gpus=num_gpus),
+        ColumnNames.chosen(image_column, prompt_column, output_column),
         strict=strict,
         as_json=as_json,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +13,10 @@ from rich.progress import Progress
 from jobs.errors import BrokerUnavailable
 from jobs.ledger import PIPELINE_LENGTH, Submission
 from jobs.ledger.scripts import chunks
-from jobs.schema import EditJob, JobState
+from jobs.schema import JobState
 from producer.client import Client
 from producer.commands import options
-from producer.commands.intake import TableCheck, check_table
+from producer.commands.intake import TableCheck, check_table, show_understanding, tell_placed_images
 from producer.errors import QueueFull, TableError
 from producer.exit_codes import ExitCode
 from producer.failures import group_failures, tell_failures
@@ -24,6 +24,8 @@ from producer.local_inputs import warn_of_closed
 from producer.progress import watch
 from producer.report import table_report
 from producer.result_files import Layout, write_results
+from producer.table.columns import ColumnNames
+from producer.table.placing import ImagePlacer
 from producer.table.plan import Plan, RowDefaults
 from producer.table.table import Table, open_table
 from producer.terminal import people_console, plural, put, put_json, say
@@ -41,6 +43,16 @@ def submit(
         options.option("--output", help="s3://bucket/prefix or folder. [env: DG_OUTPUT_URI] [default: ./output]"),
     ] = None,
     params: options.Params = None,
+    image_column: options.ImageColumn = None,
+    prompt_column: options.PromptColumn = None,
+    output_column: options.OutputColumn = None,
+    images_to: Annotated[
+        str | None,
+        options.option(
+            "--images-to",
+            help="Bucket or folder for images that stand in the table. [default: --upload, else inputs at the output]",
+        ),
+    ] = None,
     callback_url: Annotated[
         str | None,
         options.option("--callback-url", help="Where to report each job's end. [default: nowhere]"),
@@ -49,7 +61,7 @@ def submit(
         bool, options.option("--strict", help="Queue nothing when any row is wrong. [default: off]")
     ] = False,
     dry_run: Annotated[
-        bool, options.option("--dry-run", help="Check everything, queue nothing. [default: off]")
+        bool, options.option("--dry-run", help="Show what was understood, queue nothing. [default: off]")
     ] = False,
     upload: Annotated[
         str | None,
@@ -84,9 +96,11 @@ def submit(
         **params or {},
         callback_url=callback_url,
     )
-    with open_table(source) as table:
-        plan = table.plan(client.settings.output_uri, defaults, batch)
+    with open_table(source, ColumnNames.chosen(image_column, prompt_column, output_column)) as table:
+        plan = table.plan(client.settings.output_uri, defaults, batch, options.folder_uri(images_to or upload))
         check = check_table(table, plan, as_json)
+        if dry_run:
+            show_understanding(table, plan, check, as_json)
         if check.good == 0:
             raise TableError(f"{source}: no row that could be queued")
         if strict and check.refused:
@@ -95,6 +109,7 @@ def submit(
         if dry_run:
             _tell_plan(client, table, plan, check, as_json)
             raise typer.Exit(ExitCode.INCOMPLETE if check.refused else ExitCode.OK)
+        tell_placed_images(check, plan)
         uploader = None if upload is None else Uploader(upload)
         if uploader is None:
             warn_of_closed(check.local, client.registry.workers())
@@ -143,9 +158,7 @@ def _queue(
     """Submit the good rows, then say what was queued, what was there before, and what was refused."""
     tally: Counter[str] = Counter()
     try:
-        jobs = (row.job for row in table.rows(plan) if row.job is not None)
-        ready = jobs if uploader is None else uploader.jobs(jobs)
-        for submission in _submit_jobs(client, ready, check.good, wait_for_room):
+        for submission in _submit_rows(client, table, plan, check, uploader, wait_for_room):
             tally[submission.verdict] += 1
             if submission.verdict == "conflict":
                 _tell_conflict(submission.job_id, tally["conflict"], as_json)
@@ -163,11 +176,19 @@ def _queue(
     return tally
 
 
-def _submit_jobs(client: Client, jobs: Iterable[EditJob], total: int, wait_for_room: bool) -> Iterator[Submission]:
+def _submit_rows(
+    client: Client, table: Table, plan: Plan, check: TableCheck, uploader: Uploader | None, wait_for_room: bool
+) -> Iterator[Submission]:
     console = people_console()
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("queueing", total=total)
-        for count, submission in enumerate(client.submit_many(jobs, wait_for_room), start=1):
+    with (
+        Progress(console=console, disable=not console.is_terminal, transient=True) as progress,
+        ImagePlacer.open(plan.images_root, check.placed_images) as placer,
+    ):
+        rows = placer.when_placed(table.rows(plan, put=placer.put))
+        jobs = (row.job for row in rows if row.job is not None)
+        ready = jobs if uploader is None else uploader.jobs(jobs)
+        task = progress.add_task("queueing", total=check.good)
+        for count, submission in enumerate(client.submit_many(ready, wait_for_room), start=1):
             if count % PIPELINE_LENGTH == 0:  # an update per row would take longer than the row
                 progress.update(task, completed=count)
             yield submission

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,9 @@ from producer.gallery import write_gallery
 from producer.progress import watch
 from producer.report import Ending, LookUp, ReportRow, table_report
 from producer.result_files import Layout, read_finished, write_results
+from producer.table.placing import ImagePlacer
 from producer.table.plan import Plan, RowDefaults
+from producer.table.rows import TableRow
 from producer.table.selection import ALL_ROWS, RowSelection
 from producer.table.table import Table
 
@@ -86,8 +88,7 @@ class EmbeddedRun:
 
     def jobs(self) -> Iterator[EditJob]:
         """The jobs that are still to be done."""
-        rows = self._table.rows(self.plan, self.options.selection)
-        return (row.job for row in rows if row.job is not None and row.job.id not in self.finished)
+        return self._unfinished(self._table.rows(self.plan, self.options.selection))
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -117,13 +118,21 @@ class EmbeddedRun:
         gpus = choose_gpus(options.gpus, {**os.environ, **options.variables})
         with local_service(self.plan.output_root, self.files.worker_log, gpus, options.variables) as service:
             try:
-                for _ in service.client.submit_many(self.jobs()):
-                    pass
+                self._submit(service)
                 counts = watch(service.client, self.plan.batch, as_json, hint="", tick=self._ticker(service)).counts
                 tell_failures(group_failures(service.client.ledger, self.plan.batch), as_json, name=None)
                 return counts
             finally:
                 self.report(service.client.ledger.get_many)
+
+    def _submit(self, service: LocalService) -> None:
+        with ImagePlacer.open(self.plan.images_root) as placer:
+            rows = placer.when_placed(self._table.rows(self.plan, self.options.selection, placer.put))
+            for _ in service.client.submit_many(self._unfinished(rows)):
+                pass
+
+    def _unfinished(self, rows: Iterable[TableRow]) -> Iterator[EditJob]:
+        return (row.job for row in rows if row.job is not None and row.job.id not in self.finished)
 
     def report(self, look_up: LookUp) -> None:
         """Write `results.csv` and the gallery."""

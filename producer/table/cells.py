@@ -1,10 +1,9 @@
-"""Cells of a table: lists of input images and names of outputs."""
+"""Cells of a table: blank ones, numbers, and names of outputs."""
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -12,7 +11,36 @@ from jobs.names import check_new_name
 from jobs.schema import FORMAT_OF_SUFFIX, SUFFIX_OF_FORMAT
 
 SHOWN_CHARACTERS = 60
-URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//|(?<=data:))")
+URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//|(?<=data:))", re.IGNORECASE)
+
+BLANK_WORDS = frozenset(
+    [
+        "nan",
+        "NaN",
+        "NAN",
+        "-nan",
+        "NA",
+        "N/A",
+        "n/a",
+        "<NA>",
+        "NaT",
+        "None",
+        "none",
+        "null",
+        "Null",
+        "NULL",
+        "\\N",
+        "#N/A",
+    ]
+)
+"""Words that databases, pandas and spreadsheets write into a cell without a value."""
+
+SPREADSHEET_ERRORS = frozenset(["#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NULL!", "#NUM!", "#NV"])
+"""What a spreadsheet makes of a text that begins with `=` or `-`."""
+
+DECIMAL_COMMA = re.compile(r"([+-]?\d+),(\d+)")
+SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}")
+"""What looks like the suffix of a kind of file; `.5 final` does not."""
 
 
 class CellProblem(Exception):
@@ -26,25 +54,36 @@ class CellProblem(Exception):
 
 def shorten(value: Any) -> str:
     """A cell as one short line, for messages."""
-    text = " ".join(str(value).split())
+    text = " ".join(str(value)[: 20 * SHOWN_CHARACTERS].split())
+    text = text.encode(errors="backslashreplace").decode()
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
 
 
-def parse_images(cell: Any, folder: Path) -> list[str]:
-    """Read the input images of a row: a URI or path, several separated by commas, or a (JSON) list of them.
+def means_blank(value: Any) -> bool:
+    """True for a word that stands for a blank cell."""
+    return isinstance(value, str) and value.strip() in BLANK_WORDS
 
-    Args:
-        folder: what relative paths start from.
-    Returns:
-        URIs; a path becomes `file://`.
+
+def read_number(value: Any, is_fraction: bool) -> Any:
+    """The cell of a number or word as the schema reads it: without padding, with a point for the decimal comma."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    return DECIMAL_COMMA.sub(r"\1.\2", text) if is_fraction and DECIMAL_COMMA.fullmatch(text) else text
+
+
+def check_prompt(text: str) -> None:
+    """Check that a prompt is not what a spreadsheet writes in place of a text.
+
     Raises:
-        CellProblem: nothing there, not a list of texts, or a path without a file.
+        CellProblem: it is.
     """
-    return [_image_uri(name, folder) for name in _image_names(cell, folder)]
+    if text.strip() in SPREADSHEET_ERRORS:
+        raise CellProblem(text, "is an error of the spreadsheet; write the text with an apostrophe before it there")
 
 
 def locate_output(name: Any, index: int, chosen_format: str, output_root: str, numbered_root: str) -> str:
-    """URI of a row's output.
+    """Say where a row's output goes, as a URI.
 
     Args:
         name: the row's `output` cell or None; a path under `output_root`, or a whole `s3://` URI. A name without
@@ -58,8 +97,9 @@ def locate_output(name: Any, index: int, chosen_format: str, output_root: str, n
         return f"{numbered_root}/{index:06d}{suffix}"
     text = str(name).strip()
     is_whole = text.startswith("s3://")
+    text = text if is_whole else text.removeprefix("./")
     _check_output_name(text, text.removeprefix("s3://"))
-    text += "" if PurePosixPath(text).suffix else suffix
+    text += "" if has_suffix(text) else suffix
     if is_whole:
         return text
     return f"{output_root}/{quote(text) if output_root.startswith('file:') else text}"
@@ -77,48 +117,15 @@ def check_output_suffix(name: str) -> None:
         CellProblem: it is that of another kind of file.
     """
     suffix = PurePosixPath(name).suffix.lower()
-    if suffix and suffix not in FORMAT_OF_SUFFIX:
+    if SUFFIX.fullmatch(suffix) and suffix not in FORMAT_OF_SUFFIX:
         raise CellProblem(name, f"cannot write {suffix}; use {', '.join(FORMAT_OF_SUFFIX)}")
 
 
 def _check_output_name(whole: str, path: str) -> None:
-    if URI.match(path) or path.startswith(("/", "~", "\\")):
-        raise CellProblem(whole, "should be a name under the output folder (--output), or a whole s3:// URI")
     try:
         check_new_name(path)
     except ValueError as error:
         raise CellProblem(whole, str(error)) from error
+    if URI.match(path) or path.startswith(("/", "~")):
+        raise CellProblem(whole, "should be a name under the output folder (--output), or a whole s3:// URI")
     check_output_suffix(whole)
-
-
-def _image_names(cell: Any, folder: Path) -> list[str]:
-    if cell is None:
-        raise CellProblem("", "is empty; give the URI or path of a picture")
-    names = cell if isinstance(cell, list) else _split(str(cell).strip(), folder)
-    if not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise CellProblem(cell, 'should be a URI, several separated by commas, or a JSON list such as ["a.png"]')
-    return [name.strip() for name in names]
-
-
-def _split(text: str, folder: Path) -> Any:
-    if text.startswith("["):
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise CellProblem(text, f"is not a JSON list ({error})") from error
-    if text.startswith("data:") or "," not in text or (not URI.match(text) and (folder / text).is_file()):
-        return [text]
-    return [name for name in text.split(",") if name.strip()]
-
-
-def _image_uri(name: str, folder: Path) -> str:
-    if URI.match(name):
-        return name
-    path = (folder / Path(name).expanduser()).absolute()
-    try:
-        is_file = path.is_file()
-    except (OSError, ValueError):  # a name too long, or with a zero byte
-        is_file = False
-    if not is_file:
-        raise CellProblem(name, f"no such file: {shorten(path)}; relative paths start from the table's folder")
-    return path.as_uri()

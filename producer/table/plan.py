@@ -52,12 +52,14 @@ class RowDefaults:
 class Plan:
     """The batch of a table, the values for all its rows, and where its outputs go.
 
-    Outputs that a row names lie under `output_root`, the others are numbered under `numbered_root`; both are URIs.
+    Outputs that a row names lie under `output_root`, the others are numbered under `numbered_root`; images that
+    stand in the table itself are put under `images_root`. All three are URIs.
     """
 
     batch: str
     output_root: str
     numbered_root: str
+    images_root: str
     defaults: RowDefaults
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from jobs.errors import SettingsError
-from producer.table.formats import RawRow
+from producer.table.raw import RawRow
 
 PART = re.compile(r"(?P<only>\d+)|(?P<first>\d*):(?P<end>\d*)")
 

@@ -23,12 +23,17 @@ from pathlib import Path
 from jobs.errors import SettingsError
 from jobs.schema import JOB_ID_PATTERN
 from producer.errors import TableError
-from producer.table.formats import Format, check_encoding, files_of, read_columns, read_rows, sniff_format
+from producer.table.columns import ColumnNames, Columns
+from producer.table.embedded_images import PutImage
+from producer.table.formats import SUFFIXES, TableFiles, table_suffix
 from producer.table.plan import Plan, RowDefaults
-from producer.table.rows import ColumnNames, Columns, RowReader, TableRow
+from producer.table.rows import RowReader, TableRow
 from producer.table.selection import ALL_ROWS, RowSelection
 
 STDIN = "-"
+IMAGES_FOLDER = "inputs"
+"""Where images that stand in a table itself go, under the outputs."""
+
 LONGEST_BATCH = 100
 """Characters; leaves room for the row's part of a job id."""
 
@@ -36,26 +41,31 @@ LONGEST_BATCH = 100
 class Table:
     """A readable table; make it with `open_table`.
 
+    Args:
+        folder: what relative paths start from; the table's own folder when None.
+        accepted: names under which its columns are looked for.
     Attributes:
         name: what to call it in messages.
         columns: the names of its columns, in their order.
+        meaning: what each column means.
+        described: its format, for people.
+        notes: what people should know about how it was read.
     """
 
-    def __init__(self, path: Path, name: str, folder: Path, accepted: ColumnNames) -> None:
+    def __init__(self, path: Path, name: str, folder: Path | None, accepted: ColumnNames | None) -> None:
         self.name = name
-        self._path = path
-        self._folder = folder
-        self._format: Format = sniff_format(path, name)
-        if self._format != "parquet":
-            check_encoding(path, name)
-        self.columns = read_columns(path, self._format, name)
-        self._columns = Columns(self.columns, name, accepted)
+        self._files = TableFiles(path, name)
+        self._folder = folder or self._files.folder
+        self.columns = self._files.columns
+        self.meaning = Columns(self.columns, name, accepted)
+        self.described, self.notes = self._files.described, self._files.notes
 
-    def plan(self, output_root: str, defaults: RowDefaults, batch: str = "") -> Plan:
+    def plan(self, output_root: str, defaults: RowDefaults, batch: str = "", images_root: str = "") -> Plan:
         """Decide the batch; outputs without a name go to its folder under `output_root`, a URI.
 
         Args:
             batch: its name; when empty, the table's name and a hash of all that decides its jobs.
+            images_root: URI under which images that stand in the table are put; a folder of `output_root` when empty.
         Raises:
             SettingsError: the name cannot be a batch, or a default cannot be a value.
         """
@@ -64,8 +74,9 @@ class Table:
                 f"--batch {batch[:40]!r}: use at most {LONGEST_BATCH} letters, digits and . _ : -, "
                 "a letter or digit first"
             )
-        batch = batch or f"{self._stem()}-{self._digest(output_root, defaults, self._content())}"
-        return Plan(batch, output_root, f"{output_root}/{batch}", defaults.checked())
+        batch = batch or f"{self._stem()}-{self._digest(output_root, defaults, images_root, self._content())}"
+        images_root = images_root or f"{output_root}/{IMAGES_FOLDER}"
+        return Plan(batch, output_root, f"{output_root}/{batch}", images_root, defaults.checked())
 
     def plan_for_folder(self, output_root: str, defaults: RowDefaults) -> Plan:
         """Decide the batch for a folder that holds the outputs of this table only, right under `output_root`.
@@ -76,31 +87,36 @@ class Table:
             SettingsError: a default cannot be a value.
         """
         batch = f"{self._stem()}-{self._digest(output_root, defaults)}"
-        return Plan(batch, output_root, output_root, defaults.checked())
+        return Plan(batch, output_root, output_root, f"{output_root}/{IMAGES_FOLDER}", defaults.checked())
 
-    def rows(self, plan: Plan, selection: RowSelection = ALL_ROWS) -> Iterator[TableRow]:
+    def rows(self, plan: Plan, selection: RowSelection = ALL_ROWS, put: PutImage | None = None) -> Iterator[TableRow]:
         """Read the selected rows one at a time and make a job of each.
 
+        Args:
+            put: puts images that stand in the table where workers read them; None only names them.
         Raises:
             TableError: the rest of the table cannot be read.
         """
-        reader = RowReader(self._columns, self._folder, plan)
-        return map(reader.read, selection.of(read_rows(self._path, self._format, self.name)))
+        reader = RowReader(self.meaning, self._folder, plan, put)
+        return map(reader.read, selection.of(self._files.rows()))
 
     def _stem(self) -> str:
-        stem = "stdin" if self.name == STDIN else Path(self.name).stem
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:60] or "table"
+        name = "stdin" if self.name == STDIN else Path(self.name).name
+        while table_suffix(name) in SUFFIXES and Path(name).suffix:
+            name = Path(name).stem
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:60] or "table"
 
     def _content(self) -> str:
         digests = []
-        for path in files_of(self._path):
+        for path in self._files.paths:
             with path.open("rb") as file:
                 digests.append(hashlib.file_digest(file, "blake2b").hexdigest())
         return " ".join(digests)
 
-    def _digest(self, output_root: str, defaults: RowDefaults, content: str = "") -> str:
+    def _digest(self, output_root: str, defaults: RowDefaults, images_root: str = "", content: str = "") -> str:
         """Of the content and of all that gives the same content another meaning."""
-        decided_by = json.dumps([content, str(self._folder), output_root, defaults.given])
+        meaning = {**self.meaning.of_role, "images": images_root}
+        decided_by = json.dumps([content, str(self._folder), output_root, defaults.given, meaning])
         return hashlib.blake2b(decided_by.encode(), digest_size=4).hexdigest()
 
 
@@ -109,12 +125,12 @@ def open_table(source: str, accepted: ColumnNames | None = None) -> Iterator[Tab
     """Open a table by its path, or standard input by `-`; relative paths in it start from its folder.
 
     Args:
-        source: a file, or a folder of Parquet files, which are read in the order of their names.
+        source: a file, or a folder: of files that are read in the order of their names, or of images with a table
+            `metadata`.
         accepted: other names of its columns than usual.
     Raises:
-        TableError: no such file, an unknown kind of file, no header, no image or prompt column, or not UTF-8.
+        TableError: no such file, an unknown kind of file, no header, no image or prompt column.
     """
-    accepted = accepted or ColumnNames()
     if source == STDIN:
         with tempfile.NamedTemporaryFile(prefix="table-") as copy:  # it is read more than once
             shutil.copyfileobj(sys.stdin.buffer, copy)
@@ -123,10 +139,9 @@ def open_table(source: str, accepted: ColumnNames | None = None) -> Iterator[Tab
         return
     path = Path(source).expanduser()
     if not path.is_file() and not path.is_dir():
-        raise TableError(f"{source}: no such file; give the path of a CSV, TSV, JSON Lines or Parquet table, or -")
+        raise TableError(f"{source}: no such file; give the path of a table ({', '.join(SUFFIXES)}), of a folder, or -")
     try:
-        folder = path.resolve() if path.is_dir() else path.resolve().parent
-        table = Table(path, source, folder, accepted)
+        table = Table(path, source, None, accepted)
     except OSError as error:
-        raise TableError(f"{source}: cannot be read ({error.strerror})") from error
+        raise TableError(f"{source}: cannot be read ({error.strerror or error})") from error
     yield table

@@ -12,7 +12,7 @@ import pytest
 from jobs.errors import SettingsError
 from producer.embedded import gpus
 from producer.embedded.gpus import choose_gpus
-from producer.table.formats import RawRow
+from producer.table.raw import RawRow
 from producer.table.selection import RowSelection
 from tests.producer.conftest import Command
 

@@ -164,8 +164,8 @@ def test_a_dry_run_tells_what_is_there_already(folder: Path, producer: Command, 
     finish(client, next(client.ledger.batch_job_ids(batch)))
     (folder / "more.csv").write_text((folder / "data.csv").read_text())
 
-    planned = json.loads(producer("submit", "data.csv", "--dry-run", "--json").stdout)
-    fresh = json.loads(producer("submit", "more.csv", "--dry-run", "--json").stdout)
+    planned = json.loads(producer("submit", "data.csv", "--dry-run", "--json").stdout.splitlines()[-1])
+    fresh = json.loads(producer("submit", "more.csv", "--dry-run", "--json").stdout.splitlines()[-1])
 
     assert (planned["event"], planned["batch"], planned["rows"], planned["refused"]) == ("planned", batch, 2, 0)
     assert planned["to_queue"] == 0
@@ -182,7 +182,7 @@ def test_a_dry_run_without_redis_says_that_it_does_not_know(
     planned = producer("submit", "data.csv", "--dry-run", "--json")
 
     assert planned.returncode == 0
-    assert json.loads(planned.stdout)["already_there"] is None
+    assert json.loads(planned.stdout.splitlines()[-1])["already_there"] is None
     assert "is not known: Redis at" in planned.stderr
 
 

@@ -10,8 +10,8 @@ import typer
 
 from jobs.schema import EditParams
 from producer.cli import app
+from producer.table.columns import JOB_COLUMNS
 from producer.table.plan import RowDefaults
-from producer.table.rows import JOB_COLUMNS
 from producer.table.table import open_table
 
 DOCS = Path(__file__).parent.parent.parent / "docs"

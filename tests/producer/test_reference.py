@@ -13,7 +13,7 @@ import typer
 from producer.cli import app
 from producer.exit_codes import ExitCode
 from producer.result_files import RESULT_COLUMNS
-from producer.table.rows import IMAGE_COLUMNS, JOB_COLUMNS, PROMPT_COLUMNS
+from producer.table.columns import IMAGE_COLUMNS, JOB_COLUMNS, PROMPT_COLUMNS
 from tests.producer.conftest import Command
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "producer.md").read_text()

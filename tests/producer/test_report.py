@@ -17,8 +17,8 @@ from producer.errors import TableError
 from producer.gallery import write_gallery
 from producer.report import Ending, ReportRow, table_report
 from producer.result_files import Layout, read_finished, write_results
-from producer.table.formats import LARGEST_CELL_BYTES
 from producer.table.plan import RowDefaults
+from producer.table.separated import LARGEST_CELL_BYTES
 from producer.table.table import open_table
 from tests.producer.conftest import finish
 

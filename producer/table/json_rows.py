@@ -1,0 +1,108 @@
+"""JSON Lines, and lists of objects in one JSON file, read one object at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from jobs.names import check_text
+from producer.errors import TableError
+from producer.table.raw import Cells
+from producer.table.text import LONGEST_LINE, SAMPLE_BYTES, UNREAD, TextFile
+
+# JSON has no NaN and no Infinity, though Python's reader takes them: such a cell is blank.
+DECODER = json.JSONDecoder(parse_constant=lambda name: None)
+READ_CHARACTERS = 2**20
+
+
+class JsonRows:
+    """Objects of a JSON file: one a line, or in a list.
+
+    Raises:
+        TableError: there is no object in it.
+    """
+
+    def __init__(self, path: Path, named: str) -> None:
+        self._text = TextFile(path, named)
+        self._named = named
+        with self._text.open() as file:
+            self._is_list = file.read(SAMPLE_BYTES).lstrip().startswith("[")
+        self.columns = tuple(dict.fromkeys(name for cells, _ in self.rows() for name in cells))
+        if not self.columns:
+            raise TableError(f"{named}: has no JSON object; write one object a line, or a list of objects")
+        self.described = f"{'JSON list' if self._is_list else 'JSON Lines'}, {self._text.encoding}"
+        self.notes: tuple[str, ...] = (self._text.note,) if self._text.note else ()
+
+    def rows(self) -> Iterator[tuple[Cells, str]]:
+        """Every object, and what is no object, with its fault."""
+        if not self._is_list:
+            yield from (_parse_line(line) for line in self._text.lines() if line.strip())
+            return
+        with self._text.open() as file:
+            yield from (_as_cells(element) for element in self._elements(file))
+
+    def _elements(self, file: IO[str]) -> Iterator[Any]:
+        """The elements of the outermost list, with no more than one of them and a chunk in memory."""
+        number = 0
+        for number, element in enumerate(_Elements(file), start=1):
+            if isinstance(element, Exception):
+                raise TableError(f"{self._named}, element {number}: is not JSON ({element}); mend it there")
+            yield element
+
+
+class _Elements(Iterator[Any]):
+    """Elements of a list in JSON; the error is the last of them where it is not JSON."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._buffer = file.read(READ_CHARACTERS).lstrip()[1:]
+        self._is_over = False
+
+    def __next__(self) -> Any:
+        if self._is_over or not self._skip_to_element():
+            raise StopIteration
+        while True:
+            try:
+                element, end = DECODER.raw_decode(self._buffer)
+            except (ValueError, RecursionError) as error:
+                # Cut, or wrong: only more of the file tells. As much again each time keeps the whole linear.
+                more = self._file.read(max(READ_CHARACTERS, len(self._buffer)))
+                if isinstance(error, RecursionError) or not more or len(self._buffer) > LONGEST_LINE:
+                    self._is_over = True
+                    return ValueError("nests too deep") if isinstance(error, RecursionError) else error
+                self._buffer += more
+            else:
+                self._buffer = self._buffer[end:]
+                return element
+
+    def _skip_to_element(self) -> bool:
+        while not (rest := self._buffer.lstrip(", \t\r\n")):
+            self._buffer = self._file.read(READ_CHARACTERS)
+            if not self._buffer:
+                return False
+        self._buffer = rest
+        return not rest.startswith("]")
+
+
+def _parse_line(line: str) -> tuple[Cells, str]:
+    if not line.isascii() and UNREAD.search(line):
+        return {}, "has bytes that are not UTF-8; save the table as UTF-8"
+    try:
+        return _as_cells(DECODER.decode(line.strip()))
+    except RecursionError:
+        return {}, "nests lists or objects too deep; flatten it"
+    except ValueError as error:
+        return {}, f"is not JSON ({error}); write one object a line"
+
+
+def _as_cells(element: Any) -> tuple[Cells, str]:
+    if not isinstance(element, dict):
+        return {}, "is not a JSON object; write one object a line, or a list of objects"
+    try:
+        for name in element:
+            check_text(name)
+    except ValueError as error:
+        return {}, f"a name {error}"
+    return element, ""
