@@ -107,11 +107,11 @@ def test_the_callbacks_process_can_neither_submit_nor_take_nor_end_jobs(guarded_
     job = EditJob(id="a", image="s3://in/a.png", prompt="snow")
     list(producer.submit([job], "s3://out"))
 
-    with pytest.raises(BrokerRefused, match=r"refuses: The user .* can't (run|access)"):
+    with pytest.raises(BrokerRefused, match="refuses: "):
         callbacks.claim("a", "w1", 30)
-    with pytest.raises(BrokerRefused, match=r"refuses: The user .* can't (run|access)"):
+    with pytest.raises(BrokerRefused, match="refuses: "):
         callbacks.cancel("a")
-    with pytest.raises(BrokerRefused, match=r"refuses: The user .* can't (run|access)"):
+    with pytest.raises(BrokerRefused, match="refuses: "):
         list(callbacks.submit([EditJob(id="b", image="s3://in/a.png", prompt="snow")], "s3://out"))
     with pytest.raises(NoPermissionError):
         callbacks.redis.lpush("edits", json.dumps({}))
@@ -129,7 +129,7 @@ def test_nobody_comes_in_without_a_password(guarded_redis: RedisServer) -> None:
 def test_the_exporter_changes_no_job(guarded_redis: RedisServer) -> None:
     exporter = Ledger(connect(guarded_redis.url_of(LOGINS["exporter"])))
 
-    with pytest.raises(BrokerRefused, match=r"refuses: The user .* can't (run|access)"):
+    with pytest.raises(BrokerRefused, match="refuses: "):
         list(exporter.submit([EditJob(id="b", image="s3://in/a.png", prompt="snow")], "s3://out"))
     with pytest.raises(NoPermissionError):
         exporter.redis.delete("dg:job:a")
