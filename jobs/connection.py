@@ -124,12 +124,6 @@ def broker_error(error: BaseException, server: str) -> BrokerError:
     return BrokerRefused(f"{server} refuses: {said}")
 
 
-def hide_password(url: str) -> str:
-    """Write a broker address so that it may be shown."""
-    shown = re.sub(r"://([^:/?;]*):[^;]*@", r"://\1:***@", url)  # a password may itself have an @
-    return re.sub(r"(password=)[^&]*", r"\1***", shown)
-
-
 def _address(redis: Redis) -> str:
     if (master := getattr(redis.connection_pool, "service_name", None)) is not None:
         return f"master {master!r} of the Sentinels"

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from jobs.shown import hide_secrets, one_line
+
 
 class ErrorCode(StrEnum):
     """The kind of failure, for programs; the message beside it is for people."""
@@ -45,6 +47,9 @@ class ErrorCode(StrEnum):
 class Error(Exception):
     """Base of everything this package raises on purpose; the message is one line that says what to do."""
 
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
+
 
 class SettingsError(Error):
     """Raised when an environment variable or option has an invalid value."""
@@ -67,14 +72,17 @@ class JobNotFound(Error):
 
 
 class EditFailure(Error):
-    """Base of what ends one run of a job without a picture."""
+    """Base of what ends one run of a job without a picture.
+
+    The message goes to whoever sent the job and to its receiver: secrets of URLs are taken out.
+    """
 
     retryable = False
 
     def __init__(self, code: ErrorCode, message: str) -> None:
-        super().__init__(message)
+        super().__init__(hide_secrets(message))
         self.code = code
-        self.message = message
+        self.message = str(self)
 
 
 class RejectJob(EditFailure):

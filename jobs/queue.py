@@ -15,7 +15,8 @@ from kombu.pools import producers
 from redis import Redis
 from redis.exceptions import RedisError
 
-from jobs.connection import SentinelAddress, broker_error, hide_password, redis_errors
+from jobs.connection import SentinelAddress, broker_error, redis_errors
+from jobs.shown import hide_secrets
 
 QUEUE = "edits"
 TASK = "worker.tasks.edit"
@@ -97,7 +98,7 @@ class EditQueue:
                     amqp.send_task_message(producer, TASK, message, queue=QUEUE, declare=[], retry=False)
                     sent += 1
         except (KombuError, RedisError, OSError) as error:
-            server = f"the broker at {hide_password(str(self._app.conf.broker_url))}"
+            server = f"the broker at {hide_secrets(str(self._app.conf.broker_url))}"
             raise broker_error(error.__cause__ or error, server) from error
         return sent
 

@@ -17,6 +17,7 @@ from pydantic_core import to_json
 from jobs.errors import ErrorCode, RejectJob
 from jobs.inline_image import inline_image
 from jobs.names import check_key, check_metadata, check_new_name, check_text
+from jobs.shown import hide_secrets
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 CallbackEvent = Literal["succeeded", "failed", "cancelled"]
@@ -70,11 +71,11 @@ def _as_list(value: Any) -> Any:
 def _check_uri(uri: str, schemes: tuple[str, ...]) -> str:
     scheme = uri.partition(":")[0].lower()
     if scheme not in schemes:
-        raise ValueError(f"{uri[:80]!r} is not a URI with one of the schemes {', '.join(schemes)}")
+        raise ValueError(f"{hide_secrets(uri)[:80]!r} is not a URI with one of the schemes {', '.join(schemes)}")
     check_text(uri)
     form, pattern = URI_FORMS[scheme]
     if not re.fullmatch(pattern, uri, re.IGNORECASE | re.DOTALL):
-        raise ValueError(f"{uri[:80]!r} does not have the form {form}")
+        raise ValueError(f"{hide_secrets(uri)[:80]!r} does not have the form {form}")
     return uri
 
 
@@ -355,7 +356,7 @@ def describe_problem(problem: Any) -> str:
         message = "has half of a surrogate pair (\\ud800 to \\udfff); write the character itself"
     given = problem["input"]
     shown = (
-        f" (given {given!r})"
+        f" (given {hide_secrets(repr(given))})"
         if isinstance(given, int | float) or (isinstance(given, str) and 0 < len(given) <= 60)
         else ""
     )

@@ -8,22 +8,31 @@ from typing import Any
 
 from rich.console import Console
 
+from jobs.shown import NOT_SHOWN, escape_controls
+
+NEW_LINE = "\n"
+
 
 def say(words: str) -> None:
     """Write a message for people."""
-    sys.stderr.write(f"{words}\n")
+    sys.stderr.write(f"{escape_controls(words, kept=NEW_LINE)}\n")
     sys.stderr.flush()
 
 
 def put(line: str) -> None:
     """Write one line of data."""
-    sys.stdout.write(f"{line}\n")
+    sys.stdout.write(f"{escape_controls(line)}\n")
     sys.stdout.flush()
 
 
 def put_json(**fields: Any) -> None:
     """Write one line of data as a JSON object."""
-    put(json.dumps(fields, ensure_ascii=False, default=str))
+    put_json_text(json.dumps(fields, ensure_ascii=False, default=str))
+
+
+def put_json_text(text: str) -> None:
+    """Write one line of JSON; what a terminal would obey is written as JSON's own escapes."""
+    put(NOT_SHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def people_console() -> Console:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from jobs.errors import BrokerError, EditFailure, JobNotFound
 from jobs.ledger import MICROSECONDS, DueCallback, Ledger, Outbox, Verdict
+from jobs.shown import hide_secrets, one_line
 from storage.signing import callback_headers
 from worker.events import CallbackFailed, CallbackNotSettled, CallbackRetried, CallbackSettled, Events
 from worker.settings import Settings
@@ -160,7 +161,7 @@ class CallbackSender:
         except EditFailure as failure:
             return Reply(0, failure.message, is_refused=not failure.retryable)
         except Exception as error:  # whatever a transport raises, the attempt has failed and is tried again
-            return Reply(0, f"{type(error).__name__}: {error}")
+            return Reply(0, one_line(hide_secrets(f"{type(error).__name__}: {error}"), 200))
 
 
 class Receivers:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from jobs.connection import connect, hide_password, redis_errors
+from jobs.connection import connect, hide_secrets, redis_errors
 from jobs.errors import Error
 from storage import Storage
 from worker.settings import Settings
@@ -122,7 +122,7 @@ def check_redis(settings: Settings) -> Iterator[Finding]:
     redis = connect(settings.redis_url)
     with redis_errors(redis):
         facts = redis.info()
-    shown = f"Redis {facts['redis_version']} at {hide_password(settings.broker_url)}"
+    shown = f"Redis {facts['redis_version']} at {hide_secrets(settings.broker_url)}"
     yield Finding("redis", Level.OK, shown)
     if not facts.get("aof_enabled"):
         yield Finding(

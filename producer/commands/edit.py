@@ -25,7 +25,7 @@ from producer.images import pillow, write_side_by_side
 from producer.table.cells import CellProblem, check_output_suffix
 from producer.table.images import parse_images
 from producer.table.plan import RowDefaults
-from producer.terminal import put, say
+from producer.terminal import put, put_json_text, say
 from producer.waiting import wait_for
 
 MOST_EDITS = 1000
@@ -221,7 +221,7 @@ def _told(result: EditResult, as_json: bool) -> EditResult:
     if result.error is not None:
         say(f"{result.error.code}: {result.error.message}")
     if as_json:
-        put(result.model_dump_json())
+        put_json_text(result.model_dump_json())
     elif result.state is JobState.SUCCEEDED and result.output is not None:
         say(f"seed {result.seed}")
         put(str(local_path(result.output) or result.output))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.connection import SentinelAddress, hide_password
+from jobs.connection import SentinelAddress
 from jobs.errors import SettingsError
 from jobs.settings import BrokerSettings, load_settings
 
@@ -125,12 +125,3 @@ def test_one_address_of_sentinels_says_all_that_ledger_and_celery_need(
 def test_an_address_of_sentinels_that_lacks_something_is_refused_with_its_form(url: str) -> None:
     with pytest.raises(SettingsError, match=r"DG_BROKER_URL: expected sentinel://.*master=NAME"):
         load_settings(BrokerSettings, broker_url=url)
-
-
-def test_no_password_of_an_address_is_shown() -> None:
-    assert (
-        hide_password("sentinel://u:p@h1;sentinel://u:p@h2/0?master=m")
-        == "sentinel://u:***@h1;sentinel://u:***@h2/0?master=m"
-    )
-    assert hide_password("redis://:p@h/0") == "redis://:***@h/0"
-    assert hide_password("redis://h:6379/0") == "redis://h:6379/0"

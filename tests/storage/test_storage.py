@@ -88,10 +88,10 @@ def test_nothing_is_loaded_before_it_is_needed() -> None:
         ("file:///srv/cat%20.png", "file:///srv/cat%20.png"),
         ("https://me:hunter2@host:8443/cat.png?X-Amz-Signature=5ec2e7#top", "https://host:8443/cat.png?..."),
         ("https://host/cat.png", "https://host/cat.png"),
-        ("https://me:hunter2@[::1/cat.png", "https://..."),
+        ("https://me:hunter2@[::1/cat.png", "https://[::1/cat.png"),
         ("data:image/png;base64,iVBORw0KGgoAAAANSUhEUg", "data:image/png;base64,iVBORw0KGg... (44 characters)"),
-        ("file:///srv/two\nlines\x1b[31m", "file:///srv/two?lines?[31m"),
-        ("s3://cats/" + "x" * 1000, "s3://cats/" + "x" * 190 + "..."),
+        ("file:///srv/two\nlines\x1b[31m", r"file:///srv/two\nlines\x1b[31m"),
+        ("s3://cats/" + "x" * 1000, "s3://cats/" + "x" * 187 + "..."),
     ],
 )
 def test_uris_are_shown_on_one_line_without_secrets(uri: str, shown: str) -> None:
