@@ -10,11 +10,13 @@ import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from producer.csv_style import CsvStyle, read_cell
 from producer.errors import TableError
 from producer.files import name_output, naming_what_is_written, replacing
 from producer.report import Ending, ReportRow
@@ -33,18 +35,20 @@ class Layout:
     Attributes:
         columns: the table's own, in their order.
         renamed: other names of result columns.
+        style: the form of a CSV.
     """
 
     columns: tuple[str, ...]
     folder: Path
     renamed: Mapping[str, str] = field(default_factory=dict)
+    style: CsvStyle = field(default_factory=CsvStyle)
 
     def name(self, column: str) -> str:
         """Name of a result column beside the table's own columns."""
         name = self.renamed.get(column, column)
         return f"result_{name}" if name in self.columns else name
 
-    @property
+    @cached_property
     def names(self) -> dict[str, str]:
         """The names of the result columns in this file, by `RESULT_COLUMNS`."""
         return {column: self.name(column) for column in RESULT_COLUMNS}
@@ -71,10 +75,13 @@ def write_results(path: Path, layout: Layout, rows: Iterable[ReportRow], chosen:
 
 def stream_csv(file: IO[str], layout: Layout, rows: Iterable[ReportRow]) -> None:
     """Write the table as CSV."""
+    style = layout.style
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*layout.columns, *layout.names.values()])
+    file.write(style.beginning)
+    writer.writerow(map(style.write, [*layout.columns, *layout.names.values()]))
     for row in rows:
-        writer.writerow(["" if value is None else _as_text(value) for value in layout.cells(row).values()])
+        values = layout.cells(row).values()
+        writer.writerow(["" if value is None else style.write(_as_text(value)) for value in values])
 
 
 def stream_jsonl(file: IO[str], layout: Layout, rows: Iterable[ReportRow]) -> None:
@@ -113,9 +120,9 @@ def _read_endings(path: Path, layout: Layout) -> Iterator[Ending]:
     if not path.is_file():
         return
     csv.field_size_limit(LARGEST_CELL_BYTES)  # a table that is not CSV was read without setting it
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         for row in csv.DictReader(file):
-            cells: dict[str, Any] = {column: row.get(name) or "" for column, name in layout.names.items()}
+            cells: dict[str, Any] = {column: read_cell(row.get(name) or "") for column, name in layout.names.items()}
             for column, number in NUMBERS.items():
                 cells[column] = number(cells[column]) if cells[column] else None
             yield Ending(**cells)
@@ -127,7 +134,7 @@ def _write_parquet(path: Path, layout: Layout, rows: Iterable[ReportRow]) -> Non
         arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
         raise TableError(f"{path}: writing Parquet needs pyarrow: pip install pyarrow") from error
-    types = {"seed": arrow.int64(), "attempts": arrow.int64(), "seconds": arrow.float64()}
+    types = {"seed": arrow.uint64(), "attempts": arrow.int64(), "seconds": arrow.float64()}
     own = [(name, arrow.string()) for name in layout.columns]
     schema = arrow.schema(own + [(name, types.get(column, arrow.string())) for column, name in layout.names.items()])
     with naming_what_is_written(path):

@@ -43,6 +43,16 @@ PromptColumn = Annotated[
 OutputColumn = Annotated[
     str | None, option("--output-column", help="Column with names for the outputs. [default: output]")
 ]
+Bom = Annotated[
+    bool, option("--bom", help="Begin results.csv with a byte order mark, for Excel's accents. [default: off]")
+]
+KeepFormulas = Annotated[
+    bool,
+    option(
+        "--keep-formulas",
+        help="Write cells as they are that spreadsheets compute. [default: off, behind an apostrophe]",
+    ),
+]
 AsJson = Annotated[bool, option("--json", help="One JSON object a line on stdout. [default: off]")]
 
 

@@ -14,6 +14,7 @@ import typer
 from producer.client import Client
 from producer.commands import options
 from producer.commands.look import counts_of
+from producer.csv_style import CsvStyle
 from producer.gallery import write_gallery
 from producer.report import ReportRow, batch_columns, batch_report, job_report, table_report
 from producer.result_files import STREAMS, Layout, write_results
@@ -47,6 +48,8 @@ def results(
     image_column: options.ImageColumn = None,
     prompt_column: options.PromptColumn = None,
     output_column: options.OutputColumn = None,
+    bom: options.Bom = False,
+    keep_formulas: options.KeepFormulas = False,
     broker_url: options.BrokerUrl = None,
     as_json: Annotated[bool, options.option("--json", help="The same as --format jsonl. [default: off]")] = False,
 ) -> None:
@@ -60,16 +63,17 @@ def results(
     chosen = chosen or (Format.JSONL if as_json else by_name)
     if output is None and chosen is Format.PARQUET:
         raise typer.BadParameter("--format parquet needs a file: add -o results.parquet")
+    style = CsvStyle(bom, keep_formulas)
     client = Client(settings=options.settings_with(broker_url))
     with _report(client, name, table, ColumnNames.chosen(image_column, prompt_column, output_column)) as (
         columns,
         rows,
     ):
         if output is not None:
-            write_results(output, Layout(columns, output.resolve().parent), rows, chosen.value)
+            write_results(output, Layout(columns, output.resolve().parent, style=style), rows, chosen.value)
             put(str(output))
         else:
-            STREAMS[chosen](sys.stdout, Layout(columns, Path.cwd()), rows)
+            STREAMS[chosen](sys.stdout, Layout(columns, Path.cwd(), style=style), rows)
 
 
 def gallery(

@@ -11,6 +11,7 @@ from jobs.errors import Error
 from jobs.schema import JobState
 from producer.commands import options
 from producer.commands.intake import check_table
+from producer.csv_style import CsvStyle
 from producer.embedded.run import EmbeddedRun, RunOptions, nothing_known
 from producer.errors import TableError
 from producer.exit_codes import ExitCode
@@ -45,6 +46,8 @@ def run(
     overwrite: Annotated[
         bool, options.option("--overwrite", help="Do rows again that are done. [default: off]")
     ] = False,
+    bom: options.Bom = False,
+    keep_formulas: options.KeepFormulas = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Do a whole table on this machine, with no server to set up.
@@ -62,7 +65,7 @@ def run(
         RowDefaults.read(
             **params or {},
         ),
-        RunOptions(overwrite, selection, gpus=num_gpus),
+        RunOptions(overwrite, selection, gpus=num_gpus, style=CsvStyle(bom, keep_formulas)),
         ColumnNames.chosen(image_column, prompt_column, output_column),
         strict=strict,
         as_json=as_json,

@@ -17,6 +17,7 @@ from jobs.schema import JobState
 from producer.client import Client
 from producer.commands import options
 from producer.commands.intake import TableCheck, check_table, show_understanding, tell_placed_images
+from producer.csv_style import CsvStyle
 from producer.errors import QueueFull, TableError
 from producer.exit_codes import ExitCode
 from producer.failures import group_failures, tell_failures
@@ -78,6 +79,8 @@ def submit(
         Path | None,
         options.option("--results", help="With --wait: write results.csv here. [default: none]"),
     ] = None,
+    bom: options.Bom = False,
+    keep_formulas: options.KeepFormulas = False,
     broker_url: options.BrokerUrl = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -116,7 +119,7 @@ def submit(
         tally = _queue(client, table, plan, check, uploader, wait_for_room, as_json)
         is_complete = not check.refused and not tally["conflict"]
         if wait:
-            is_complete &= _wait(client, table, plan, results, as_json)
+            is_complete &= _wait(client, table, plan, results, CsvStyle(bom, keep_formulas), as_json)
     raise typer.Exit(ExitCode.OK if is_complete else ExitCode.INCOMPLETE)
 
 
@@ -213,7 +216,7 @@ def _tell_tally(plan: Plan, check: TableCheck, tally: Counter[str], as_json: boo
         put(plan.batch)
 
 
-def _wait(client: Client, table: Table, plan: Plan, results: Path | None, as_json: bool) -> bool:
+def _wait(client: Client, table: Table, plan: Plan, results: Path | None, style: CsvStyle, as_json: bool) -> bool:
     """Follow the batch to its end, write the results, and tell whether every job has succeeded."""
     try:
         snapshot = watch(client, plan.batch, as_json)
@@ -222,7 +225,9 @@ def _wait(client: Client, table: Table, plan: Plan, results: Path | None, as_jso
         raise
     if results is not None:
         write_results(
-            results, Layout(table.columns, results.resolve().parent), table_report(table, plan, client.ledger.get_many)
+            results,
+            Layout(table.columns, results.resolve().parent, style=style),
+            table_report(table, plan, client.ledger.get_many),
         )
         say(f"results: {results}")
     tell_failures(group_failures(client.ledger, plan.batch), as_json, plan.batch)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from jobs.ledger import JobRecord
 from jobs.schema import EditJob, JobState
+from producer.csv_style import CsvStyle
 from producer.embedded.folder_lock import only_run_in
 from producer.embedded.gpus import choose_gpus
 from producer.embedded.local_service import LocalService, local_service
@@ -40,7 +41,8 @@ class RunOptions:
     """What a run does otherwise than usual.
 
     `results` is another path for results.csv, `result_names` are other names of its columns; `variables` are settings
-    for the workers, and `gpus` is how many of them run, one for each visible GPU when None.
+    for the workers, and `gpus` is how many of them run, one for each visible GPU when None. `style` is that of
+    results.csv.
     """
 
     overwrite: bool = False
@@ -49,6 +51,7 @@ class RunOptions:
     result_names: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     gpus: int | None = None
+    style: CsvStyle = field(default_factory=CsvStyle)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class EmbeddedRun:
         folder = folder.expanduser().resolve()
         self._table = table
         self.options = options
-        self._layout = Layout(table.columns, folder, options.result_names)
+        self._layout = Layout(table.columns, folder, options.result_names, options.style)
         self.files = RunFiles(folder, (options.results or folder / "results.csv").expanduser().resolve())
         self.plan: Plan = table.plan_for_folder(folder.as_uri(), defaults)
         self.finished: Mapping[str, Ending] = {}
