@@ -25,7 +25,8 @@ class WorkerInfo:
     """One worker's report about itself.
 
     `jobs` are the ids it holds leases on; `faults_in_a_row` counts its latest runs that failed in the engine;
-    `file_roots` are the folders that it may read, None for a worker that does not report them.
+    `file_roots` are the folders that it may read, None for a worker that does not report them; `memory_bytes` is its
+    device's memory in use; `last_error` names code and job of its latest run that failed.
     """
 
     name: str
@@ -36,6 +37,8 @@ class WorkerInfo:
     jobs: tuple[str, ...] = ()
     faults_in_a_row: int = 0
     file_roots: tuple[str, ...] | None = None
+    memory_bytes: int = 0
+    last_error: str = ""
 
     def may_read(self, path: PurePath) -> bool:
         """True if the worker may read a local file there, or does not say."""

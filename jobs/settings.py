@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Set
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.connection import parse_url
@@ -135,6 +138,21 @@ def load_settings(kind: type[S], /, **overrides: Any) -> S:
         return kind(**overrides)
     except ValidationError as error:
         raise SettingsError("; ".join(_describe(kind, problem) for problem in error.errors())) from error
+
+
+def unknown_variables(kind: type[BrokerSettings]) -> list[str]:
+    """Say of each `DG_*` variable of the environment or `.env` that no setting has its name, and which name is near.
+
+    Settings ignore such a variable: a misspelt one costs a night.
+    """
+    known = {f"DG_{name.upper()}" for name in kind.model_fields}
+    given = {*os.environ, *dotenv_values(".env")}
+    return [_describe_unknown(name, known) for name in sorted(given - known) if name.startswith("DG_")]
+
+
+def _describe_unknown(name: str, known: Set[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f"{name} is no setting{f': did you mean {near[0]}?' if near else ', see docs/configuration.md'}"
 
 
 def _describe(kind: type[BrokerSettings], problem: Any) -> str:

@@ -11,7 +11,7 @@ from worker.settings import Settings
 
 try:
     _settings = load_settings(Settings)
-    set_up_logs(_settings.log_level)
+    set_up_logs(_settings)
     app = make_worker(_settings).app
 except SettingsError as error:
     raise SystemExit(str(error)) from error

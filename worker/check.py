@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from jobs.connection import connect, hide_secrets, redis_errors
 from jobs.errors import Error
+from jobs.settings import unknown_variables
 from storage import Storage
 from worker.settings import Settings
 
@@ -43,7 +44,7 @@ def check_machine(settings: Settings, verify: bool = False) -> Iterator[Finding]
     Args:
         verify: also compare the weights with their SHA-256.
     """
-    for subject, look in {**CHECKS, **({"weights": check_weights} if verify else {})}.items():
+    for subject, look in {**CHECKS, **({"checksums": check_checksums} if verify else {})}.items():
         try:
             yield from look(settings)
         except Error as error:
@@ -101,7 +102,7 @@ def _check_weights(files: ModelFiles) -> Iterator[Finding]:
         yield Finding("weights", Level.WARN, f"{pickles[0]} is a pickle, read for plain tensors only", remedy)
 
 
-def check_weights(settings: Settings) -> Iterator[Finding]:
+def check_checksums(settings: Settings) -> Iterator[Finding]:
     from kontext.weights.layout import model_folder
     from worker.weights import LOCK_FILE, Lock, differences
 
@@ -109,21 +110,21 @@ def check_weights(settings: Settings) -> Iterator[Finding]:
     lock = Lock.read(folder)
     if lock is None:
         remedy = f"worker fetch-model REPOSITORY {folder} writes it, and fetches no file that is right"
-        yield Finding("weights", Level.FAIL, f"no {LOCK_FILE} in {folder} to compare with", remedy)
+        yield Finding("checksums", Level.FAIL, f"no {LOCK_FILE} in {folder} to compare with", remedy)
         return
-    wrong = list(differences(lock, folder))
+    wrong = list(differences(lock, folder).values())
     for found in wrong:
-        yield Finding("weights", Level.FAIL, found, f"worker fetch-model {lock.repository} {folder}")
+        yield Finding("checksums", Level.FAIL, found, f"worker fetch-model {lock.repository} {folder}")
     if not wrong:
-        yield Finding("weights", Level.OK, f"{len(lock.files)} files of {lock.repository} at {lock.commit[:12]}")
+        yield Finding("checksums", Level.OK, f"{len(lock.files)} files of {lock.repository} at {lock.commit[:12]}")
 
 
 def check_redis(settings: Settings) -> Iterator[Finding]:
     redis = connect(settings.redis_url)
     with redis_errors(redis):
         facts = redis.info()
-    shown = f"Redis {facts['redis_version']} at {hide_secrets(settings.broker_url)}"
-    yield Finding("redis", Level.OK, shown)
+    server = f"Valkey {facts['valkey_version']}" if "valkey_version" in facts else f"Redis {facts['redis_version']}"
+    yield Finding("redis", Level.OK, f"{server} at {hide_secrets(settings.broker_url)}")
     if not facts.get("aof_enabled"):
         yield Finding(
             "redis persistence", Level.WARN, "no append-only file", "accepted jobs die with Redis: set appendonly yes"
@@ -155,10 +156,18 @@ def check_inputs(settings: Settings) -> Iterator[Finding]:
     allowed = [
         *(f"file://{root}" for root in settings.file_roots),
         *(f"s3://{bucket}" for bucket in settings.buckets),
-        "https:// and http:// to public addresses",
         *settings.private_hosts,
     ]
-    yield Finding("inputs", Level.OK, ", ".join(allowed) + ", data:")
+    yield Finding("inputs", Level.OK, ", ".join([*allowed, "https:// and http:// to public addresses", "data:"]))
+    refused = {
+        "file:// (DG_FILE_ROOTS names no folder)": not settings.file_roots,
+        "s3:// (DG_BUCKETS names no bucket)": not settings.buckets,
+        "private addresses (DG_PRIVATE_HOSTS names none)": not settings.private_hosts,
+    }
+    if any(refused.values()):
+        yield Finding(
+            "inputs refused", Level.OK, ", ".join(words for words, is_refused in refused.items() if is_refused)
+        )
     missing = [str(root) for root in settings.file_roots if not Path(root).is_dir()]
     if missing:
         yield Finding("inputs", Level.WARN, f"no such folder: {', '.join(missing)}", "correct DG_FILE_ROOTS")
@@ -177,7 +186,13 @@ def check_callbacks(settings: Settings) -> Iterator[Finding]:
         )
 
 
+def check_variables(settings: Settings) -> Iterator[Finding]:
+    for found in unknown_variables(type(settings)):
+        yield Finding("variables", Level.WARN, found)
+
+
 CHECKS: dict[str, Callable[[Settings], Iterator[Finding]]] = {
+    "variables": check_variables,
     "device": check_device,
     "model": check_model,
     "redis": check_redis,

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from threading import Event
@@ -16,8 +17,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jobs.errors import SettingsError
-from jobs.settings import load_settings
+from jobs.errors import BrokerError, SettingsError
+from jobs.settings import load_settings, unknown_variables
 from worker.health import answer_probe, find_runtime_dir
 from worker.settings import Settings
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 
 EXIT_USAGE = 2
+EXIT_BROKER = 3
 words = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -41,6 +43,9 @@ def main() -> None:
     except SettingsError as error:
         words.print(f"error: {error}", markup=False)
         sys.exit(EXIT_USAGE)
+    except BrokerError as error:
+        words.print(f"error: {error}", markup=False)
+        sys.exit(EXIT_BROKER)
 
 
 @app.command()
@@ -52,11 +57,11 @@ def run() -> None:
     SIGTERM finishes the job on the GPU (at most DG_DRAIN_SECONDS, then it goes back to the queue); a second one hands
     it back at its next step. Exit codes: 0 stopped, 2 wrong settings, 4 no model, 70 broken device, 71 hung device.
     """
-    settings = load_settings(Settings)
+    settings = _settings()
     from worker.lifecycle import make_worker
     from worker.logs import set_up_logs
 
-    set_up_logs(settings.log_level)
+    set_up_logs(settings)
     controller = make_worker(settings).app.Worker(
         quiet=True, without_gossip=True, without_mingle=True, without_heartbeat=True
     )
@@ -70,7 +75,7 @@ def callbacks() -> None:
 
     Example: DG_BROKER_URL=redis://redis:6379/0 DG_CALLBACK_SECRET=whsec_... worker callbacks
     """
-    settings = load_settings(Settings)
+    settings = _settings()
     from jobs.ledger import Ledger
     from storage.guarded_http import guarded_client
     from worker.background import Periodic
@@ -81,7 +86,7 @@ def callbacks() -> None:
     from worker.metrics.activity import delivery_metrics
     from worker.metrics.server import serve_metrics
 
-    set_up_logs(settings.log_level)
+    set_up_logs(settings)
     client = guarded_client(settings, settings.callback_timeout_seconds)
     registry, count = delivery_metrics()
     events = Events(log_event, count)
@@ -104,18 +109,44 @@ def exporter() -> None:
 
     Exit code 2 when the port is taken. docs/metrics.md lists the metrics.
     """
-    settings = load_settings(Settings)
+    settings = _settings()
     from worker.logs import set_up_logs
     from worker.metrics.queue import queue_registry
     from worker.metrics.server import serve_metrics
 
-    set_up_logs(settings.log_level)
+    set_up_logs(settings)
     registry, why_not_ready = queue_registry(settings)
     server = serve_metrics(settings, registry, why_not_ready=why_not_ready)
     if server is None:
         raise SettingsError("DG_METRICS_PORT is not set: name the port that Prometheus shall ask, for example 9105")
     _wait_for_sigterm()
     server.close()
+
+
+@app.command()
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Print one look and end.")] = False,
+    seconds: Annotated[float, typer.Option(min=0.2, help="Pause between two looks.")] = 2.0,
+) -> None:
+    """Show the queue and every worker: its job, step, seconds per step, memory and last error.
+
+    Example: DG_BROKER_URL=redis://redis:6379/0 worker top
+
+    Reads Redis only, so it runs on any machine.
+    """
+    settings = load_settings(Settings)
+    from jobs.connection import connect
+    from jobs.ledger import Ledger
+    from jobs.registry import WorkerRegistry
+    from worker.top import Top, show, show_once
+
+    view = Top(Ledger.from_settings(settings), WorkerRegistry(connect(settings.redis_url), settings.key_prefix))
+    console = Console(highlight=False)
+    if once:
+        show_once(view, console)
+        return
+    with suppress(KeyboardInterrupt):
+        show(view, console, seconds)
 
 
 @app.command()
@@ -138,6 +169,9 @@ def check(
             typer.echo(json.dumps(asdict(finding)))
     else:
         table = Table(box=None, show_header=False)
+        for column in ("level", "subject"):
+            table.add_column(column, no_wrap=True)
+        table.add_column("found", overflow="fold")
         for finding in findings:
             style = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}[finding.level]
             said = f"{finding.found}\n-> {finding.remedy}" if finding.remedy else finding.found
@@ -181,7 +215,7 @@ def warm() -> None:
     from worker.loading import LoadProgress
     from worker.logs import set_up_logs
 
-    set_up_logs(settings.log_level)
+    set_up_logs(settings)
     started = time.monotonic()
     engine = load_engine(settings, LoadProgress(Events(log_event)).report)
     loaded = time.monotonic()
@@ -203,6 +237,14 @@ def health(
     Example: worker health --ready
     """
     sys.exit(answer_probe(runtime_dir or find_runtime_dir(os.environ), live=live, ready=ready, name=name))
+
+
+def _settings() -> Settings:
+    """Read a daemon's settings, and warn of variables that none of them is."""
+    settings = load_settings(Settings)
+    for found in unknown_variables(Settings):
+        words.print(f"warning: {found}", markup=False)
+    return settings
 
 
 def _wait_for_sigterm() -> None:

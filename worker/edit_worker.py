@@ -23,9 +23,10 @@ from worker.admission import Admission
 from worker.background import Periodic
 from worker.callbacks import INTERVAL_SECONDS as CALLBACK_SECONDS
 from worker.callbacks import CallbackSender
+from worker.device_memory import device_memory
 from worker.engines import load_engine
 from worker.event_log import log_event
-from worker.events import Events, Listener, WorkerBroken, WorkerStopped, WorkerStuck
+from worker.events import Event, Events, Listener, RunFailed, WorkerBroken, WorkerStopped, WorkerStuck
 from worker.faults import MOST_FAULTS_IN_A_ROW
 from worker.health import Health, HealthFile
 from worker.intake import Intake
@@ -52,7 +53,8 @@ class EditWorker:
 
     def __init__(self, settings: Settings, listeners: Sequence[Listener] = (log_event,)) -> None:
         self.settings = settings
-        self.events = Events(*listeners)
+        self._last_error = ""
+        self.events = Events(*listeners, self._note_failure)
         self.app = make_app(settings.broker_url)
         self.app.conf.update(worker_pool="threads", worker_concurrency=settings.worker_threads)
         self.app.edit_worker = self  # type: ignore[attr-defined]  # how the bootsteps find it
@@ -169,11 +171,17 @@ class EditWorker:
                 model=engine.model_name if engine else "",
                 jobs=tuple(run.job_id for run in self.leases.runs),
                 faults_in_a_row=self.runner.faults.length,
+                memory_bytes=device_memory(engine.device if engine else "")[0],
+                last_error=self._last_error,
                 file_roots=tuple(str(root) for root in self.settings.file_roots),
             )
         )
         self._redis_seen_at = time.time()
         self._suspect_device()
+
+    def _note_failure(self, event: Event) -> None:
+        if isinstance(event, RunFailed):
+            self._last_error = f"{event.code} in {event.job_id}"
 
     def _suspect_device(self) -> None:
         """Stop taking jobs when runs fail here and nowhere else; a probe then sees `broken`."""

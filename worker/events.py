@@ -50,6 +50,11 @@ class Event:
         for field, marked in _said_fields(kind):
             yield marked.key, marked.form.format(getattr(self, field))
 
+    def facts(self) -> dict[str, Any]:
+        """The same fields, for programs: key and value, unformatted."""
+        kind: type[Any] = type(self)
+        return {marked.key: getattr(self, field) for field, marked in _said_fields(kind)}
+
 
 @dataclass(frozen=True)
 class Warned(Event):

@@ -1,15 +1,20 @@
-"""Logs for people and for grep: one line per event, `event key=value ...`, on stderr."""
+"""Logs on stderr: one line per event, `event key=value ...` for people and grep, or one JSON object for collectors."""
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
+from datetime import UTC, datetime
 from typing import Any
 
 from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging
 
 from jobs.shown import hide_secrets, one_line
+from worker.settings import Settings
+
+TEXT_FORM = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 QUIET_LOGGERS = ("celery.app.trace", "celery.worker.strategy", "httpx2", "botocore", "boto3", "s3transfer", "urllib3")
 """They say per job or per request what our own lines say better."""
@@ -26,12 +31,39 @@ class OneLineFormatter(logging.Formatter):
         return "\n".join(f"    {one_line(hide_secrets(line))}" for line in lines)
 
 
-def set_up_logs(level: str) -> None:
+class JsonLines(logging.Formatter):
+    """One JSON object a line: `time`, `level`, `logger`, `worker`; `event` and its fields, or a library's `message`.
+
+    Args:
+        worker: name of this worker.
+    """
+
+    def __init__(self, worker: str) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def format(self, record: logging.LogRecord) -> str:
+        event = getattr(record, "event", None)
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "worker": self._worker,
+            **({"message": record.getMessage()} if event is None else {"event": event.name, **event.facts()}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        shown = {key: hide_secrets(value) if isinstance(value, str) else value for key, value in line.items()}
+        return json.dumps(shown, default=str)
+
+
+def set_up_logs(settings: Settings) -> None:
     """Send logs to stderr, and keep Celery from arranging them its own way."""
     setup_logging.connect(_leave_logging_alone, dispatch_uid="logs")
     handler = logging.StreamHandler()
-    handler.setFormatter(OneLineFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    is_json = settings.log_format == "json"
+    handler.setFormatter(JsonLines(settings.worker_name) if is_json else OneLineFormatter(TEXT_FORM))
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     # Celery warns of root because pickled messages could run code; ours are JSON, and containers often run as root.

@@ -83,6 +83,8 @@ class Settings(StorageSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, DotEnvWithoutCode(settings_cls), file_secret_settings
 
+    log_format: Literal["text", "json"] = Field("text", description="lines for people, or one JSON object a line")
+
     @field_validator("callback_secret")
     @classmethod
     def _secrets_are_standard_webhooks_secrets(cls, value: SecretStr | None) -> SecretStr | None:

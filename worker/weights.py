@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 )
 
 from jobs.errors import SettingsError
-from kontext.weights.layout import KONTEXT_PATTERNS
+from kontext.weights.hub import KONTEXT_PATTERNS
 
 LOCK_FILE = "kontext-weights.json"
 LICENCE_PATTERNS = ("LICENSE*", "README.md")
@@ -74,18 +74,25 @@ class Lock:
         (folder / LOCK_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
-def fetch_model(repository: str, folder: Path, revision: str | None, report: Callable[[str], None]) -> Lock:
+def fetch_model(
+    repository: str,
+    folder: Path,
+    revision: str | None,
+    report: Callable[[str], None],
+    endpoint: str | None = None,
+) -> Lock:
     """Bring a model's files into a folder, and check all of them; what is there and right is not fetched again.
 
     Args:
         repository: hub id such as "black-forest-labs/FLUX.1-Kontext-dev".
         revision: branch, tag or commit; None: the newest.
         report: told what is about to be done.
+        endpoint: address of the hub; None: HF_ENDPOINT, else huggingface.co.
     Raises:
         FetchError: the hub refuses or does not answer, there is no room, or a file differs from the hub's.
     """
     with _hub_errors(repository, revision):
-        information = HfApi().model_info(repository, revision=revision, files_metadata=True)
+        information = HfApi(endpoint=endpoint).model_info(repository, revision=revision, files_metadata=True)
     patterns = (*KONTEXT_PATTERNS, *LICENCE_PATTERNS)
     wanted = [
         file for file in information.siblings or [] if any(fnmatch(file.rfilename, pattern) for pattern in patterns)
@@ -102,28 +109,45 @@ def fetch_model(repository: str, folder: Path, revision: str | None, report: Cal
         )
     total = sum(sizes.values())
     report(f"{repository} at {str(information.sha)[:12]}: {total / 1e9:.1f} GB, {missing / 1e9:.1f} GB to fetch")
-    with _hub_errors(repository, revision):
-        snapshot_download(repository, revision=information.sha, local_dir=folder, allow_patterns=list(patterns))
-    expected = {file.rfilename: file.lfs.sha256 for file in wanted if file.lfs is not None}
+
+    def download(names: Sequence[str], again: bool = False) -> None:
+        with _hub_errors(repository, revision):
+            snapshot_download(
+                repository,
+                revision=information.sha,
+                local_dir=folder,
+                allow_patterns=list(names),
+                force_download=again,
+                endpoint=endpoint,
+            )
+
+    download(patterns)
     report("checking SHA-256")
+    expected = {file.rfilename: file.lfs.sha256 for file in wanted if file.lfs is not None}
     files = tuple(LockedFile(name, sizes[name], expected.get(name) or sha256(folder / name)) for name in sorted(sizes))
     lock = Lock(repository, str(information.sha), files)
-    if wrong := list(differences(lock, folder)):
-        raise FetchError(f"{'; '.join(wrong)}: remove these files and run the command again")
+    if wrong := differences(lock, folder):
+        report(f"fetching again: {'; '.join(wrong.values())}")
+        download(list(wrong), again=True)
+    if wrong := differences(lock, folder):
+        raise FetchError(f"{'; '.join(wrong.values())}: the hub gave the same twice, so look at {folder}'s disk")
     lock.write(folder)
     return lock
 
 
-def differences(lock: Lock, folder: Path) -> Iterator[str]:
-    """Say of each file that is missing or differs from the lock what is wrong with it."""
-    for file in lock.files:
-        path = folder / file.path
-        if (size := _size(path)) is None:
-            yield f"{path} is missing"
-        elif size != file.size:
-            yield f"{path} has {size:,} bytes instead of {file.size:,}"
-        elif sha256(path) != file.sha256:
-            yield f"{path} differs from the hub's (SHA-256)"
+def differences(lock: Lock, folder: Path) -> dict[str, str]:
+    """Say of each file, by its path in the folder, that is missing or differs from the lock what is wrong with it."""
+    found = {file.path: _difference(file, folder / file.path) for file in lock.files}
+    return {name: words for name, words in found.items() if words is not None}
+
+
+def _difference(file: LockedFile, path: Path) -> str | None:
+    size = _size(path)
+    if size is None:
+        return f"{path} is missing"
+    if size != file.size:
+        return f"{path} has {size:,} bytes instead of {file.size:,}"
+    return None if sha256(path) == file.sha256 else f"{path} differs from the hub's (SHA-256)"
 
 
 def sha256(path: Path) -> str:

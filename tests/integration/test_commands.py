@@ -37,9 +37,14 @@ def test_check_names_what_is_there_and_what_is_missing(service: Service, environ
     assert findings["model"]["found"].endswith("flux1-tiny-kontext.safetensors")
     assert findings["redis"]["level"] == findings["output"]["level"] == findings["callbacks"]["level"] == "ok"
 
-    broken = {"DG_FLUX_KONTEXT_MODEL": "/no/such/model", "DG_BROKER_URL": "redis://127.0.0.1:1/0"}
+    broken = {
+        "DG_FLUX_KONTEXT_OFFLOD": "true",
+        "DG_FLUX_KONTEXT_MODEL": "/no/such/model",
+        "DG_BROKER_URL": "redis://127.0.0.1:1/0",
+    }
     ill = worker({**environment, **broken, "DG_FLUX_KONTEXT_ENGINE": "native"}, "check", "--json")
 
+    assert "DG_FLUX_KONTEXT_OFFLOD is no setting: did you mean DG_FLUX_KONTEXT_OFFLOAD?" in ill.stdout
     failed = {found["subject"] for found in map(json.loads, ill.stdout.splitlines()) if found["level"] == "fail"}
     assert ill.returncode == 1
     assert failed == {"model", "redis"}

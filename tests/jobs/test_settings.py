@@ -8,7 +8,7 @@ import pytest
 
 from jobs.connection import SentinelAddress
 from jobs.errors import SettingsError
-from jobs.settings import BrokerSettings, load_settings
+from jobs.settings import BrokerSettings, load_settings, unknown_variables
 
 
 def test_the_defaults_are_the_documented_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,3 +125,18 @@ def test_one_address_of_sentinels_says_all_that_ledger_and_celery_need(
 def test_an_address_of_sentinels_that_lacks_something_is_refused_with_its_form(url: str) -> None:
     with pytest.raises(SettingsError, match=r"DG_BROKER_URL: expected sentinel://.*master=NAME"):
         load_settings(BrokerSettings, broker_url=url)
+
+
+def test_a_misspelt_variable_is_named_with_the_one_that_was_meant(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DG_BROKER_URI", "redis://elsewhere")
+    monkeypatch.setenv("DG_BROKER_URL", "redis://here")
+    monkeypatch.setenv("OTHER_BROKER_URI", "")
+    (tmp_path / ".env").write_text("DG_SOMETHING_ELSE=1\n")
+
+    assert unknown_variables(BrokerSettings) == [
+        "DG_BROKER_URI is no setting: did you mean DG_BROKER_URL?",
+        "DG_SOMETHING_ELSE is no setting, see docs/configuration.md",
+    ]

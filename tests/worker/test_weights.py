@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 
+from jobs.settings import load_settings
 from tests.servers.worker import ROOT
-from worker.weights import LOCK_FILE
+from worker.check import Finding, Level, check_checksums
+from worker.settings import Settings
+from worker.weights import LOCK_FILE, FetchError, Lock, differences, fetch_model
 
 COMMIT = "c" * 40
 FILES = {
@@ -77,8 +82,9 @@ def _lfs(name: str, body: bytes) -> dict[str, object]:
 
 
 @pytest.fixture
-def hub() -> Iterator[tuple[str, list[str]]]:
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
     """The hub's address, and the files that were asked for."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     asked: list[str] = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Hub,), {"asked": asked}))
     thread = Thread(target=server.serve_forever)
@@ -89,47 +95,42 @@ def hub() -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
-def worker(*arguments: str | Path, endpoint: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "worker", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=home,
-        env={
-            "PATH": "/usr/bin:/bin",
-            "PYTHONPATH": str(ROOT),
-            "HOME": str(home),
-            "HF_ENDPOINT": endpoint,
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            **environment,
-        },
-    )
+def fetch(repository: str, folder: Path, endpoint: str) -> Lock:
+    return fetch_model(repository, folder, None, lambda line: None, endpoint)
 
 
 def test_weights_are_fetched_once_checked_and_mended(hub: tuple[str, list[str]], tmp_path: Path) -> None:
     endpoint, asked = hub
-    folder = tmp_path / "weights"
 
-    first = worker("fetch-model", "owner/model", folder, endpoint=endpoint, home=tmp_path)
-    assert first.returncode == 0, first.stderr
-    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if _is_ours(path, folder)} == WANTED
-    assert (folder / "ae.safetensors").read_bytes() == FILES["ae.safetensors"]
-    lock = json.loads((folder / LOCK_FILE).read_text())
-    assert (lock["repository"], lock["commit"]) == ("owner/model", COMMIT)
+    lock = fetch("owner/model", tmp_path, endpoint)
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if _is_ours(path, tmp_path)} == WANTED
+    assert (tmp_path / "ae.safetensors").read_bytes() == FILES["ae.safetensors"]
+    assert (lock.repository, lock.commit) == ("owner/model", COMMIT)
+    assert Lock.read(tmp_path) == lock
+    assert differences(lock, tmp_path) == {}
 
     asked.clear()
-    assert worker("fetch-model", "owner/model", folder, endpoint=endpoint, home=tmp_path).returncode == 0
+    fetch("owner/model", tmp_path, endpoint)
     assert asked == []
 
-    (folder / "ae.safetensors").write_bytes(b"xx" * 1000)  # the same size
-    damaged = worker(
-        "check", "--verify", endpoint=endpoint, home=tmp_path, DG_FLUX_KONTEXT_MODEL=str(folder), COLUMNS="300"
-    )
-    assert damaged.returncode == 1
-    assert f"{folder}/ae.safetensors differs from the hub's (SHA-256)" in damaged.stdout
-    assert worker("fetch-model", "owner/model", folder, endpoint=endpoint, home=tmp_path).returncode == 0
-    assert asked == ["ae.safetensors"]
-    assert (folder / "ae.safetensors").read_bytes() == FILES["ae.safetensors"]
+    (tmp_path / "ae.safetensors").write_bytes(b"xx" * 1000)  # the same size
+    (tmp_path / "LICENSE.md").unlink()
+    assert list(differences(lock, tmp_path).values()) == [
+        f"{tmp_path}/LICENSE.md is missing",
+        f"{tmp_path}/ae.safetensors differs from the hub's (SHA-256)",
+    ]
+    assert [finding.found for finding in checksums(tmp_path)] == list(differences(lock, tmp_path).values())
+    fetch("owner/model", tmp_path, endpoint)
+    assert sorted(asked) == ["LICENSE.md", "ae.safetensors"]
+    (finding,) = checksums(tmp_path)
+    assert (finding.level, finding.found) == (Level.OK, f"4 files of owner/model at {COMMIT[:12]}")
+
+
+def test_a_folder_that_was_not_fetched_has_nothing_to_compare_with(tmp_path: Path) -> None:
+    (finding,) = checksums(tmp_path)
+
+    assert (finding.level, finding.found) == (Level.FAIL, f"no {LOCK_FILE} in {tmp_path} to compare with")
+    assert finding.remedy.startswith("worker fetch-model")
 
 
 @pytest.mark.parametrize(
@@ -140,22 +141,42 @@ def test_weights_are_fetched_once_checked_and_mended(hub: tuple[str, list[str]],
         ("a b", "'a b' is no hub id: expected owner/name"),
     ],
 )
-def test_what_the_hub_refuses_ends_in_one_line(
+def test_what_the_hub_refuses_is_said_in_one_line(
     hub: tuple[str, list[str]], tmp_path: Path, repository: str, says: str
 ) -> None:
-    ended = worker("fetch-model", repository, tmp_path / "weights", endpoint=hub[0], home=tmp_path)
+    with pytest.raises(FetchError) as raised:
+        fetch(repository, tmp_path, hub[0])
 
-    assert ended.returncode == 2
-    assert ended.stderr.startswith(f"error: {says}")
-    assert ended.stderr.count("\n") == 1
+    assert str(raised.value).startswith(says)
+    assert "\n" not in str(raised.value)
 
 
-def test_a_hub_that_is_away_ends_in_one_line(tmp_path: Path) -> None:
-    ended = worker("fetch-model", "owner/model", tmp_path, endpoint="http://127.0.0.1:9", home=tmp_path)
+def test_a_hub_that_is_away_ends_the_command_in_one_line(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "worker", "fetch-model", "owner/model", tmp_path],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"},
+    )
 
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: the hub does not answer (")
     assert ended.stderr.count("\n") == 1
+
+
+def test_a_full_disk_is_seen_before_anything_is_fetched(
+    hub: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+
+    with pytest.raises(FetchError, match=r"has 0\.0 GB free, and 0\.0 GB are to be fetched: make room"):
+        fetch("owner/model", tmp_path, hub[0])
+    assert hub[1] == []
+
+
+def checksums(folder: Path) -> list[Finding]:
+    return list(check_checksums(load_settings(Settings, flux_kontext_model=str(folder))))
 
 
 def _is_ours(path: Path, folder: Path) -> bool:

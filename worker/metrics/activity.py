@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from functools import singledispatchmethod
 
@@ -12,6 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from jobs.registry import WorkerState
+from worker.device_memory import device_memory
 from worker.engines import Engine
 from worker.events import (
     AttemptsUsedUp,
@@ -185,14 +185,6 @@ class WorkerCollector(Collector):
         yield CounterMetricFamily(
             "kontext_cache_misses", "Prompts and images that had to be encoded.", getattr(cache, "misses", 0)
         )
-
-
-def device_memory(device: str) -> tuple[int, int]:
-    """Bytes of a CUDA device's memory that tensors use and the most they have used; 0 for every other device."""
-    torch = sys.modules.get("torch")
-    if torch is None or not device.startswith("cuda"):
-        return 0, 0
-    return torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
 
 
 def delivery_metrics() -> tuple[CollectorRegistry, Listener]:
