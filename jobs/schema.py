@@ -74,6 +74,8 @@ def _check_uri(uri: str, schemes: tuple[str, ...]) -> str:
         raise ValueError(f"{hide_secrets(uri)[:80]!r} is not a URI with one of the schemes {', '.join(schemes)}")
     check_text(uri)
     form, pattern = URI_FORMS[scheme]
+    if scheme in ("https", "http") and "@" in re.split(r"[/?#\\]", uri.partition("://")[2], maxsplit=1)[0]:
+        raise ValueError("has a user or password in it; make a presigned link, or serve the file without")
     if not re.fullmatch(pattern, uri, re.IGNORECASE | re.DOTALL):
         raise ValueError(f"{hide_secrets(uri)[:80]!r} does not have the form {form}")
     return uri

@@ -70,6 +70,9 @@ Switch = Annotated[bool | None, BeforeValidator(parse_switch)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
 BytesOrZero = Annotated[int, BeforeValidator(parse_bytes), Field(ge=0)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_list)]
+Ports = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=65535)], ...], NoDecode, BeforeValidator(parse_list), Field(min_length=1)
+]
 Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(parse_paths)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SecondsOrZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]

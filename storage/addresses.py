@@ -1,4 +1,4 @@
-"""Rules for the addresses that a daemon may call when a job names the URL.
+"""Rules for the addresses and ports that a daemon may call when a job names the URL.
 
 Whoever submits a job chooses URLs that a worker inside the operator's network opens. Without a rule they could read
 the cloud's metadata or an internal service. So only public addresses are called, and what `DG_PRIVATE_HOSTS` names.
@@ -65,13 +65,14 @@ class ForbiddenAddress(RejectJob):
 
 @dataclass(frozen=True)
 class AddressRules:
-    """Names and networks of `DG_PRIVATE_HOSTS`, which are allowed beside the public addresses."""
+    """Names and networks of `DG_PRIVATE_HOSTS`, on any port, beside the public addresses, on those of `DG_PORTS`."""
 
     names: frozenset[str]
     networks: tuple[Network, ...]
+    ports: tuple[int, ...]
 
     @classmethod
-    def parse(cls, private_hosts: Iterable[str]) -> AddressRules:
+    def parse(cls, private_hosts: Iterable[str], ports: Iterable[int] = (80, 443)) -> AddressRules:
         """Sort the entries into names and networks.
 
         Raises:
@@ -81,10 +82,13 @@ class AddressRules:
         return cls(
             frozenset(entry for entry in entries if isinstance(entry, str)),
             tuple(entry for entry in entries if not isinstance(entry, str)),
+            tuple(ports),
         )
 
-    def objection(self, host: str, address: str) -> str | None:
+    def objection(self, host: str, address: str, port: int) -> str | None:
         """Reason why `address`, one of the addresses of `host`, may not be called; None when it may.
+
+        The reason does not show the address: what an inside name leads to is nothing for whoever sent the job.
 
         Args:
             host: the name, or address, that the URL has.
@@ -93,7 +97,15 @@ class AddressRules:
         if _plain(host) in self.names:
             return None
         found = _unwrap(ip_address(address))
-        return None if any(found in network for network in self.networks) else _kind(found)
+        if any(found in network for network in self.networks):
+            return None
+        if kind := _kind(found):
+            leads = "is" if address == host else "leads to"
+            return f"{host} {leads} {kind}; name it in DG_PRIVATE_HOSTS where the worker runs to allow it"
+        if port not in self.ports:
+            known = ", ".join(map(str, self.ports))
+            return f"{host}: port {port} is not one of {known}; add it to DG_PORTS where the worker runs to allow it"
+        return None
 
 
 def _parse_entry(entry: str) -> str | Network:
@@ -122,4 +134,4 @@ def _kind(address: Address) -> str | None:
         if address in network:
             return kind
     is_public = isinstance(address, IPv4Address) or address in GLOBAL_UNICAST
-    return None if is_public else "not a public address"
+    return None if is_public else "an address that is not public"

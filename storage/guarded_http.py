@@ -11,8 +11,10 @@ import logging
 import socket
 import time
 from collections.abc import Iterable
+from concurrent.futures import Future
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ssl import SSLContext
+from threading import BoundedSemaphore, Thread
 from typing import Any
 
 import httpcore2
@@ -21,8 +23,14 @@ import httpx2
 from storage.addresses import AddressRules, ForbiddenAddress
 from storage.settings import StorageSettings
 
+log = logging.getLogger(__name__)
+
 CONNECT_SECONDS = 10
 """For each address; a host that drops packets must not use up the time of the whole exchange."""
+
+DNS_SECONDS = 10.0
+MOST_LOOKUPS = 64
+LOOKUPS = BoundedSemaphore(MOST_LOOKUPS)
 
 LONGEST_EXCHANGE_SECONDS = 120.0
 """For a request that names no time at all."""
@@ -49,7 +57,7 @@ def guarded_client(settings: StorageSettings, timeout_seconds: float) -> httpx2.
     # At INFO the library logs whole URLs, and presigned ones carry their signature.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     return httpx2.Client(
-        transport=GuardedTransport(AddressRules.parse(settings.private_hosts)),
+        transport=GuardedTransport(AddressRules.parse(settings.private_hosts, settings.ports)),
         timeout=timeout_seconds,
         headers=HEADERS,
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # one person's session is not the next one's
@@ -66,6 +74,11 @@ class GuardedTransport(httpx2.HTTPTransport):
         self._pool = httpcore2.ConnectionPool(
             ssl_context=certificates, network_backend=GuardedBackend(rules), max_connections=None
         )
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        if request.url.userinfo:  # of a redirect; those that jobs name are refused when the job is accepted
+            raise ForbiddenAddress("the address has a user or password in it; serve the file without")
+        return super().handle_request(request)
 
 
 class GuardedBackend(httpcore2.NetworkBackend):
@@ -93,7 +106,7 @@ class GuardedBackend(httpcore2.NetworkBackend):
         """
         deadline = time.monotonic() + (LONGEST_EXCHANGE_SECONDS if timeout is None else timeout)
         failure: httpcore2.ConnectError | httpcore2.ConnectTimeout = httpcore2.ConnectError("it has no address")
-        for address in self._allowed_addresses(host, port):
+        for address in self._allowed_addresses(host, port, deadline):
             limit = min(CONNECT_SECONDS, seconds_until(deadline, httpcore2.ConnectTimeout))
             try:
                 stream = self._backend.connect_tcp(address, port, limit, local_address, socket_options)
@@ -103,15 +116,13 @@ class GuardedBackend(httpcore2.NetworkBackend):
                 return DeadlineStream(stream, deadline)
         raise type(failure)(f"cannot connect to {host}: {failure}") from failure
 
-    def _allowed_addresses(self, host: str, port: int) -> list[str]:
-        addresses = resolve(host, port)
+    def _allowed_addresses(self, host: str, port: int, deadline: float) -> list[str]:
+        addresses = resolve(host, port, min(DNS_SECONDS, seconds_until(deadline, httpcore2.ConnectTimeout)))
         for address in addresses:
             # One forbidden address is enough: a name with both kinds was made to get past checks like this one.
-            if kind := self._rules.objection(host, address):
-                leads = "is" if address == host else f"leads to {address},"
-                raise ForbiddenAddress(
-                    f"{host} {leads} {kind}; name it in DG_PRIVATE_HOSTS where the worker runs to allow it"
-                )
+            if objection := self._rules.objection(host, address, port):
+                log.info("address_refused host=%s address=%s port=%d", host, address, port)
+                raise ForbiddenAddress(objection)
         return addresses
 
 
@@ -144,19 +155,38 @@ class DeadlineStream(httpcore2.NetworkStream):
         return self._stream.get_extra_info(info)
 
 
-def resolve(host: str, port: int) -> list[str]:
+def resolve(host: str, port: int, seconds: float = DNS_SECONDS) -> list[str]:
     """The numeric addresses of a host, in the order in which to try them.
 
-    Waits as long as the system's resolver does, which is bounded by its own settings (`/etc/resolv.conf`).
+    The system's resolver knows no time limit of ours and cannot be interrupted, so it runs in a thread that is left
+    behind when the time is over. `MOST_LOOKUPS` of them may hang at once.
 
     Raises:
-        httpcore2.ConnectError: the name has no address, or no DNS server answered.
+        httpcore2.ConnectError: the name has no address.
+        httpcore2.ConnectTimeout: no DNS server answered in time.
     """
+    late = httpcore2.ConnectTimeout(f"cannot find the address of {host}: DNS does not answer within {seconds:.0f} s")
+    deadline = time.monotonic() + seconds
+    if not LOOKUPS.acquire(timeout=seconds):
+        raise late
+    answer: Future[list[Any]] = Future()
+    Thread(target=_look_up, args=(host, port, answer), name="dns", daemon=True).start()
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = answer.result(max(0.0, deadline - time.monotonic()))
+    except TimeoutError:
+        raise late from None
     except (OSError, UnicodeError) as error:
         raise httpcore2.ConnectError(f"cannot find the address of {host}: {error}") from error
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+
+
+def _look_up(host: str, port: int, answer: Future[list[Any]]) -> None:
+    try:
+        answer.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    except BaseException as error:
+        answer.set_exception(error)
+    finally:
+        LOOKUPS.release()
 
 
 def seconds_until(deadline: float, late: type[httpcore2.TimeoutException]) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from jobs.settings import BrokerSettings, Bytes, Names, Paths
+from jobs.settings import BrokerSettings, Bytes, Names, Paths, Ports
 
 
 class StorageSettings(BrokerSettings):
@@ -19,5 +19,6 @@ class StorageSettings(BrokerSettings):
     buckets: Names = Field((), description="buckets that s3:// may touch, or *")
     private_hosts: Names = Field((), description="private hosts or networks that http(s):// may reach")
     input_cache_dir: Path | None = Field(None, description="folder that keeps downloaded inputs; default: none is kept")
+    ports: Ports = Field((80, 443), description="ports of public hosts that http(s):// and callbacks may reach")
     max_input_bytes: Bytes = Field(64 * 2**20, description="largest input file")
     max_input_pixels: int = Field(64_000_000, gt=0, description="largest input picture, width times height")

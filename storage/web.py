@@ -6,15 +6,16 @@ from http import HTTPStatus
 
 import httpx2
 
-from jobs.errors import EditFailure, Outage, RejectJob
+from jobs.errors import EditFailure, Outage, RejectJob, RetryJob
 from storage.addresses import ForbiddenAddress
 from storage.guarded_http import guarded_client
+from storage.hosts import Hosts, host_of
 from storage.limits import CHUNK_BYTES, DOWNLOAD_SECONDS, Deadline, collect, too_large, too_slow
 from storage.settings import StorageSettings
 from storage.store import INPUT, Source
 from storage.uris import scheme_of, show_uri
 
-MAX_REDIRECTS = 5
+MAX_REDIRECTS = 3
 
 FORBIDDING = {401, 402, 403, 407, 451}
 PASSING = {408, 421, 423, 425, 429}
@@ -32,8 +33,26 @@ class Web(Source):
         self._max_bytes = settings.max_input_bytes
         self._download_seconds = download_seconds
         self._client = guarded_client(settings, download_seconds)
+        self._hosts = Hosts()
 
     def read(self, uri: str) -> bytes:
+        """Read an input; one whose host is silent and just asked by another thread is an outage at once."""
+        try:
+            host = host_of(uri)
+        except ValueError as error:
+            raise RejectJob(INPUT.not_found, f"{show_uri(uri)}: not a web address ({error})") from error
+        with self._hosts.turn(host) as is_given:
+            if not is_given:
+                raise Outage(INPUT.unavailable, f"{show_uri(uri)}: its host did not answer lately; a later try may do")
+            try:
+                data = self._read(uri)
+            except RetryJob as failure:
+                self._hosts.note(host, is_silent=isinstance(failure.__cause__, httpx2.TimeoutException))
+                raise
+            self._hosts.note(host, is_silent=False)
+            return data
+
+    def _read(self, uri: str) -> bytes:
         deadline = Deadline(self._download_seconds)
         try:
             return self._download(uri, deadline)

@@ -7,19 +7,19 @@ never changes its job.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from random import uniform
-from threading import BoundedSemaphore, Lock
+from threading import BoundedSemaphore
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from jobs.errors import BrokerError, EditFailure, JobNotFound
 from jobs.ledger import MICROSECONDS, DueCallback, Ledger, Outbox, Verdict
 from jobs.shown import hide_secrets, one_line
+from storage.hosts import Hosts, host_of
 from storage.signing import callback_headers
 from worker.events import CallbackFailed, CallbackNotSettled, CallbackRetried, CallbackSettled, Events
 from worker.settings import Settings
@@ -83,7 +83,7 @@ class CallbackSender:
         self._client = client
         self._events = events
         self._jitter = jitter
-        self._receivers = Receivers()
+        self._receivers = Hosts()
         self._slots = BoundedSemaphore(PARALLEL)
         self._executor = ThreadPoolExecutor(PARALLEL, thread_name_prefix="callback")
 
@@ -133,7 +133,7 @@ class CallbackSender:
         if callback is None:
             self._outbox.settle(due.webhook_id, "dropped", "the job names no callback")
             return
-        receiver = urlsplit(callback.url).netloc
+        receiver = host_of(callback.url)
         with self._receivers.turn(receiver) as is_given:
             if not is_given:
                 self._outbox.postpone(due.webhook_id, POSTPONED_SECONDS * self._jitter(0.8, 1.2))
@@ -162,38 +162,6 @@ class CallbackSender:
             return Reply(0, failure.message, is_refused=not failure.retryable)
         except Exception as error:  # whatever a transport raises, the attempt has failed and is tried again
             return Reply(0, one_line(hide_secrets(f"{type(error).__name__}: {error}"), 200))
-
-
-class Receivers:
-    """Gives a receiver that did not answer lately one request at a time, so that the others keep their slots."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._silent: set[str] = set()
-        self._called: dict[str, int] = {}
-
-    @contextmanager
-    def turn(self, receiver: str) -> Iterator[bool]:
-        """Whether the receiver may be called now; the call is made inside the `with` block."""
-        with self._lock:
-            is_given = receiver not in self._silent or receiver not in self._called
-            if is_given:
-                self._called[receiver] = self._called.get(receiver, 0) + 1
-        try:
-            yield is_given
-        finally:
-            if is_given:
-                self._leave(receiver)
-
-    def note(self, receiver: str, is_silent: bool) -> None:
-        with self._lock:
-            (self._silent.add if is_silent else self._silent.discard)(receiver)
-
-    def _leave(self, receiver: str) -> None:
-        with self._lock:
-            self._called[receiver] -= 1
-            if not self._called[receiver]:
-                del self._called[receiver]
 
 
 def judge(reply: Reply, attempt: int, jitter: Callable[[float, float], float] = uniform) -> tuple[Verdict, float]:

@@ -154,3 +154,21 @@ def test_what_is_kept_of_a_refused_job_can_be_stored_and_sent() -> None:
 
 def test_three_states_are_terminal() -> None:
     assert [state for state in JobState if state.is_terminal] == ["succeeded", "failed", "cancelled"]
+
+
+@pytest.mark.parametrize(
+    "url", ["https://me@host/a", "http://me:secret@host", "https://:secret@host?x", "HTTPS://a@b@host/"]
+)
+@pytest.mark.parametrize("field", ["image", "callback"])
+def test_a_user_or_password_in_an_address_is_refused_and_not_shown(field: str, url: str) -> None:
+    value = url if field == "image" else {"url": url}
+    with pytest.raises(RejectJob, match=rf"{field}.*: has a user or password in it") as caught:
+        parse_job({"image": "s3://b/a.png", "prompt": "x", field: value})
+
+    assert "secret" not in caught.value.message
+
+
+def test_an_at_sign_behind_the_host_is_part_of_the_path() -> None:
+    assert parse_job({"image": "https://host/cat@2x.png?to=a@b", "prompt": "x"}).image == (
+        "https://host/cat@2x.png?to=a@b",
+    )

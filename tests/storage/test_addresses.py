@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx2
@@ -55,7 +56,7 @@ class Dns:
     ["93.184.216.34", "8.8.8.8", "172.15.0.1", "172.32.0.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8"],
 )
 def test_public_addresses_may_be_called(address: str) -> None:
-    assert AddressRules.parse(()).objection("example.com", address) is None
+    assert AddressRules.parse(()).objection("example.com", address, 443) is None
 
 
 @pytest.mark.parametrize(
@@ -84,15 +85,17 @@ def test_public_addresses_may_be_called(address: str) -> None:
         ("::ffff:127.0.0.1", "a loopback address"),
         ("::ffff:169.254.169.254", "a link-local address"),
         ("64:ff9b::10.0.0.1", "a private address"),  # NAT64 leads to IPv4
-        ("64:ff9b:1::1", "not a public address"),  # NAT64 of one's own network
-        ("::127.0.0.1", "not a public address"),  # IPv4-compatible, long deprecated
+        ("64:ff9b:1::1", "an address that is not public"),  # NAT64 of one's own network
+        ("::127.0.0.1", "an address that is not public"),  # IPv4-compatible, long deprecated
         ("2002:7f00:1::", "a 6to4 address"),
         ("2001:0:7f00:1::", "a reserved address"),  # Teredo
-        ("4000::1", "not a public address"),
+        ("4000::1", "an address that is not public"),
     ],
 )
 def test_other_addresses_may_not_be_called(address: str, kind: str) -> None:
-    assert AddressRules.parse(()).objection("example.com", address) == kind
+    objection = AddressRules.parse(()).objection("example.com", address, 443)
+
+    assert objection == (f"example.com leads to {kind}; name it in DG_PRIVATE_HOSTS where the worker runs to allow it")
 
 
 @pytest.mark.parametrize(
@@ -114,7 +117,7 @@ def test_other_addresses_may_not_be_called(address: str, kind: str) -> None:
 def test_private_hosts_are_allowed_by_name_address_or_network(
     allowed: str, host: str, address: str, may_be_called: bool
 ) -> None:
-    assert (AddressRules.parse([allowed]).objection(host, address) is None) == may_be_called
+    assert (AddressRules.parse([allowed]).objection(host, address, 443) is None) == may_be_called
 
 
 @pytest.mark.parametrize("entry", ["minio:9000", "10.0.0.0/33", "http://minio", "*", "a/b"])
@@ -153,7 +156,7 @@ def test_no_spelling_of_this_machine_is_called_without_permission(
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("http://localhost/", r"^localhost leads to (127\.0\.0\.1|::1), a loopback address; "),
+        ("http://localhost/", r"^localhost leads to a loopback address; "),
         ("http://169.254.169.254/", r"^169\.254\.169\.254 is a link-local address; "),
         ("http://[::1]/", "^::1 is a loopback address; "),
         ("https://[::ffff:10.0.0.1]/", "is a private address; "),
@@ -175,7 +178,7 @@ def test_the_address_that_was_checked_is_the_one_that_is_called(monkeypatch: pyt
         assert guarded.get(f"http://rebind.test:{port}/").text == "ok"
         assert dns.questions == 1
 
-        with pytest.raises(ForbiddenAddress, match=r"rebind\.test leads to 127\.0\.0\.9"):
+        with pytest.raises(ForbiddenAddress, match=r"^rebind\.test leads to a loopback address"):
             guarded.get(f"http://rebind.test:{port}/")
 
 
@@ -183,8 +186,56 @@ def test_one_forbidden_address_among_allowed_ones_is_enough_to_refuse(monkeypatc
     dns = Dns("mixed.test", ["127.0.0.1", "10.0.0.1"])
     monkeypatch.setattr(socket, "getaddrinfo", dns.getaddrinfo)
 
-    with raw_server(OK) as port, client("127.0.0.1") as guarded, pytest.raises(ForbiddenAddress, match=r"10\.0\.0\.1"):
+    with raw_server(OK) as port, client("127.0.0.1") as guarded, pytest.raises(ForbiddenAddress, match="private"):
         guarded.get(f"http://mixed.test:{port}/")
+
+
+def test_public_hosts_are_called_on_the_listed_ports_and_private_ones_on_any() -> None:
+    rules = AddressRules.parse(["10.0.0.0/8"], (443, 8443))
+
+    assert [rules.objection("h", "8.8.8.8", port) is None for port in (443, 8443, 80, 22)] == [True, True, False, False]
+    assert rules.objection("h", "8.8.8.8", 22) == (
+        "h: port 22 is not one of 443, 8443; add it to DG_PORTS where the worker runs to allow it"
+    )
+    assert rules.objection("h", "10.1.2.3", 9000) is None
+
+
+@pytest.mark.parametrize("value", ["", "0", "65536", "http", "80;443"])
+def test_ports_that_are_none_are_an_error_of_the_settings(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DG_PORTS", value)
+    if not value:
+        assert load_settings(StorageSettings).ports == (80, 443)
+        return
+    with pytest.raises(SettingsError, match=r"^DG_PORTS="):
+        load_settings(StorageSettings)
+
+
+def test_a_user_or_password_is_sent_to_nobody(http_server: HttpServer) -> None:
+    url = http_server.answer("/", Answer(200)).replace("http://", "http://me:secret@")
+
+    with client("127.0.0.1") as guarded, pytest.raises(ForbiddenAddress, match="user or password"):
+        guarded.get(url)
+
+    assert http_server.requests("/") == []
+
+
+def test_a_dns_server_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, asked = Event(), []
+
+    def hang(host: str, *_: Any, **__: Any) -> Any:
+        asked.append(host)
+        answers.wait(30)
+        raise OSError("no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    started = time.monotonic()
+    try:
+        with client(timeout_seconds=0.3) as guarded, pytest.raises(httpx2.ConnectTimeout, match=r"silent\.test"):
+            guarded.get("http://silent.test/")
+        assert time.monotonic() - started < 5
+        assert asked == ["silent.test"]
+    finally:
+        answers.set()
 
 
 def test_the_next_address_is_tried_when_one_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
