@@ -18,7 +18,8 @@ def name_output(uri: str, folder: Path) -> str:
     path = local_path(uri)
     if path is None:
         return uri
-    return str(path.relative_to(folder.resolve()) if path.is_relative_to(folder.resolve()) else path)
+    root = folder.resolve()
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 def local_path(uri: str) -> Path | None:

@@ -14,7 +14,12 @@ from producer.files import naming_what_is_written
 COMPARED_HEIGHT = 768
 """Pixels; no image is enlarged."""
 GAP = 12
-BACKGROUND = (245, 245, 245)
+SHEET_SIDE = 200
+SHEET_COLUMNS = 4
+"""Pairs beside each other on a sheet."""
+HALF_GAP = 4
+BACKGROUND = (214, 214, 210)
+"""A grey on which black and white images both stand out."""
 
 
 def pillow() -> Any:
@@ -51,11 +56,34 @@ def write_side_by_side(paths: Sequence[Path], target: Path) -> None:
         sheet.save(target)
 
 
-def thumbnail(path: Path, longest_side: int) -> bytes | None:
-    """A small JPEG of an image file, as viewers turn it; None when it cannot be read."""
+def write_sheet(pairs: Sequence[tuple[Path | None, Path | None]], target: Path) -> None:
+    """Write small images as pairs, before and after, in a grid on one image.
+
+    Raises:
+        SetupError: Pillow is not installed.
+        TableError: the sheet cannot be written.
+    """
+    side, columns = SHEET_SIDE, min(SHEET_COLUMNS, max(1, len(pairs)))
+    lines = max(1, -(-len(pairs) // columns))
+    width, height = 2 * side + HALF_GAP + GAP, side + GAP
+    sheet = pillow().Image.new("RGB", (columns * width + GAP, lines * height + GAP), BACKGROUND)
+    for place, pair in enumerate(pairs):
+        for half, path in enumerate(pair):
+            if path is not None and path.is_file():
+                image = _open(path)
+                image.thumbnail((side, side))
+                left, top = GAP + place % columns * width + half * (side + HALF_GAP), GAP + place // columns * height
+                sheet.paste(image, (left + (side - image.width) // 2, top + (side - image.height) // 2))
+    with naming_what_is_written(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(target)
+
+
+def thumbnail(source: Path | bytes, longest_side: int) -> bytes | None:
+    """A small JPEG of an image, as viewers turn it; None when it cannot be read."""
     modules = pillow()
     try:
-        with modules.Image.open(path) as image:
+        with modules.Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             image.draft("RGB", (longest_side, longest_side))  # a JPEG is decoded small
             small = modules.ImageOps.exif_transpose(image)
             small.thumbnail((longest_side, longest_side))

@@ -21,6 +21,8 @@ POLL_SECONDS = 0.25
 RATE_WINDOW_SECONDS = 60.0
 """The rate is that of the last minute, or of the last `FEWEST_ENDINGS` jobs: it follows workers that come and go."""
 FEWEST_ENDINGS = 4
+OVERDUE_ENDS = 2
+"""Without an end for as long as this many should take, the rate falls."""
 LINE_SECONDS = 5.0
 JSON_SECONDS = 1.0
 AWAY_POLL_SECONDS = 0.5
@@ -146,6 +148,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()  # moments and how many jobs had ended then
+        self._last_end = 0.0
         self.has_begun = False
 
     @property
@@ -153,15 +156,23 @@ class Pace:
         return bool(self._seen)
 
     def rate(self, now: float, running: int, ended: int) -> float:
-        """Jobs per second up to now; 0 before one has ended under way."""
+        """Jobs per second up to the last end; 0 before one has ended under way.
+
+        Between two ends it stays as it is, until the next one is overdue: else it would fall with every look.
+        """
         self.has_begun = self.has_begun or running > 0 or (bool(self._seen) and ended > self._seen[0][1])
         if not self.has_begun:
             self._seen.clear()
+        if not self._seen or ended > self._seen[-1][1]:
+            self._last_end = now
         self._seen.append((now, ended))
         while self._is_old(now, ended):
             self._seen.popleft()
         since, before = self._seen[0]
-        return (ended - before) / (now - since) if now > since else 0.0
+        if ended == before:
+            return 0.0
+        rate = (ended - before) / (self._last_end - since)
+        return rate if (now - self._last_end) * rate < OVERDUE_ENDS else (ended - before) / (now - since)
 
     def _is_old(self, now: float, ended: int) -> bool:
         """True if the oldest look is of no use: the next one is old enough and has seen enough jobs end."""

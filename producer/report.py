@@ -47,12 +47,13 @@ class Ending:
 
 @dataclass(frozen=True)
 class ReportRow:
-    """One row of a report: its cells, what was to be done, and how it ended."""
+    """One row of a report: its cells, what was to be done, how it ended, and which engine and model did it."""
 
     cells: Cells
     images: tuple[str, ...]
     prompt: str
     ending: Ending
+    engine: str = ""
 
 
 def table_report(
@@ -71,7 +72,8 @@ def table_report(
             known = (before or {}).get(row.job_id)
             ending = known if known is not None and record is None else _ending_of_row(row, record)
             job = row.job or (record.job if record else None)
-            yield ReportRow(row.cells, job.image if job else (), job.prompt if job else "", ending)
+            engine = _engine(record) if known is not ending else ""
+            yield ReportRow(row.cells, job.image if job else (), job.prompt if job else "", ending, engine)
 
 
 def batch_report(batch: str, ledger: Ledger) -> Iterator[ReportRow]:
@@ -90,7 +92,7 @@ def job_report(record: JobRecord) -> ReportRow:
     """Report one job without its table."""
     job = record.job
     cells = {"image": ",".join(job.image), "prompt": job.prompt, **job.metadata}
-    return ReportRow(cells, job.image, job.prompt, ending_of(record))
+    return ReportRow(cells, job.image, job.prompt, ending_of(record), _engine(record))
 
 
 def ending_of(record: JobRecord) -> Ending:
@@ -111,6 +113,11 @@ def ending_of(record: JobRecord) -> Ending:
 def batch_columns(batch: str, ledger: Ledger) -> tuple[str, ...]:
     """The names of the columns of `batch_report`, from a first look at every job."""
     return tuple(dict.fromkeys(name for row in batch_report(batch, ledger) for name in row.cells))
+
+
+def _engine(record: JobRecord | None) -> str:
+    engine = record.outcome.engine if record is not None else None
+    return f"{engine.name} {engine.model}" if engine is not None else ""
 
 
 def _ending_of_row(row: TableRow, record: JobRecord | None) -> Ending:

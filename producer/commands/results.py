@@ -78,9 +78,12 @@ def results(
 
 def gallery(
     name: Annotated[str, NAME],
-    output: Annotated[Path, options.option("-o", "--output", help="HTML file. [default: gallery.html]")] = Path(
-        "gallery.html"
-    ),
+    output: Annotated[
+        str, options.option("-o", "--output", help="HTML file, or s3://bucket/x.html. [default: gallery.html]")
+    ] = "gallery.html",
+    sheet: Annotated[
+        Path | None, options.option("--sheet", help="Write a contact sheet, a PNG, too. [default: none]")
+    ] = None,
     table: TableOption = None,
     image_column: options.ImageColumn = None,
     prompt_column: options.PromptColumn = None,
@@ -94,8 +97,9 @@ def gallery(
     """
     client = Client(settings=options.settings_with(broker_url))
     with _report(client, name, table, ColumnNames.chosen(image_column, prompt_column, output_column)) as (_, rows):
-        write_gallery(output, name, rows)
-    put(str(output))
+        write_gallery(output, name, rows, batch=name, sheet=sheet)
+    put(output)
+    put(str(sheet)) if sheet is not None else None
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from producer.failures import group_failures, tell_failures
 from producer.files import naming_what_is_written
 from producer.gallery import write_gallery
 from producer.progress import watch
-from producer.report import Ending, LookUp, ReportRow, table_report
+from producer.report import NOT_QUEUED, Ending, LookUp, ReportRow, table_report
 from producer.result_files import Layout, read_finished, write_results
 from producer.table.placing import ImagePlacer
 from producer.table.plan import Plan, RowDefaults
@@ -140,7 +140,8 @@ class EmbeddedRun:
     def report(self, look_up: LookUp) -> None:
         """Write `results.csv` and the gallery."""
         self._write_results(look_up)
-        write_gallery(self.files.gallery, self._table.name, self._rows(look_up))
+        touched = (row for row in self._rows(look_up) if row.ending.state != NOT_QUEUED)
+        write_gallery(self.files.gallery, self._table.name, touched)
 
     def _write_results(self, look_up: LookUp) -> None:
         write_results(self.files.results, self._layout, self._rows(look_up))

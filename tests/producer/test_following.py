@@ -240,3 +240,12 @@ def test_the_pace_of_slow_jobs_is_that_of_the_last_few() -> None:
         rate = pace.rate(float(second), running=1, ended=second // 100)
 
     assert rate == pytest.approx(0.01, rel=0.35)
+
+
+def test_the_pace_stays_between_two_ends_and_falls_when_the_next_one_is_overdue() -> None:
+    pace = Pace()
+    pace.rate(0.0, running=1, ended=0)
+
+    rates = [pace.rate(float(second), running=1, ended=1) for second in (10, 15, 25, 40)]
+
+    assert rates == [pytest.approx(rate) for rate in (0.1, 0.1, 0.1, 0.025)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import errno
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import pytest
 from jobs.schema import JobState
 from producer import Client
 from producer.errors import TableError
-from producer.gallery import write_gallery
 from producer.report import Ending, ReportRow, table_report
 from producer.result_files import Layout, read_finished, write_results
 from producer.table.plan import RowDefaults
@@ -118,26 +116,3 @@ def test_results_that_cannot_be_read_are_named_with_the_way_on(tmp_path: Path, c
 
     with pytest.raises(TableError, match=r"results\.csv: cannot be read \(.*\); .* use --overwrite"):
         read_finished(tmp_path / "results.csv", Layout(("image",), tmp_path))
-
-
-def test_the_gallery_escapes_everything_and_links_files_relative_to_itself(tmp_path: Path) -> None:
-    hostile = '<script>alert("x")</script>'
-    done = Ending("succeeded", (tmp_path / "out/ä b.png").as_uri(), 7, 1, 0.5, "", "a")
-    rows = [
-        ReportRow({}, ((tmp_path / "in/cat.png").as_uri(),), hostile, done),
-        ReportRow({}, ("https://example.com/a.png?x=1&y='\"><b>",), "rain", Ending("failed", error=hostile)),
-        ReportRow({}, ("s3://bucket/a.png", "data:image/png;base64,AAAA"), "hail", Ending("queued")),
-    ]
-
-    write_gallery(tmp_path / "out/gallery.html", hostile, rows)
-
-    page = (tmp_path / "out/gallery.html").read_text()
-    assert re.findall(r'src="([^"]*)"', page) == [
-        "../in/cat.png",
-        "%C3%A4%20b.png",
-        "https://example.com/a.png?x=1&amp;y=&#x27;&quot;&gt;&lt;b&gt;",
-        "data:image/png;base64,AAAA",
-    ]
-    assert "<script" not in page
-    assert page.count("&lt;script&gt;") == 4, "twice the title, a prompt, an error"
-    assert "s3://bucket/a.png" in page
