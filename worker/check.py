@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from jobs.connection import connect, hide_secrets, redis_errors
+from jobs.connection import connect, redis_errors
 from jobs.errors import Error
 from jobs.settings import unknown_variables
+from jobs.shown import hide_secrets
 from storage import Storage
 from worker.settings import Settings
 
