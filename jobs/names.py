@@ -1,4 +1,4 @@
-"""Names that a job may carry: keys and paths of its pictures, and text and metadata that can be stored and sent on.
+"""Names that a job may carry: keys and paths of its pictures, hosts, and text and metadata to store and to send on.
 
 The contract and the producer's tables check with the same functions, so a name is refused where a person can still
 mend it, and never after an edit was computed.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from typing import Any
+from urllib.parse import urlsplit
 
 LONGEST_NAME_BYTES = 1024
 """Of a whole key or path in UTF-8: the bound of S3."""
@@ -28,6 +29,18 @@ CONTROLS = frozenset({"Cc", "Zl", "Zp"})
 DRIVE = re.compile(r"[A-Za-z]:")
 TURNS_TEXT_ROUND = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Marks that show a name in another order than it has: `gnp.exe` for `exe.png`."""
+
+DEFAULT_PORTS = {"https": 443, "http": 80}
+
+
+def host_of(url: str) -> str:
+    """Host and port of a web address, the same for every spelling of them.
+
+    Raises:
+        ValueError: the port is none.
+    """
+    parts = urlsplit(url)
+    return f"{(parts.hostname or '').rstrip('.')}:{parts.port or DEFAULT_PORTS.get(parts.scheme, 0)}"
 
 
 def check_key(name: str) -> None:

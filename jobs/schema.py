@@ -304,6 +304,8 @@ class JobEvent(Contract):
     """Body of a callback, in the form of Standard Webhooks."""
 
     type: Literal["edit.succeeded", "edit.failed", "edit.cancelled"]
+    receiver: str
+    """Host and port that the callback goes to: one who holds the same secret cannot pass it on to another receiver."""
     timestamp: datetime
     data: EditResult
 

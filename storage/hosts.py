@@ -5,15 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
-from urllib.parse import urlsplit
-
-DEFAULT_PORTS = {"https": 443, "http": 80}
-
-
-def host_of(url: str) -> str:
-    """Host and port of a web address, the same for every spelling of them."""
-    parts = urlsplit(url)
-    return f"{(parts.hostname or '').rstrip('.')}:{parts.port or DEFAULT_PORTS.get(parts.scheme, 0)}"
 
 
 class Hosts:

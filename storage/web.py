@@ -7,9 +7,10 @@ from http import HTTPStatus
 import httpx2
 
 from jobs.errors import EditFailure, Outage, RejectJob, RetryJob
+from jobs.names import host_of
 from storage.addresses import ForbiddenAddress
 from storage.guarded_http import guarded_client
-from storage.hosts import Hosts, host_of
+from storage.hosts import Hosts
 from storage.limits import CHUNK_BYTES, DOWNLOAD_SECONDS, Deadline, collect, too_large, too_slow
 from storage.settings import StorageSettings
 from storage.store import INPUT, Source

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 from jobs.errors import BrokerError, EditFailure, JobNotFound
 from jobs.ledger import MICROSECONDS, DueCallback, Ledger, Outbox, Verdict
+from jobs.names import host_of
 from jobs.shown import hide_secrets, one_line
-from storage.hosts import Hosts, host_of
+from storage.hosts import Hosts
 from storage.signing import callback_headers
 from worker.events import CallbackFailed, CallbackNotSettled, CallbackRetried, CallbackSettled, Events
 from worker.settings import Settings
@@ -76,7 +77,7 @@ class CallbackSender:
         events: Events,
         jitter: Callable[[float, float], float] = uniform,
     ) -> None:
-        self._secrets = settings.callback_secrets
+        self._signing = settings.signing
         self._hide_seconds = settings.callback_timeout_seconds * 3
         self._ledger = ledger
         self._outbox = Outbox(ledger)
@@ -152,7 +153,7 @@ class CallbackSender:
     def _post(self, url: str, webhook_id: str, body: bytes) -> Reply:
         # Receivers refuse a time that is minutes off: it is that of Redis, since this machine's clock may be wrong.
         timestamp = self._ledger.now_us() // MICROSECONDS
-        headers = callback_headers(self._secrets, webhook_id, timestamp, body)
+        headers = callback_headers(self._signing.of(url), webhook_id, timestamp, body)
         try:
             # The answer's body is not read: a receiver could send without end.
             with self._client.stream("POST", url, content=body, headers=headers) as response:

@@ -175,7 +175,10 @@ def check_inputs(settings: Settings) -> Iterator[Finding]:
 
 
 def check_callbacks(settings: Settings) -> Iterator[Finding]:
-    count = len(settings.callback_secrets)
+    signing = settings.signing
+    count = len(signing.default)
+    if signing.by_host:
+        yield Finding("callbacks", Level.OK, f"own secrets for {', '.join(sorted(signing.by_host))}")
     if count:
         yield Finding("callbacks", Level.OK, f"signed with {count} secret{'s' * (count > 1)}")
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from base64 import b64decode
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from jobs.settings import Boolean, Bytes, BytesOrZero, Seconds, SecondsOrZero, S
 from kontext.choices import DEFAULT_BUDGET_BYTES, DEFAULT_CACHE_BYTES, Attention, CpuKernels, Precision
 from kontext.config import LONGEST_TEXT, SHORTEST_TEXT
 from storage.settings import StorageSettings
+from storage.signing import CallbackSecrets
 from worker.health import default_runtime_dir
 
 
@@ -59,6 +59,9 @@ class Settings(StorageSettings):
     callback_secret: SecretStr | None = Field(
         None, repr=False, description="whsec_...; several, separated by blanks, to rotate"
     )
+    callback_secrets: SecretStr | None = Field(
+        None, repr=False, description="host=whsec_..., separated by blanks: secrets of single receivers"
+    )
     callback_timeout_seconds: Seconds = Field(20, description="time for one callback request")
 
     worker_name: str = Field(
@@ -88,17 +91,19 @@ class Settings(StorageSettings):
     @field_validator("callback_secret")
     @classmethod
     def _secrets_are_standard_webhooks_secrets(cls, value: SecretStr | None) -> SecretStr | None:
-        for secret in value.get_secret_value().split() if value else ():
-            if not _is_webhook_secret(secret):
-                raise ValueError(
-                    "expected whsec_ followed by base64; make one with: echo whsec_$(openssl rand -base64 24)"
-                )
+        CallbackSecrets.parse(_text(value), "")
+        return value
+
+    @field_validator("callback_secrets")
+    @classmethod
+    def _hosts_have_secrets(cls, value: SecretStr | None) -> SecretStr | None:
+        CallbackSecrets.parse("", _text(value))
         return value
 
     @property
-    def callback_secrets(self) -> tuple[str, ...]:
-        """The signing secrets, newest first; empty when callbacks are unsigned."""
-        return tuple(self.callback_secret.get_secret_value().split()) if self.callback_secret else ()
+    def signing(self) -> CallbackSecrets:
+        """The secrets that callbacks are signed with."""
+        return CallbackSecrets.parse(_text(self.callback_secret), _text(self.callback_secrets))
 
 
 class DotEnvWithoutCode(DotEnvSettingsSource):
@@ -115,8 +120,5 @@ class DotEnvWithoutCode(DotEnvSettingsSource):
         return values
 
 
-def _is_webhook_secret(secret: str) -> bool:
-    try:
-        return secret.startswith("whsec_") and len(b64decode(secret.removeprefix("whsec_"), validate=True)) >= 12
-    except ValueError:
-        return False
+def _text(secret: SecretStr | None) -> str:
+    return secret.get_secret_value() if secret else ""

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 from pydantic import ValidationError
 
 from jobs.errors import ErrorCode
+from jobs.names import host_of
 from jobs.schema import EditJob, EditResult, ErrorInfo, JobEvent, JobState, Outcome, salvage_job
 
 CallbackState = Literal["pending", "delivered", "dropped"]
@@ -97,7 +98,12 @@ class JobRecord:
         if not self.state.is_terminal or self.finished_at is None:
             raise ValueError(f"job {self.job.id} is {self.state}: there is no event to report")
         return JobEvent.model_validate(
-            {"type": f"edit.{self.state}", "timestamp": self.finished_at, "data": self.result}
+            {
+                "type": f"edit.{self.state}",
+                "receiver": host_of(self.job.callback.url) if self.job.callback else "",
+                "timestamp": self.finished_at,
+                "data": self.result,
+            }
         )
 
 

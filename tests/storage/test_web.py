@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import EditFailure, ErrorCode, Outage, RejectJob, RetryJob
+from jobs.names import host_of
 from jobs.settings import load_settings
-from storage.hosts import host_of
 from storage.settings import StorageSettings
 from storage.web import Web
 from tests.jobs.certificates import self_signed

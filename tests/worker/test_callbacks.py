@@ -157,6 +157,27 @@ def test_while_secrets_rotate_receivers_with_the_old_and_with_the_new_one_both_a
             request.verified(secret)
 
 
+def test_a_receiver_cannot_pass_its_callbacks_on_to_another(redis_client: redis.Redis, http_server: HttpServer) -> None:
+    ledger = Ledger(redis_client)
+    here = http_server.answer("/here", Answer(200))
+    there = http_server.answer("/there", Answer(200)).replace("127.0.0.1", "localhost")
+    for job_id, url in (("a", here), ("b", there)):
+        end_job(ledger, job_id, url)
+    settings = load_settings(
+        Settings, callback_secret=OLD, callback_secrets=f"localhost={NEW}", private_hosts=("127.0.0.1", "localhost")
+    )
+    sender = CallbackSender(settings, ledger, guarded_client(settings, 5), Events(), middle)
+    sender.tick()
+    sender.close()
+
+    (to_here,), (to_there,) = http_server.requests("/here"), http_server.requests("/there")
+    port = http_server.url("/").split(":")[2].strip("/")
+    assert to_here.verified(OLD)["receiver"] == f"127.0.0.1:{port}"
+    assert to_there.verified(NEW)["receiver"] == f"localhost:{port}"
+    with pytest.raises(WebhookVerificationError):
+        to_there.verified(OLD)
+
+
 def test_a_redirect_is_not_followed_and_an_endless_answer_not_read(
     ledger: Ledger, http_server: HttpServer, attempts: Attempts
 ) -> None:

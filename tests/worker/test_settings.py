@@ -79,7 +79,7 @@ def test_secrets_never_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DG_CALLBACK_SECRET", SECRET)
     settings = load_settings(Settings)
 
-    assert settings.callback_secrets == (SECRET,)
+    assert settings.signing.default == (SECRET,)
     assert SECRET not in repr(settings)
 
     monkeypatch.setenv("DG_CALLBACK_SECRET", "hunter2")
@@ -91,7 +91,7 @@ def test_secrets_never_show(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_several_secrets_are_for_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DG_CALLBACK_SECRET", f"{SECRET} whsec_{'A' * 32}")
 
-    assert len(load_settings(Settings).callback_secrets) == 2
+    assert len(load_settings(Settings).signing.default) == 2
 
 
 def test_empty_variables_of_the_worker_count_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ def test_empty_variables_of_the_worker_count_as_unset(monkeypatch: pytest.Monkey
 
     settings = load_settings(Settings)
 
-    assert settings.callback_secrets == ()
+    assert settings.signing.default == ()
     assert settings.flux_kontext_model is None
     assert (settings.file_roots, settings.lease_seconds) == ((), 30)
 
@@ -120,3 +120,41 @@ def test_code_of_an_engine_is_named_by_the_environment_and_never_by_dotenv(
     (tmp_path / ".env").write_text("DG_FLUX_KONTEXT_ENGINE=official\nDG_LEASE_SECONDS=7\n")
     assert load_settings(Settings).flux_kontext_engine == "official"
     assert load_settings(Settings).lease_seconds == 7
+
+
+OTHER, PORT, OLD = (f"whsec_{letter * 32}" for letter in "ABC")
+
+
+@pytest.mark.parametrize(
+    ("url", "secrets"),
+    [
+        ("https://hooks.example/a?b", (OTHER, OLD)),
+        ("https://HOOKS.example.:443/a", (OTHER, OLD)),
+        ("https://hooks.example:8443/", (PORT,)),
+        ("http://[::1]:9000/", (OLD,)),
+        ("https://sub.hooks.example/", (SECRET,)),
+        ("https://elsewhere.example/", (SECRET,)),
+    ],
+)
+def test_a_receiver_may_have_secrets_of_its_own(
+    url: str, secrets: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DG_CALLBACK_SECRET", SECRET)
+    own = f"hooks.example={OTHER} hooks.example={OLD} Hooks.example:8443={PORT} [::1]={OLD}"
+    monkeypatch.setenv("DG_CALLBACK_SECRETS", own)
+
+    settings = load_settings(Settings)
+
+    assert settings.signing.of(url) == secrets
+    assert not any(secret in repr(settings) for secret in (SECRET, OTHER, OLD, PORT))
+
+
+@pytest.mark.parametrize("entry", [OTHER, "h", "h=", f"h={SECRET}x!", f"https://h={SECRET}", f"={SECRET}", "h=hunter2"])
+def test_an_entry_without_host_or_secret_is_named_without_showing_it(
+    entry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DG_CALLBACK_SECRETS", entry)
+    with pytest.raises(SettingsError, match=r"^DG_CALLBACK_SECRETS: expected host=whsec_") as error:
+        load_settings(Settings)
+    assert "hunter2" not in str(error.value)
+    assert SECRET not in str(error.value)
