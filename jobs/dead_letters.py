@@ -55,7 +55,7 @@ class DeadLetters:
 
     def count(self) -> int:
         with redis_errors(self._redis):
-            return cast(int, self._redis.llen(self._key))
+            return int(self._redis.llen(self._key))
 
     def __iter__(self) -> Iterator[DeadLetter]:
         with redis_errors(self._redis):

@@ -1,7 +1,8 @@
 """The Celery application and the queue of edits.
 
-A message says only "job X waits"; what X is stands in the ledger. There is no result backend, no ETA task and no
-revoke: results, delays and cancellation are the ledger's.
+A message says only "one more job waits". Which one its taker gets is decided by the ledger, so a message that is lost,
+doubled or damaged harms no job in particular; the id that it carries is a hint for the log. There is no result backend,
+no ETA task and no revoke: results, delays and cancellation are the ledger's.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from jobs.shown import hide_secrets
 QUEUE = "edits"
 TASK = "worker.tasks.edit"
 MESSAGES_AT_ONCE = 500
+
+LISTS = (QUEUE, *(f"{QUEUE}\x06\x16{priority}" for priority in (3, 6, 9)))
+"""The lists in Redis that kombu keeps for the queue, one for each step of a client's Celery priority."""
 
 
 def make_app(broker_url: str) -> Celery:
@@ -75,7 +79,7 @@ class EditQueue:
         self._app = app
 
     def send(self, job_ids: Iterable[str]) -> int:
-        """Send one message per job and return how many; whatever is lost on the way, the reconciler sends again.
+        """Send one message per job and return how many; the reconciler sends as many as are lost on the way.
 
         Raises:
             BrokerError: of the messages an unknown number was sent.
@@ -103,15 +107,18 @@ class EditQueue:
         return sent
 
 
-def next_messages(redis: Redis, limit: int) -> tuple[list[str], bool]:
-    """Look at the messages that will be taken next, without taking them.
+def count_messages(redis: Redis) -> int:
+    """Count the messages in the queue."""
+    with redis_errors(redis), redis.pipeline(transaction=False) as pipeline:
+        for name in LISTS:
+            pipeline.llen(name)
+        return sum(pipeline.execute())
 
-    Returns:
-        The ids in up to `limit` messages at the end of the list that is served first, and whether the list has no more.
-    """
+
+def next_messages(redis: Redis, limit: int) -> list[str]:
+    """Look at the ids in up to `limit` messages that will be taken next, without taking them."""
     with redis_errors(redis):
-        messages = redis.lrange(QUEUE, -limit, -1)
-    return [_message_id(message) for message in messages], len(messages) < limit
+        return [_message_id(message) for message in redis.lrange(QUEUE, -limit, -1)]
 
 
 def _message_id(message: str | bytes) -> str:

@@ -20,6 +20,7 @@ from jobs.names import check_key, check_metadata, check_new_name, check_text
 from jobs.shown import hide_secrets
 
 OutputFormat = Literal["png", "jpeg", "webp"]
+Priority = Literal["high", "normal", "low"]
 CallbackEvent = Literal["succeeded", "failed", "cancelled"]
 
 JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
@@ -171,6 +172,12 @@ class EditJob(Contract):
     output: str | None = None
     callback: Callback | None = None
     batch: str | None = Field(None, pattern=JOB_ID_PATTERN)
+    priority: Priority = Field(
+        "normal", description="high, normal or low; a job is taken before all of lower priority."
+    )
+    tenant: str | None = Field(
+        None, pattern=JOB_ID_PATTERN, description="Whom the job is for; within a priority tenants take turns."
+    )
     timeout_seconds: float | None = Field(None, gt=0, description="longest run; the worker's limit when absent")
     metadata: dict[str, Any] = Field(default_factory=dict)
 

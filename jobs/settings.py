@@ -94,6 +94,9 @@ class BrokerSettings(BaseSettings):
     key_prefix: str = Field("dg:", description="start of every ledger key in Redis")
     retention_seconds: Seconds = Field(7 * 86400, description="how long ended jobs stay in the ledger")
     max_queued: int = Field(0, ge=0, description="refuse new jobs while this many wait; 0: no bound")
+    max_queued_per_tenant: int = Field(
+        0, ge=0, description="refuse a tenant's new jobs while this many of its wait; 0: no bound"
+    )
     output_uri: str = Field("", description="where outputs go when the job names none; default: file:// + ./output")
 
     @field_validator("output_uri")

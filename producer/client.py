@@ -25,6 +25,9 @@ FIRST_POLL_SECONDS = 0.05
 LONGEST_POLL_SECONDS = 1.0
 POLL_GROWTH = 1.3
 
+FULL = ("full", "tenant_full")
+"""Verdicts on jobs that may be submitted again later."""
+
 
 class Client:
     """Talks to the ledger and the queue; one instance serves all threads of a program.
@@ -55,13 +58,13 @@ class Client:
 
         Raises:
             JobConflict: the id belongs to a job that asks for something else.
-            QueueFull: as many jobs wait as may wait.
+            QueueFull: as many jobs wait as may wait, in all or of this tenant.
         """
         submission = next(self.submit_many([job]))
         if submission.verdict == "conflict":
             raise JobConflict(f"job {job.id!r} exists and asks for something else; use another id")
-        if submission.verdict == "full":
-            raise QueueFull(f"queue full ({submission.detail} of {self.settings.max_queued}); submit again later")
+        if submission.verdict in FULL:
+            raise QueueFull(f"{self.describe_full(submission)}; submit again later")
         return submission.job_id
 
     def submit_many(self, jobs: Iterable[EditJob], wait_for_room: bool = False) -> Iterator[Submission]:
@@ -71,30 +74,35 @@ class Client:
         iterated; whoever stops, or is killed, can submit the same jobs again.
 
         Args:
-            wait_for_room: instead of the verdict `full`, wait until the queue has room and go on, however long it
-                takes; within one chunk, jobs that exist already are then yielded before the new ones.
+            wait_for_room: instead of the verdicts `full` and `tenant_full`, wait until there is room and go on, however
+                long it takes; within one chunk, jobs that exist already are then yielded before the new ones.
         """
         remaining = iter(jobs)
         while chunk := list(islice(remaining, PIPELINE_LENGTH)):
             submissions = self._submit_chunk(chunk)
-            while wait_for_room and (full := {item.job_id for item in submissions if item.verdict == "full"}):
-                yield from (item for item in submissions if item.verdict != "full")
-                self._wait_for_room()
+            pauses = _pauses()
+            while wait_for_room and (full := {item.job_id for item in submissions if item.verdict in FULL}):
+                yield from (item for item in submissions if item.verdict not in FULL)
+                time.sleep(next(pauses))
                 chunk = [job for job in chunk if job.id in full]
                 submissions = self._submit_chunk(chunk)
             yield from submissions
 
+    def describe_full(self, submission: Submission) -> str:
+        """Say which bound refused a job, and how many wait."""
+        if submission.verdict == "tenant_full":
+            return f"too many jobs of this tenant wait ({submission.detail} of {self.settings.max_queued_per_tenant})"
+        return f"queue full ({submission.detail} of {self.settings.max_queued})"
+
     def _submit_chunk(self, jobs: list[EditJob]) -> list[Submission]:
-        submissions = list(self.ledger.submit(jobs, self.settings.output_uri, self.settings.max_queued))
+        submissions = list(
+            self.ledger.submit(
+                jobs, self.settings.output_uri, self.settings.max_queued, self.settings.max_queued_per_tenant
+            )
+        )
         # Of a job that exists a message was sent before; should it be lost, a worker's reconciler sends it again.
         self._queue.send(item.job_id for item in submissions if item.verdict == "created")
         return submissions
-
-    def _wait_for_room(self) -> None:
-        pause = FIRST_POLL_SECONDS
-        while self.ledger.waiting() >= self.settings.max_queued:
-            time.sleep(pause)
-            pause = min(pause * POLL_GROWTH, LONGEST_POLL_SECONDS)
 
     def get(self, job_id: str) -> JobRecord:
         """Everything that is known about a job.
@@ -112,13 +120,12 @@ class Client:
             TimeoutError: it has not ended in time; it goes on, and may be waited for again.
         """
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        pause = FIRST_POLL_SECONDS
+        pauses = _pauses()
         while not (record := self.get(job_id)).state.is_terminal:
-            left = pause if deadline is None else deadline - time.monotonic()
+            left = LONGEST_POLL_SECONDS if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError(f"job {job_id!r} is still {record.state} after {timeout_seconds} s")
-            time.sleep(min(pause, left))
-            pause = min(pause * POLL_GROWTH, LONGEST_POLL_SECONDS)
+            time.sleep(min(next(pauses), left))
         return record.result
 
     def cancel(self, job_id: str) -> JobState:
@@ -172,3 +179,11 @@ class Client:
             JobNotFound: no such batch.
         """
         return self.ledger.batch_counts(batch)
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds between two looks, growing from `FIRST_POLL_SECONDS` to `LONGEST_POLL_SECONDS`."""
+    pause = FIRST_POLL_SECONDS
+    while True:
+        yield pause
+        pause = min(pause * POLL_GROWTH, LONGEST_POLL_SECONDS)

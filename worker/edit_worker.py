@@ -27,7 +27,6 @@ from worker.device_memory import device_memory
 from worker.engines import load_engine
 from worker.event_log import log_event
 from worker.events import Event, Events, Listener, RunFailed, WorkerBroken, WorkerStopped, WorkerStuck
-from worker.faults import MOST_FAULTS_IN_A_ROW
 from worker.health import Health, HealthFile
 from worker.intake import Intake
 from worker.leases import RENEW_SECONDS, LeaseKeeper, Run
@@ -177,20 +176,10 @@ class EditWorker:
             )
         )
         self._redis_seen_at = time.time()
-        self._suspect_device()
 
     def _note_failure(self, event: Event) -> None:
         if isinstance(event, RunFailed):
             self._last_error = f"{event.code} in {event.job_id}"
-
-    def _suspect_device(self) -> None:
-        """Stop taking jobs when runs fail here and nowhere else; a probe then sees `broken`."""
-        if self.runner.faults.length < MOST_FAULTS_IN_A_ROW or self.pool.state is WorkerState.BROKEN:
-            return
-        others = [info for info in self._registry.workers() if info.name != self.settings.worker_name]
-        if self.runner.faults.is_suspicious([info.faults_in_a_row for info in others]):
-            self.events.send(WorkerBroken(f"{self.runner.faults.length} runs in a row failed here and none elsewhere"))
-            self.runner.close_for_good()
 
     def _follow_drain_wishes(self) -> None:
         while True:

@@ -46,7 +46,7 @@ class Event:
 
     def items(self) -> Iterator[tuple[str, str]]:
         """The fields of the event's line: key and text."""
-        kind: type[Any] = type(self)
+        kind: Any = type(self)
         for field, marked in _said_fields(kind):
             yield marked.key, marked.form.format(getattr(self, field))
 
@@ -366,6 +366,13 @@ class WorkerStuck(Ended):
 
 
 @dataclass(frozen=True)
+class DeviceTriedOut(Warned):
+    """Different jobs failed in a row, but the warm-up edit works: the jobs are to blame; the worker goes on."""
+
+    jobs: Annotated[int, Said("jobs")]
+
+
+@dataclass(frozen=True)
 class RedisAway(Warned):
     """Redis does not answer a background thread."""
 
@@ -423,7 +430,7 @@ class Events:
 
 
 @cache
-def _said_fields(kind: type[Any]) -> tuple[tuple[str, Said], ...]:
+def _said_fields(kind: Any) -> tuple[tuple[str, Said], ...]:
     hints = get_type_hints(kind, include_extras=True)
     return tuple(
         (field.name, marked)

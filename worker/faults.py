@@ -25,26 +25,34 @@ MOST_FAULTS_IN_A_ROW = 3
 
 
 class FaultStreak:
-    """Counts the runs in a row that failed in the engine, whatever the job: a sign that the device is to blame."""
+    """Counts the different jobs in a row that failed in the engine: a sign that the device is to blame.
+
+    One job that fails again and again, as a job that cannot work does, counts once.
+    """
 
     def __init__(self) -> None:
-        self.length = 0
+        self._job_ids: set[str] = set()
 
-    def note(self, failure: EditFailure | None) -> None:
+    @property
+    def length(self) -> int:
+        return len(self._job_ids)
+
+    @property
+    def is_suspicious(self) -> bool:
+        """True when the worker should try itself with an edit that is known to work."""
+        return self.length >= MOST_FAULTS_IN_A_ROW
+
+    def note(self, job_id: str, failure: EditFailure | None) -> None:
         """Note how a run ended; None is a success. What is not the engine's doing neither counts nor clears."""
         if failure is None:
-            self.length = 0
+            self.clear()
         elif failure.code in FAULTS_OF_THE_DEVICE and not isinstance(failure, AbortJob):
             is_hosts_memory = failure.code is ErrorCode.OUT_OF_MEMORY and failure.retryable
-            self.length += not is_hosts_memory
+            if not is_hosts_memory:
+                self._job_ids.add(job_id)
 
-    def is_suspicious(self, elsewhere: list[int]) -> bool:
-        """Whether this worker fails again and again while none of the others does.
-
-        Args:
-            elsewhere: lengths of the other workers' streaks; without others the jobs are as likely to blame.
-        """
-        return self.length >= MOST_FAULTS_IN_A_ROW and bool(elsewhere) and not any(elsewhere)
+    def clear(self) -> None:
+        self._job_ids.clear()
 
 
 def classify(error: Exception) -> EditFailure:

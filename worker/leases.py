@@ -18,7 +18,7 @@ RENEW_SECONDS = 0.5
 """How often a lease is renewed, progress noted and a cancel noticed."""
 
 ENCODING, SAMPLING = "encoding", "sampling"
-BEFORE_THE_GPU = ("starting", "fetching", "waiting")
+BEFORE_THE_GPU = ("starting", "fetching", "decoding", "waiting")
 
 
 class Run:
@@ -65,13 +65,13 @@ class Run:
 
     @contextmanager
     def stage(self, name: str, timing: str | None = None) -> Iterator[None]:
-        """Work on one stage: noted as progress and, when `timing` is given, timed under that name."""
+        """Work on one stage: noted as progress and, when `timing` is given, its seconds added under that name."""
         self.check()
         self._move(Progress(name))
         start = time.monotonic()
         yield
         if timing:
-            self.timings[timing] = time.monotonic() - start
+            self.timings[timing] = self.timings.get(timing, 0.0) + time.monotonic() - start
 
     def on_step(self, step: int, total_steps: int) -> None:
         """Note a sampling step and end the run if that was asked for."""

@@ -42,6 +42,7 @@ class ModelPool:
         self._engine: Engine | None = None
         self._condition = Condition()
         self._is_taken = False
+        self._is_warm = False
         self._state = WorkerState.LOADING
         self._forecast = TurnForecast()
         self.on_change: Callable[[], None] = lambda: None
@@ -77,11 +78,24 @@ class ModelPool:
         """Run a function in the device's thread and return what it returns; for whoever holds the turn."""
         return self._thread.submit(function).result()
 
+    def try_out(self) -> None:
+        """Do the warm-up edit once more; whatever the engine raises goes through.
+
+        An image that is not a number counts only when the first warm-up gave one.
+        """
+        with self.turn(lambda: None) as engine:
+            try:
+                self.call(engine.warm_up)
+            except NotANumber:
+                if self._is_warm:
+                    raise
+
     def _load_and_warm_up(self) -> None:
         start = time.monotonic()
         engine = self._load()
         try:
             engine.warm_up()
+            self._is_warm = True
         except NotANumber as error:
             self._events.send(WarmUpFailed(str(error)))
         self._engine = engine

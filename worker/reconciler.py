@@ -1,8 +1,8 @@
 """Puts right what a death left behind; every worker can, and once a second or so one of them does.
 
 Three repairs, each harmless when it was not needed, since a claim drops a doubled message:
-expired leases (the worker died), back-off that is over, and jobs that wait without a message in the queue (the
-message was popped by a process that died before it could claim, or was never sent). A fourth comes with the turn
+expired leases (the worker died), back-off that is over, and fewer messages in the queue than jobs that wait (one was
+popped by a process that died before it could claim, or was never sent). A fourth comes with the turn
 itself: moments that lie too far ahead because the clock of Redis was set back.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 
 from jobs.ledger import MICROSECONDS, Ledger
-from jobs.queue import EditQueue, next_messages
+from jobs.queue import EditQueue, count_messages
 from worker.events import AttemptsUsedUp, Events, LeaseExpired, MessageLost, Reconciled
 
 INTERVAL_SECONDS = 2.0
@@ -21,14 +21,11 @@ TURN_SECONDS = 1.0
 Turns only save work, for every repair is atomic by itself: one whose taker dies is missed for no longer than this.
 """
 
-GRACE_US = 5 * MICROSECONDS
-"""A message may take this long from being sent to being claimed before it counts as lost."""
+GRACE_SECONDS = 4.0
+"""Messages may be fewer than waiting jobs for this long: one may be on its way to the queue, or from it to a claim."""
 
 SILENCE_SECONDS = 1.5 * INTERVAL_SECONDS
 """After a gap this long, leases look expired whose holders live: Redis was out of reach, or its clock was set ahead."""
-
-MESSAGES_LOOKED_AT = 200
-JOBS_REPAIRED = 500
 
 
 class Reconciler:
@@ -59,7 +56,7 @@ class Reconciler:
         may_expire = self._seconds_since_reached(now_us) <= SILENCE_SECONDS
         again, ended = self._ledger.expire(self._max_attempts, now_us) if may_expire else ([], [])
         self._send([*again, *self._ledger.promote()])
-        lost = self._ledger.resend(self.lost_jobs(now_us))
+        lost = self._ledger.missing_messages(count_messages(self._ledger.redis), GRACE_SECONDS)
         self._send(lost)
         for kind, job_ids in ((LeaseExpired, again), (AttemptsUsedUp, ended), (MessageLost, lost)):
             for job_id in job_ids:
@@ -74,21 +71,3 @@ class Reconciler:
     def _send(self, job_ids: list[str]) -> None:
         if job_ids:  # or every worker would hold a connection for sending that it hardly ever needs
             self._queue.send(job_ids)
-
-    def lost_jobs(self, now_us: int) -> list[str]:
-        """Ids of jobs that wait although their message is gone.
-
-        The queue is first in, first out. So a job that was sent clearly before the one at the head of the queue, and
-        still waits, has no message. When the whole queue fits into one look, the messages in it settle the matter.
-        """
-        latest = now_us - GRACE_US
-        if not self._ledger.oldest_queued(1, latest):
-            return []
-        next_ids, is_all = next_messages(self._ledger.redis, MESSAGES_LOOKED_AT)
-        if not is_all:
-            sent = [moment for moment in self._ledger.sent_at(next_ids) if moment is not None]
-            if not sent:
-                return []  # only messages of other clients at the head: wait until they are taken
-            latest = min(latest, int(min(sent)) - GRACE_US)
-        in_queue = set(next_ids)
-        return [job_id for job_id in self._ledger.oldest_queued(JOBS_REPAIRED, latest) if job_id not in in_queue]

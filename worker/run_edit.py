@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from PIL.Image import Image
 
-from jobs.errors import EditFailure, ErrorCode, RejectJob, StopWorker
+from jobs.errors import EditFailure, ErrorCode, LeaseLost, RejectJob, StopWorker
 from jobs.ledger import Ledger, Refusal
 from jobs.queue import EditQueue
 from jobs.registry import WorkerState
@@ -24,6 +24,7 @@ from storage.uris import show_uri
 from worker.admission import Admission
 from worker.engines import Engine, edit_request
 from worker.events import (
+    DeviceTriedOut,
     Events,
     JobRefused,
     JobTaken,
@@ -35,6 +36,7 @@ from worker.events import (
     TurnEnded,
 )
 from worker.faults import FaultStreak, classify, is_out_of_memory
+from worker.isolation import Isolation
 from worker.leases import ENCODING, LeaseKeeper, Run
 from worker.model_pool import ModelPool
 from worker.settings import Settings
@@ -67,10 +69,11 @@ class EditRunner:
         self._admission = admission
         self._settlement = settlement
         self._events = events
+        self._isolation = Isolation()
         self.faults = FaultStreak()
 
     def run_message(self, message: Any, task_id: str) -> None:
-        """Run what a message stands for: the id of a job in the ledger or, from a plain Celery client, the job itself.
+        """Take the best job that waits and run it; a plain Celery client's message brings its own job in first.
 
         Raises:
             StopWorker: this process cannot go on; the job is back in the queue.
@@ -84,17 +87,34 @@ class EditRunner:
             self._queue.send([job_id])
             return
         name, lease_seconds, token = self._settings.worker_name, self._settings.lease_seconds, uuid4().hex
-        claim = self._settlement.persist(lambda: self._ledger.claim(job_id, name, lease_seconds, token))
+        claim = self._settlement.persist(lambda: self._ledger.claim_best(name, lease_seconds, token, hint=job_id))
         if isinstance(claim, Refusal):
             self._events.send(MessageDropped(job_id, claim.reason))
             return
-        self._events.send(JobTaken(job_id, claim.attempt, claim.queued_seconds))
+        self._events.send(JobTaken(claim.job_id, claim.attempt, claim.queued_seconds))
         self._run(Run(claim, self._settings.job_timeout_seconds), task_id)
+        if self.faults.is_suspicious:
+            self._try_device()
 
     def close_for_good(self) -> None:
         """Take no further job in this process."""
         self._pool.mark_broken()
         self._admission.close()
+
+    def _try_device(self) -> None:
+        """Do an edit that is known to work, after several different jobs failed in a row in the engine.
+
+        Raises:
+            StopWorker: it fails too, so the device or the model is to blame.
+        """
+        try:
+            self._pool.try_out()
+        except Exception as error:
+            self.close_for_good()
+            reason = f"{self.faults.length} different jobs failed in a row, and so did the warm-up edit: {error}"
+            raise StopWorker(ErrorCode.WORKER_LOST, reason) from error
+        self._events.send(DeviceTriedOut(self.faults.length))
+        self.faults.clear()
 
     def _adopt(self, message: Any, task_id: str) -> str | None:
         """Put a plain client's job into the ledger and return its id; None when the id is another job's."""
@@ -116,7 +136,7 @@ class EditRunner:
             except Exception as error:
                 # The one broad catch: here a run's error becomes the job's. What nobody foresaw is reported whole.
                 failure = classify(error)
-                self.faults.note(failure)
+                self.faults.note(run.job_id, failure)
                 if isinstance(failure, StopWorker):
                     self.close_for_good()  # before the job is back in the queue, or this process could take it again
                 is_foreseen = isinstance(error, EditFailure)
@@ -125,7 +145,7 @@ class EditRunner:
                 if isinstance(failure, StopWorker):
                     raise failure from error
             else:
-                self.faults.note(None)
+                self.faults.note(run.job_id, None)
                 self._settlement.succeeded(run, outcome)
 
     def _produce(self, run: Run, task_id: str) -> Outcome:
@@ -136,10 +156,22 @@ class EditRunner:
         assert output is not None  # filled in when the ledger accepted the job
         with self._stage(run, "fetching", "fetch"):
             self._storage.check_output(output)  # a wrong bucket should cost no GPU time
-            inputs = [self._fetch(uri, run) for uri in job.image]
+            inputs = [self._read(uri, run) for uri in job.image]
+        with self._isolation.work(run.claim.is_suspect, run.check):
+            self._spend(run)
+            with self._stage(run, "decoding", "fetch"):
+                images = [self._decode(uri, data, run) for uri, data in zip(job.image, inputs, strict=True)]
+            return self._edit(job, output, images, run, task_id)
+
+    def _spend(self, run: Run) -> None:
+        """Record that the work begins: from here on a worker that is lost has spent the attempt."""
+        if not self._settlement.persist(lambda: self._ledger.spend(run.job_id, run.claim.token)):
+            raise LeaseLost
+
+    def _edit(self, job: EditJob, output: str, images: list[DecodedImage], run: Run, task_id: str) -> Outcome:
         with run.stage("waiting"), self._pool.turn(run.check) as engine:
             self._admission.has_gpu(task_id, run.timings["fetch"])
-            edited = self._sample(engine, [image.image for image in inputs], job, run)
+            edited = self._sample(engine, [image.image for image in images], job, run)
             described = describe_engine(engine)
         with self._stage(run, "uploading", "upload"):
             data = encode(edited, job, described)
@@ -152,13 +184,16 @@ class EditRunner:
             height=edited.image.height,
             engine=described,
             timings=Timings(**run.timings),
-            warnings=(*chain.from_iterable(image.warnings for image in inputs), *edited.warnings),
+            warnings=(*chain.from_iterable(image.warnings for image in images), *edited.warnings),
         )
 
-    def _fetch(self, uri: str, run: Run) -> DecodedImage:
-        """Read and decode one input image; its warnings name it."""
+    def _read(self, uri: str, run: Run) -> bytes:
         run.check()
-        data = self._storage.read(uri)
+        return self._storage.read(uri)
+
+    def _decode(self, uri: str, data: bytes, run: Run) -> DecodedImage:
+        """Decode one input image; its warnings name it."""
+        run.check()
         max_pixels = self._settings.max_input_pixels
         try:
             image = decode_with_warnings(data, max_pixels=max_pixels, options=ImageOptions())
@@ -198,9 +233,10 @@ class EditRunner:
 
     @contextmanager
     def _stage(self, run: Run, name: str, timing: str) -> Iterator[None]:
+        before = run.timings.get(timing, 0.0)
         with run.stage(name, timing):
             yield
-        self._events.send(StageEnded(run.job_id, timing, run.timings[timing]))
+        self._events.send(StageEnded(run.job_id, timing, run.timings[timing] - before))
 
 
 def encode(edited: Edited, job: EditJob, engine: EngineInfo) -> bytes:

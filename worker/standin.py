@@ -45,11 +45,16 @@ class StandinEngine:
 
     def __init__(self, step_seconds: float = 0.0, fault: str | None = None, turns: Path | None = None) -> None:
         self.is_spared = False
+        self._is_loaded = False
         self._step_seconds = step_seconds
         self._fault = fault
         self._turns = turns
 
-    def warm_up(self) -> None: ...
+    def warm_up(self) -> None:
+        """Do nothing, or have the fault that every edit has."""
+        if self._fault and self._is_loaded:
+            self.step(self._fault)
+        self._is_loaded = True  # a device that breaks has worked before
 
     @contextmanager
     def spare_memory(self) -> Iterator[None]:

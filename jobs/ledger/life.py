@@ -25,11 +25,12 @@ Spent = Literal["attempt", "outage", "nothing"]
 class Submission:
     """The ledger's answer to one submitted job.
 
-    `conflict`: the id belongs to a job that asks for something else. `full`: the queue has reached its bound.
+    `conflict`: the id belongs to a job that asks for something else. `full`: the queue has reached its bound;
+    `tenant_full`: the job's tenant has.
     """
 
     job_id: str
-    verdict: Literal["created", "exists", "conflict", "full"]
+    verdict: Literal["created", "exists", "conflict", "full", "tenant_full"]
     detail: str
 
 
@@ -37,7 +38,8 @@ class Submission:
 class Claim:
     """A lease on one job; its token proves that this worker may run and end it.
 
-    `outages` counts the runs so far that ended because a store or a host was unavailable.
+    `outages` counts the runs so far that ended because a store or a host was unavailable. A suspect was being worked on
+    when a worker was lost; it should run alone.
     """
 
     job_id: str
@@ -46,6 +48,7 @@ class Claim:
     outages: int
     queued_seconds: float
     job_json: str
+    is_suspect: bool = False
 
     @cached_property
     def job(self) -> EditJob:
@@ -59,7 +62,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Refusal:
-    """The reason why a job could not be claimed: its state, `delayed`, or `unknown`."""
+    """The reason why no job could be claimed: the state of the job in question, `delayed`, or `unknown`."""
 
     reason: str
 
@@ -67,18 +70,25 @@ class Refusal:
 class JobLife(JobReading):
     """Moves jobs from state to state, one script for each arrow of the drawing in `jobs/ledger/ledger.py`."""
 
-    def submit(self, jobs: Iterable[EditJob], output_root: str, max_queued: int = 0) -> Iterator[Submission]:
+    def submit(
+        self, jobs: Iterable[EditJob], output_root: str, max_queued: int = 0, max_queued_per_tenant: int = 0
+    ) -> Iterator[Submission]:
         """Accept jobs, each at most once; the caller then sends the messages of the created ones.
 
         Args:
             output_root: URI of the folder for jobs that name no output.
             max_queued: refuse when this many jobs wait; 0 means no bound.
+            max_queued_per_tenant: refuse a tenant's jobs when this many of them wait; 0 means no bound.
         Yields:
             One submission per job, in order, after each pipeline of `PIPELINE_LENGTH` jobs.
         """
         for chunk in chunks(jobs, PIPELINE_LENGTH):
             rows = [
-                _submit_arguments(job, job.model_dump_json(), job.completed(output_root).model_dump_json(), max_queued)
+                [
+                    *_submit_arguments(job, _as_json(job), _as_json(job.completed(output_root))),
+                    max_queued,
+                    max_queued_per_tenant,
+                ]
                 for job in chunk
             ]
             for job, (verdict, detail) in zip(chunk, self.scripts.run_many("submit", rows), strict=True):
@@ -94,19 +104,43 @@ class JobLife(JobReading):
         except RejectJob:
             as_sent = json.dumps(raw)
             verdict, detail = self.scripts.run(
-                "submit", *_submit_arguments(salvage_job(raw, job_id), as_sent, as_sent, 0)
+                "submit", *_submit_arguments(salvage_job(raw, job_id), as_sent, as_sent), 0, 0
             )
             return Submission(job_id, verdict, detail)
 
+    def claim_best(
+        self, worker: str, lease_seconds: float, token: str | None = None, hint: str = ""
+    ) -> Claim | Refusal:
+        """Take the best job that waits for one run, which counts as an attempt.
+
+        First come jobs that a worker lost or handed back, then those of higher priority; within a priority tenants take
+        turns, and a tenant's jobs go by age.
+
+        Args:
+            token: asked again with the same one, the ledger gives the same job.
+            hint: id in the message that led here, whose state is the answer when no job waits.
+        """
+        return self._claim("", worker, lease_seconds, token, hint)
+
     def claim(self, job_id: str, worker: str, lease_seconds: float, token: str | None = None) -> Claim | Refusal:
-        """Take a queued job for one run, which counts as an attempt."""
+        """Take this job, whatever its turn, for one run, which counts as an attempt."""
+        return self._claim(job_id, worker, lease_seconds, token, job_id)
+
+    def _claim(self, job_id: str, worker: str, lease_seconds: float, token: str | None, hint: str) -> Claim | Refusal:
         token = token or uuid4().hex
-        answer = self.scripts.run("claim", job_id, worker, token, int(lease_seconds * MICROSECONDS))
+        answer = self.scripts.run("claim", job_id, worker, token, int(lease_seconds * MICROSECONDS), hint)
         if not answer or answer[0] != "claimed":
             return Refusal(answer[0] if answer else "unknown")
-        _, job, attempts, outages, queued_at, now = answer
+        _, claimed_id, job, attempts, outages, queued_at, now, is_suspect = answer
         waited = max(0, int(now) - int(queued_at)) / MICROSECONDS  # the clock may have been set back
-        return Claim(job_id, token, int(attempts), int(outages), waited, job)
+        return Claim(claimed_id, token, int(attempts), int(outages), waited, job, is_suspect == "1")
+
+    def spend(self, job_id: str, token: str) -> bool:
+        """Record that the run begins to work on its job; False when the lease is lost.
+
+        From here on a worker that goes silent has spent the attempt; before, the job only waited in it.
+        """
+        return bool(self.scripts.run("spend", job_id, token) == "held")
 
     def renew(self, job_id: str, token: str, lease_seconds: float, progress: Progress | None = None) -> Lease:
         """Extend the lease and record the progress; `cancel` means held, but the user wants the job to end."""
@@ -177,7 +211,12 @@ class JobLife(JobReading):
             yield [job_id for job_id, answer in zip(page, answers, strict=True) if answer and answer[1]]
 
 
-def _submit_arguments(job: EditJob, asked: str, completed: str, max_queued: int) -> list[str | int]:
+def _as_json(job: EditJob) -> str:
+    # Without defaults: a field that nobody has set changes no digest, and stops no worker of a version without it.
+    return job.model_dump_json(exclude_defaults=True)
+
+
+def _submit_arguments(job: EditJob, asked: str, completed: str) -> list[str | int]:
     digest = hashlib.blake2b(asked.encode(), digest_size=16).hexdigest()
     events = ",".join(job.callback.events) if job.callback else ""
-    return [job.id, completed, digest, job.batch or "", events, max_queued]
+    return [job.id, completed, digest, job.batch or "", events, job.priority, job.tenant or ""]

@@ -57,9 +57,8 @@ class JobReading:
         return [parse_record(job_id, fields) if "job" in fields else None for job_id, fields in found]
 
     def position(self, job_id: str) -> int | None:
-        """Number of jobs that will be taken before this one; None when it is not queued."""
-        with redis_errors(self.scripts.redis):
-            return cast("int | None", self.scripts.redis.zrank(self.scripts.key("queued"), job_id))
+        """Number of jobs that will be taken before this one, as the queue stands; None when it is not queued."""
+        return cast("int | None", self.scripts.run("position", job_id))
 
     def batch_counts(self, batch: str) -> dict[JobState, int]:
         """Count a batch's jobs by state.
@@ -120,20 +119,29 @@ class JobReading:
         return {"queued": queued, "delayed": delayed, "running": running, "callbacks": outbox}
 
     def queue_ages(self) -> QueueAges:
-        """Measure how long the queue's head and the most overdue callback have been waiting."""
+        """Measure how long the oldest waiting job and the most overdue callback have been waiting."""
         scripts = self.scripts
         with redis_errors(scripts.redis), scripts.redis.pipeline(transaction=False) as pipeline:
-            pipeline.zrange(scripts.key("queued"), 0, 0)
+            pipeline.zrange(scripts.key("queued"), 0, 0, withscores=True)
             pipeline.zrange(scripts.key("outbox"), 0, 0, withscores=True)
-            head, due = pipeline.execute()
-            # Not the score of the head: it begins anew when a lost message is sent again.
-            queued_at = scripts.redis.hget(scripts.key("job", head[0]), "queued_at") if head else None
+            queued, due = pipeline.execute()
         now_us = scripts.now_us()
         return QueueAges(
-            oldest_queued_seconds=_seconds_between(cast("str | None", queued_at), now_us),
+            oldest_queued_seconds=_seconds_between(queued[0][1] if queued else None, now_us),
             callback_overdue_seconds=_seconds_between(due[0][1] if due else None, now_us),
         )
 
+    def tenant_counts(self) -> dict[str, dict[str, int]]:
+        """Count the `queued` (back-off included) and `running` jobs of each tenant that has any; "" stands for none."""
+        with redis_errors(self.scripts.redis), self.scripts.redis.pipeline(transaction=False) as pipeline:
+            for state in ("queued", "running"):
+                pipeline.hgetall(self.scripts.key("tenants", state))
+            queued, running = pipeline.execute()
+        return {
+            tenant: {"queued": int(queued.get(tenant, 0)), "running": int(running.get(tenant, 0))}
+            for tenant in sorted({*queued, *running})
+        }
 
-def _seconds_between(start_us: str | float | None, end_us: int) -> float:
-    return 0.0 if start_us is None else max(0.0, (end_us - float(start_us)) / MICROSECONDS)
+
+def _seconds_between(start_us: float | None, end_us: int) -> float:
+    return 0.0 if start_us is None else max(0.0, (end_us - start_us) / MICROSECONDS)

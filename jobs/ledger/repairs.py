@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import cast
 
 from jobs.connection import redis_errors
 from jobs.errors import ErrorCode
 from jobs.ledger.record import CANCELLED, failure
 from jobs.ledger.scripts import MICROSECONDS, Scripts
+
+MOST_LOSSES = 10
+"""Workers that may be lost with a job before any of them worked on it; it then fails."""
 
 
 class Repairs:
@@ -33,6 +35,9 @@ class Repairs:
     def expire(self, max_attempts: int, until_us: int = 0, limit: int = 1000) -> tuple[list[str], list[str]]:
         """Take jobs from silent workers; returns the ids to send again and the ids that ended.
 
+        A job that was being worked on has spent an attempt. One that only waited in the worker has not, up to
+        `MOST_LOSSES` times. Both are taken before all others.
+
         Args:
             until_us: leases that ended later are left alone, which guards against a clock jump since the caller read
                 the time; 0: now.
@@ -40,7 +45,7 @@ class Repairs:
         exhausted = failure(
             ErrorCode.WORKER_LOST, f"the worker died or went silent in each of {max_attempts} attempts", retryable=True
         )
-        again, ended = self.scripts.run("expire", limit, max_attempts, exhausted, CANCELLED, until_us)
+        again, ended = self.scripts.run("expire", limit, max_attempts, exhausted, CANCELLED, until_us, MOST_LOSSES)
         return again, ended
 
     def promote(self, limit: int = 1000) -> list[str]:
@@ -55,13 +60,13 @@ class Repairs:
                 "list[str]", self.scripts.redis.zrangebyscore(self.scripts.key("queued"), "-inf", before, 0, limit)
             )
 
-    def sent_at(self, job_ids: Sequence[str]) -> list[float | None]:
-        """Timestamp in microseconds of each job's last message; None for a job that is not queued."""
-        if not job_ids:
-            return []
-        with redis_errors(self.scripts.redis):
-            return self.scripts.redis.zmscore(self.scripts.key("queued"), list(job_ids))
+    def missing_messages(self, messages: int, grace_seconds: float, limit: int = 500) -> list[str]:
+        """Ids to send messages for, as many as the queue has too few.
 
-    def resend(self, job_ids: Sequence[str]) -> list[str]:
-        """Record that messages are about to be sent again; returns the ids of the jobs that are still queued."""
-        return cast("list[str]", self.scripts.run("resend", *job_ids)) if job_ids else []
+        A message says only that one more job waits, so what counts is their number: that of the waiting jobs.
+
+        Args:
+            messages: how many are in the queue.
+            grace_seconds: how long they may be too few, since one may be on its way to or from the queue.
+        """
+        return cast("list[str]", self.scripts.run("missing", messages, int(grace_seconds * MICROSECONDS), limit))

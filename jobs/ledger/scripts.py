@@ -11,8 +11,8 @@ from redis import Redis
 from jobs.connection import redis_errors
 
 SCRIPTS = (
-    *("submit", "claim", "renew", "finish", "requeue", "cancel", "retry"),
-    *("take_turn", "expire", "promote", "resend", "take_callbacks", "settle_callback", "revise_callback"),
+    *("submit", "claim", "spend", "renew", "finish", "requeue", "cancel", "retry", "position"),
+    *("take_turn", "expire", "promote", "missing", "take_callbacks", "settle_callback", "revise_callback"),
 )
 PIPELINE_LENGTH = 500
 """Jobs per pipeline: long enough to hide the round trip, short enough to stay under a megabyte."""

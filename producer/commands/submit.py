@@ -14,7 +14,7 @@ from jobs.errors import BrokerUnavailable
 from jobs.ledger import PIPELINE_LENGTH, Submission
 from jobs.ledger.scripts import chunks
 from jobs.schema import JobState
-from producer.client import Client
+from producer.client import FULL, Client
 from producer.commands import options
 from producer.commands.intake import TableCheck, check_table, show_understanding, tell_placed_images
 from producer.csv_style import CsvStyle
@@ -160,12 +160,14 @@ def _queue(
 ) -> Counter[str]:
     """Submit the good rows, then say what was queued, what was there before, and what was refused."""
     tally: Counter[str] = Counter()
+    refused: Submission | None = None
     try:
         for submission in _submit_rows(client, table, plan, check, uploader, wait_for_room):
             tally[submission.verdict] += 1
             if submission.verdict == "conflict":
                 _tell_conflict(submission.job_id, tally["conflict"], as_json)
-            if submission.verdict == "full":
+            if submission.verdict in FULL:
+                refused = submission
                 break
     except KeyboardInterrupt:
         say(f"stopped after {plural(tally.total(), 'row')}; submit the same table again to go on")
@@ -173,9 +175,9 @@ def _queue(
     if uploader is not None:
         say(f"{plural(uploader.sent, 'input')} uploaded, {uploader.there_before:,} there before")
     _tell_tally(plan, check, tally, as_json)
-    if tally["full"]:
-        said = f"queue full ({client.ledger.waiting():,} of {client.settings.max_queued:,})"
-        raise QueueFull(f"{said} after {plural(tally['created'], 'row')}; go on later, or with --wait-for-room")
+    if refused is not None:
+        said = f"{client.describe_full(refused)} after {plural(tally['created'], 'row')}"
+        raise QueueFull(f"{said}; go on later, or with --wait-for-room")
     return tally
 
 

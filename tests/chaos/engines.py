@@ -156,9 +156,10 @@ def die_after(owner: Any, name: str) -> None:
 
 
 PLACES: dict[str, Callable[[], None]] = {
-    "after the pop, before the claim": lambda: die_before(Ledger, "claim"),
-    "after the claim": lambda: die_after(Ledger, "claim"),
+    "after the pop, before the claim": lambda: die_before(Ledger, "claim_best"),
+    "after the claim": lambda: die_after(Ledger, "claim_best"),
     "while fetching": lambda: die_before(Storage, "read"),
+    "as the work begins": lambda: die_after(Ledger, "spend"),
     "while sampling": lambda: die_after(Run, "on_step"),
     "while uploading": lambda: die_before(os, "fsync"),  # the bytes are written, the name is not there yet
     "between upload and finish": lambda: die_before(Ledger, "finish"),

@@ -21,8 +21,8 @@ from tests.waiting import eventually
 
 SETTLED_SECONDS = 60.0
 OPEN_INDEXES = ("queued", "delayed", "running", "outbox")
-LASTING_KEYS = ("worker", "workers")
-"""Keys under the ledger's prefix that have no end of their own, or are renewed every second."""
+LASTING_KEYS = ("worker", "workers", "place", "claims")
+"""Keys under the ledger's prefix that are counters or are renewed every second."""
 
 SUCCEEDED = frozenset({JobState.SUCCEEDED})
 

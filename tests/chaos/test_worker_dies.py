@@ -14,7 +14,7 @@ from tests.chaos.invariants import Expected, broken_promises, submit, wait_until
 from tests.integration.conftest import is_sampling
 from tests.waiting import eventually
 
-UNCOUNTED = ("after the pop, before the claim",)
+UNCOUNTED = ("after the pop, before the claim", "after the claim", "while fetching")
 ENDED = ("between finish and callback", "between callback and its note")
 
 

@@ -258,21 +258,38 @@ def test_a_job_that_needs_too_much_memory_runs_once_more_with_less(service: Serv
     assert "out_of_memory job=a" in worker.log
 
 
-def test_a_worker_that_fails_three_times_while_the_others_do_not_stops_taking_jobs(
+def test_a_worker_whose_device_fails_every_job_tries_itself_and_ends_for_its_supervisor(
     service: Service, start_worker: StartWorker
 ) -> None:
     suspect = start_worker("suspect", DG_MAX_ATTEMPTS="1", STANDIN_FAULT="raise")
     for name in ("a", "b", "c"):
         service.submit(name, params={"num_inference_steps": 1})
         assert service.ended(name).state is JobState.FAILED
-    assert suspect.process.poll() is None, "alone it goes on: the jobs are as likely to blame"
 
+    assert suspect.exit_code() == 70
+
+    assert "3 different jobs failed in a row, and so did the warm-up edit" in suspect.log
     start_worker("well")
+    service.submit("d", params={"num_inference_steps": 1})
+    assert service.ended("d").worker == "well"
 
-    suspect.wait_until_logged("worker_broken")
-    for name in ("d", "e", "f"):
-        service.submit(name, params={"num_inference_steps": 1})
-        assert service.ended(name).worker == "well"
+
+def test_jobs_that_raise_on_an_idle_worker_do_not_take_it_out_of_service(
+    service: Service, start_worker: StartWorker
+) -> None:
+    busy = start_worker("busy")
+    service.submit("long", params={"num_inference_steps": 300})
+    eventually(lambda: is_sampling(service, "long"), 10)
+    idle = start_worker("idle", DG_MAX_ATTEMPTS="2")
+    for name in ("a", "b", "c"):
+        service.submit(name, prompt="raise", params={"num_inference_steps": 1})
+    assert {service.ended(name).state for name in ("a", "b", "c")} == {JobState.FAILED}
+
+    service.submit("good", params={"num_inference_steps": 1})
+
+    assert service.ended("good", 10).worker == "idle"
+    assert "device_tried_out jobs=3" in idle.log
+    assert busy.process.poll() is None
 
 
 def test_two_idle_workers_share_two_jobs_at_once(service: Service, start_worker: StartWorker) -> None:

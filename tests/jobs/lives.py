@@ -27,6 +27,13 @@ def claimed(ledger: Ledger, job_id: str, worker: str = "w1") -> Claim:
     return claim
 
 
+def begun(ledger: Ledger, job_id: str, worker: str = "w1") -> Claim:
+    """A run that has begun to work on its job."""
+    claim = claimed(ledger, job_id, worker)
+    assert ledger.spend(job_id, claim.token)
+    return claim
+
+
 def fail(ledger: Ledger, job_id: str, code: ErrorCode = ErrorCode.INPUT_NOT_FOUND) -> Claim:
     claim = claimed(ledger, job_id)
     outcome = Outcome(error=ErrorInfo(code=code, message="it ended"))

@@ -44,9 +44,7 @@ def test_a_key_stands_for_one_list_of_parts(parts: list[str], others: list[str])
 
 
 def test_the_scripts_spell_keys_as_python_does(redis_client: redis.Redis) -> None:
-    script = redis_client.register_script(
-        source("claim").partition("-- Take a queued job")[0] + "return key(unpack(ARGV, 3))"
-    )
+    script = redis_client.register_script(source("claim").partition("-- Take a job")[0] + "return key(unpack(ARGV, 3))")
     for parts in [("queued",), *product(("job", "batch"), NAMES), ("batch", "x%y:z", "jobs"), ("worker", "50%:%3A")]:
         assert script(["dg:"], [0, 1, *parts]) == redis_key("dg:", *parts)
 

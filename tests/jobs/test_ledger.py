@@ -9,7 +9,7 @@ from jobs.errors import ErrorCode, JobNotFound
 from jobs.ledger import Claim, Ledger, Outbox, Progress, Refusal
 from jobs.schema import JobState, Outcome
 from tests.clock import ManualClock
-from tests.jobs.lives import DONE, FAILED, LEASE_SECONDS, OUTPUT_ROOT, claimed, edit_job, fail, submit
+from tests.jobs.lives import DONE, FAILED, LEASE_SECONDS, OUTPUT_ROOT, begun, claimed, edit_job, fail, submit
 
 
 def test_a_submitted_job_waits_with_seed_and_output_filled_in(ledger: Ledger) -> None:
@@ -119,7 +119,7 @@ def test_a_silent_workers_job_goes_back_and_what_the_worker_writes_later_is_refu
     ledger: Ledger, clock: ManualClock
 ) -> None:
     submit(ledger, edit_job("a"))
-    zombie = claimed(ledger, "a", "w1")
+    zombie = begun(ledger, "a", "w1")
     clock.advance(LEASE_SECONDS + 1)
 
     assert ledger.expire(max_attempts=3) == (["a"], [])
@@ -149,10 +149,10 @@ def test_a_job_that_loses_every_worker_fails_with_that_reason_and_calls_back(
 ) -> None:
     submit(ledger, edit_job("a", callback={"url": "https://example.org/hook"}))
     for _ in range(2):
-        claimed(ledger, "a")
+        begun(ledger, "a")
         clock.advance(LEASE_SECONDS + 1)
         assert ledger.expire(max_attempts=3) == (["a"], [])
-    claimed(ledger, "a")
+    begun(ledger, "a")
     clock.advance(LEASE_SECONDS + 1)
 
     assert ledger.expire(max_attempts=3) == ([], ["a"])

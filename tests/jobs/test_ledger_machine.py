@@ -32,12 +32,13 @@ from hypothesis.stateful import (
 )
 
 from jobs.ledger import Claim, Ledger, Outbox, Progress, Refusal, Spent, Verdict
-from jobs.queue import QUEUE, EditQueue, make_app, next_messages
+from jobs.ledger.repairs import MOST_LOSSES
+from jobs.queue import QUEUE, EditQueue, count_messages, make_app, next_messages
 from jobs.schema import EditJob, ErrorInfo, JobState, Outcome
 from tests.clock import ManualClock
 from tests.servers.redis import RedisServer
 from worker.events import Events
-from worker.reconciler import GRACE_US, TURN_SECONDS, Reconciler
+from worker.reconciler import GRACE_SECONDS, TURN_SECONDS, Reconciler
 
 EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "150"))
 STEPS = 80
@@ -56,7 +57,11 @@ JOBS: dict[str, dict[str, Any]] = {
     "alone": {},
     "told": {"callback": {"url": "https://example.org/hook"}},
     "first": {"batch": "spring", "callback": {"url": "https://example.org/hook", "events": ["failed"]}},
-    "second": {"batch": "spring"},
+    "second": {"batch": "spring", "tenant": "x"},
+    "third": {"tenant": "x"},
+    "fourth": {"tenant": "y", "priority": "normal"},
+    "urgent": {"tenant": "y", "priority": "high"},
+    "whenever": {"priority": "low"},
 }
 ids = st.sampled_from(sorted(JOBS))
 claims_ago = st.integers(0, 3)
@@ -73,12 +78,17 @@ class ModelJob:
 
     job: EditJob
     sent_us: int
+    place: int
     state: JobState = JobState.QUEUED
     attempts: int = 0
     token: str = ""
     lease_ends_us: int = 0
     due_us: int | None = None
     outages: int = 0
+    losses: int = 0
+    is_spent: bool = False
+    is_suspect: bool = False
+    is_first: bool = False
     is_to_be_cancelled: bool = False
     progress: Progress | None = None
     retries: int = 0
@@ -91,8 +101,13 @@ class ModelJob:
     def is_in_queue(self) -> bool:
         return self.state is JobState.QUEUED and self.due_us is None
 
-    def enqueue(self, now_us: int) -> None:
+    @property
+    def tenant(self) -> str:
+        return self.job.tenant or ""
+
+    def leave_run(self, now_us: int) -> None:
         self.state, self.sent_us, self.due_us, self.progress = JobState.QUEUED, now_us, None, None
+        self.is_spent = self.is_first = False
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -107,7 +122,11 @@ class LedgerMachine(RuleBasedStateMachine):
         self.queue = queue
         self.ledger = Ledger(self.redis, clock=self.clock)
         self.jobs: dict[str, ModelJob] = {}
-        self.messages: Counter[str] = Counter()
+        self.messages = 0
+        self.places = count(1)
+        self.claims_made = 0
+        self.turns: dict[str, dict[str, int]] = {"high": {}, "normal": {}, "low": {}}
+        self.short: tuple[int, int] | None = None  # since when messages are too few, and by how many at least
         self.claims: list[tuple[str, str]] = []  # job and token, those that have lost their job too
         self.outbox: dict[str, tuple[int, int]] = {}  # webhook id -> when it is due, attempts
         self.turn_us = 0
@@ -138,7 +157,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
         assert submission.verdict == expected
         if expected == "created":
-            self.jobs[job_id] = ModelJob(job, self.clock.last_us)
+            self.jobs[job_id] = ModelJob(job, self.clock.last_us, next(self.places))
+            self.join_line(self.jobs[job_id])
             if is_sent:
                 self.send(job_id)
 
@@ -166,7 +186,9 @@ class LedgerMachine(RuleBasedStateMachine):
         if job.state in (JobState.FAILED, JobState.CANCELLED):
             job.attempts, job.outages, job.token, job.is_to_be_cancelled = 0, 0, "", False
             job.retries += 1
-            job.enqueue(self.clock.last_us)
+            job.leave_run(self.clock.last_us)
+            job.place = next(self.places)
+            self.join_line(job)
             if is_sent:
                 self.send(job_id)
 
@@ -175,8 +197,12 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.messages)
     @rule()
     def deliver(self) -> None:
-        """A worker takes the next message and claims its job."""
-        job_id = self.pop()
+        """A worker takes the next message and claims the best job."""
+        self.take(next(self.tokens), self.pop())
+
+    @rule(job_id=ids)
+    def claim_by_id(self, job_id: str) -> None:
+        """A worker of an older version claims the job that its message names."""
         token = next(self.tokens)
         if self.claim(job_id, token):
             self.claims.append((job_id, token))
@@ -185,7 +211,22 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(back=claims_ago)
     def claim_again(self, back: int) -> None:
         """The answer got lost on its way, so the same worker asks again, soon or much later."""
-        self.claim(*self.claimed(back))
+        job_id, token = self.claimed(back)
+        if self.jobs[job_id].is_held_by(token):
+            answer = self.ledger.claim_best("w1", LEASE_SECONDS, token)
+            self.compare_claim(answer, job_id, token)
+        elif not any(job.is_held_by(token) for job in self.jobs.values()):
+            self.take(token, job_id)
+
+    @precondition(lambda self: self.claims)
+    @rule(back=claims_ago)
+    def spend(self, back: int) -> None:
+        job_id, token = self.claimed(back)
+        job = self.jobs[job_id]
+
+        assert self.ledger.spend(job_id, token) == job.is_held_by(token)
+
+        job.is_spent = job.is_spent or job.is_held_by(token)
 
     @precondition(lambda self: self.claims)
     @rule(back=claims_ago, step=st.integers(0, 3))
@@ -241,10 +282,11 @@ class LedgerMachine(RuleBasedStateMachine):
             self.end(job_id, JobState.CANCELLED)
             return
         assert answer == ("delayed" if delay_seconds else "queued")
-        job.enqueue(self.clock.last_us)
+        job.leave_run(self.clock.last_us)
         if delay_seconds:
             job.due_us = self.clock.last_us + delay_seconds * SECOND
         else:
+            job.is_first = True
             self.send(job_id)
 
     @precondition(lambda self: self.overtaken())
@@ -291,21 +333,16 @@ class LedgerMachine(RuleBasedStateMachine):
         self.turn_us = now_us
         silent = [(job_id, job) for job_id, job in self.jobs.items() if self.is_silent(job)]
         due = [job for job in self.jobs.values() if job.due_us is not None and job.due_us <= now_us]
-        latest_us = now_us - GRACE_US
-        lost = [
-            job_id
-            for job_id, job in self.jobs.items()
-            if job.is_in_queue and job.sent_us <= latest_us and not self.messages[job_id]
-        ]
 
         Reconciler(self.ledger, self.queue, MAX_ATTEMPTS, Events()).tick()
 
         for job_id, job in silent:
             self.expire(job_id, job)
         for job in due:
-            self.resend(job)
-        for job_id in lost:
-            self.resend(self.jobs[job_id])
+            job.leave_run(self.clock.last_us)
+            self.join_line(job)
+            self.messages += 1
+        self.send_missing()
 
     # Callbacks
 
@@ -349,6 +386,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert (record.state, record.attempts, record.progress) == (job.state, job.attempts, job.progress), job_id
             assert record.retries == job.retries
             assert [attempt.reason for attempt in record.history] == job.reasons
+            assert self.ledger.position(job_id) == self.position(job)
             assert record.cancel_requested == job.is_to_be_cancelled
             assert job.attempts <= MAX_ATTEMPTS
 
@@ -381,21 +419,30 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_queue_holds_the_messages(self) -> None:
-        assert Counter(next_messages(self.redis, 10_000)[0]) == +self.messages
+        assert count_messages(self.redis) == self.messages
+
+    @invariant()
+    def tenants_are_counted(self) -> None:
+        counts: dict[str, dict[str, int]] = {}
+        for job in self.jobs.values():
+            if not job.state.is_terminal:
+                counts.setdefault(job.tenant, {"queued": 0, "running": 0})[job.state] += 1
+        assert self.ledger.tenant_counts() == counts
 
     # At the end of every life
 
     def teardown(self) -> None:
         """No accepted job is lost: with workers that work, every one ends soon."""
         try:
-            for _ in range(2 * MAX_ATTEMPTS):
+            # Leases may lie as far ahead as time went by without a reconciler before the clock was set back.
+            for _ in range(2 * STEPS):
                 self.clock.advance(LEASE_SECONDS + 1)
                 self.reconcile()
-                while +self.messages:
-                    job_id, token = self.pop(), next(self.tokens)
-                    if self.claim(job_id, token):
-                        self.claims.append((job_id, token))
+                while self.messages:
+                    if self.take(next(self.tokens), self.pop()):
                         self.finish(0, JobState.SUCCEEDED)
+                if all(job.state.is_terminal for job in self.jobs.values()):
+                    break
             assert [job_id for job_id, job in self.jobs.items() if not job.state.is_terminal] == []
             self.records_are_as_the_model_has_them()
             self.batches_count_their_jobs_and_age_once_all_have_ended()
@@ -408,20 +455,96 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # The model's own steps
 
+    def take(self, token: str, hint: str) -> bool:
+        """Claim the best job, compare, and tell whether there was one."""
+        expected = self.first_of([job for job in self.jobs.values() if job.is_in_queue], self.turns)
+        answer = self.ledger.claim_best("w1", LEASE_SECONDS, token, hint)
+        if expected is None:
+            assert answer == self.refusal(hint)
+            return False
+        if not expected.is_first:
+            self.claims_made += 1
+            self.turns[expected.job.priority][expected.tenant] = self.claims_made
+        self.compare_claim(answer, expected.job.id, token)
+        self.claims.append((expected.job.id, token))
+        return True
+
     def claim(self, job_id: str, token: str) -> bool:
-        """Claim and compare; whether the job is now this token's."""
+        """Claim this job, compare, and tell whether it could be had."""
         job = self.jobs.get(job_id)
         answer = self.ledger.claim(job_id, "w1", LEASE_SECONDS, token)
-        if job is None or not (job.is_in_queue or job.is_held_by(token)):
-            reason = "unknown" if job is None else "delayed" if job.due_us is not None else job.state
-            assert answer == Refusal(reason)
+        if job is None or not job.is_in_queue:
+            assert answer == self.refusal(job_id)
             return False
+        self.compare_claim(answer, job_id, token)
+        return True
+
+    def refusal(self, job_id: str) -> Refusal:
+        job = self.jobs.get(job_id)
+        return Refusal("unknown" if job is None else "delayed" if job.due_us is not None else job.state)
+
+    def compare_claim(self, answer: Claim | Refusal, job_id: str, token: str) -> None:
+        job = self.jobs[job_id]
         if job.is_in_queue:
             job.state, job.token, job.attempts = JobState.RUNNING, token, job.attempts + 1
+            self.leave_line(job)
         job.lease_ends_us = self.clock.last_us + LEASE_SECONDS * SECOND
         assert isinstance(answer, Claim)
-        assert (answer.attempt, answer.outages, answer.job.prompt) == (job.attempts, job.outages, job.job.prompt)
-        return True
+        assert (answer.job_id, answer.attempt, answer.outages) == (job_id, job.attempts, job.outages)
+        assert (answer.job.prompt, answer.is_suspect) == (job.job.prompt, job.is_suspect)
+
+    def first_of(self, waiting: list[ModelJob], turns: dict[str, dict[str, int]]) -> ModelJob | None:
+        """The job to take next, if these wait and tenants had their last turns like that."""
+
+        def rank(job: ModelJob) -> tuple[Any, ...]:
+            if job.is_first:
+                return (0, job.place)
+            priority = job.job.priority
+            return (1, list(turns).index(priority), turns[priority][job.tenant], job.tenant, job.place)
+
+        return min(waiting, key=rank, default=None)
+
+    def position(self, job: ModelJob) -> int | None:
+        """Jobs taken before this one, when all that wait are taken in turn and none comes."""
+        if not job.is_in_queue:
+            return None
+        waiting = [other for other in self.jobs.values() if other.is_in_queue]
+        turns = {priority: dict(stamps) for priority, stamps in self.turns.items()}
+        for stamp in count(self.claims_made + 1):
+            following = self.first_of(waiting, turns)
+            if following is job:
+                return stamp - self.claims_made - 1
+            assert following is not None
+            if not following.is_first:
+                turns[following.job.priority][following.tenant] = stamp
+            waiting.remove(following)
+        raise AssertionError("unreachable")
+
+    def join_line(self, job: ModelJob) -> None:
+        self.turns[job.job.priority].setdefault(job.tenant, self.claims_made)
+
+    def leave_line(self, job: ModelJob) -> None:
+        priority, tenant = job.job.priority, job.tenant
+        stays = any(
+            other.is_in_queue and not other.is_first and (other.job.priority, other.tenant) == (priority, tenant)
+            for other in self.jobs.values()
+        )
+        if not stays:
+            self.turns[priority].pop(tenant, None)
+
+    def send_missing(self) -> None:
+        missing = sum(job.is_in_queue for job in self.jobs.values()) - self.messages
+        if missing <= 0:
+            self.short = None
+            return
+        now_us = self.clock.last_us
+        since_us, least = self.short or (now_us, missing)
+        least = min(least, missing)
+        if now_us - since_us < GRACE_SECONDS * SECOND:
+            self.short = (min(since_us, now_us), least)
+            return
+        self.short = None
+        self.messages += least
 
     def claimed(self, back: int) -> tuple[str, str]:
         """One of the latest claims: of old ones almost all have lost their jobs, which soon teaches nothing new."""
@@ -449,34 +572,40 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def expire(self, job_id: str, job: ModelJob) -> None:
         job.reasons.append("worker_lost")
+        if job.is_spent:
+            job.is_suspect = True
+            may_run_again = job.attempts < MAX_ATTEMPTS
+        else:
+            job.losses += 1
+            may_run_again = job.losses <= MOST_LOSSES
+            job.attempts -= may_run_again
         if job.is_to_be_cancelled:
             self.end(job_id, JobState.CANCELLED)
-        elif job.attempts == MAX_ATTEMPTS:
+        elif not may_run_again:
             self.end(job_id, JobState.FAILED)
         else:
-            self.resend(job)
-
-    def resend(self, job: ModelJob) -> None:
-        job.enqueue(self.clock.last_us)
-        self.messages[job.job.id] += 1
+            job.leave_run(self.clock.last_us)
+            job.is_first = True
+            self.messages += 1
 
     def end(self, job_id: str, state: JobState) -> None:
         job = self.jobs[job_id]
         job.state, job.due_us, job.progress = state, None, None
+        job.is_spent = job.is_first = job.is_suspect = False
+        job.losses = 0
+        self.leave_line(job)
         if job.job.callback and state in job.job.callback.events:
             suffix = f"_{job.retries + 1}" if job.retries else ""
             self.outbox[f"msg_{job_id}_{state}{suffix}"] = (self.clock.last_us, 0)
 
     def send(self, job_id: str) -> None:
         self.queue.send([job_id])
-        self.messages[job_id] += 1
+        self.messages += 1
 
     def pop(self) -> str:
-        (job_id,), _ = next_messages(self.redis, 1)
+        (job_id,) = next_messages(self.redis, 1)
         self.redis.rpop(QUEUE)
-        self.messages[job_id] -= 1
-        assert self.messages[job_id] >= 0
-        self.messages = +self.messages
+        self.messages -= 1
         return job_id
 
     def scores(self, index: str) -> dict[str, int]:

@@ -49,27 +49,24 @@ def test_an_exception_is_a_reason_to_reject_to_retry_or_to_stop(
 
 def test_only_faults_of_the_engine_make_a_streak_and_a_success_ends_it() -> None:
     streak = FaultStreak()
-    streak.note(ENGINE_FAILED)
-    streak.note(RejectJob(ErrorCode.INPUT_NOT_FOUND, "no such picture"))
-    streak.note(RetryJob(ErrorCode.OUT_OF_MEMORY, "a neighbour may have taken it"))
-    streak.note(Cancelled())
-    streak.note(ENGINE_FAILED)
+    streak.note("a", ENGINE_FAILED)
+    streak.note("b", RejectJob(ErrorCode.INPUT_NOT_FOUND, "no such picture"))
+    streak.note("c", RetryJob(ErrorCode.OUT_OF_MEMORY, "a neighbour may have taken it"))
+    streak.note("d", Cancelled())
+    streak.note("e", ENGINE_FAILED)
     assert streak.length == 2
 
-    streak.note(None)
+    streak.note("f", None)
 
     assert streak.length == 0
 
 
 @pytest.mark.parametrize(
-    ("faults", "elsewhere", "is_suspicious"),
-    [(3, [0, 0], True), (2, [0], False), (3, [], False), (3, [0, 1], False), (5, [0], True)],
+    ("job_ids", "is_suspicious"), [("abc", True), ("ab", False), ("aaaa", False), ("abab", False), ("aabcd", True)]
 )
-def test_a_worker_suspects_its_device_when_runs_fail_here_and_nowhere_else(
-    faults: int, elsewhere: list[int], is_suspicious: bool
-) -> None:
+def test_a_worker_suspects_its_device_when_different_jobs_fail_in_a_row(job_ids: str, is_suspicious: bool) -> None:
     streak = FaultStreak()
-    for _ in range(faults):
-        streak.note(ENGINE_FAILED)
+    for job_id in job_ids:
+        streak.note(job_id, ENGINE_FAILED)
 
-    assert streak.is_suspicious(elsewhere) is is_suspicious
+    assert streak.is_suspicious is is_suspicious

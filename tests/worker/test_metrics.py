@@ -116,7 +116,7 @@ def test_the_queue_is_counted_and_its_ages_are_measured(
     claimed = ledger.claim("c", "w1", 30)
     ledger.finish("c", claimed.token, JobState.SUCCEEDED, Outcome())
     an_hour_ago = ledger.now_us() - 3_600_000_000
-    redis_client.hset("dg:job:d", "queued_at", an_hour_ago)
+    redis_client.zadd("dg:queued", {"d": an_hour_ago})
     redis_client.zadd("dg:outbox", {"msg_c_succeeded": an_hour_ago})
     registry = WorkerRegistry(redis_client)
     for name, state in (("w1", WorkerState.BUSY), ("w2", WorkerState.BUSY), ("w3", WorkerState.LOADING)):

@@ -4,7 +4,13 @@
 -- an ended job is kept. Redis runs a script alone, so each one is one atomic change of the ledger.
 --
 --   job:{id}        hash   the record: job, state, batch, attempts, worker, token, times, progress, outcome, ...
---   queued          zset   id -> timestamp of its last message
+--   queued          zset   id -> since when it waits; every job that may be taken
+--   first           zset   id -> place; jobs that a worker lost or handed back, taken before all others
+--   line:{p}:{t}    zset   id -> place; jobs of one priority and one tenant
+--   turns:{p}       zset   tenant -> number of the claim that last served it; who was not served for longest is next
+--   tenants:{s}     hash   jobs per tenant in the state `queued` or `running`
+--   claim:{token}   string id that this token has claimed
+--   place, claims   counters: of jobs that joined the queue, of claims
 --   running         zset   id -> end of its lease
 --   delayed         zset   id -> end of its back-off (state queued)
 --   batch:{name}    hash   jobs per state            batch:{name}:jobs   zset   id -> place in the batch
@@ -66,27 +72,118 @@ local function age_batch(batch)
   end
 end
 
+local function count_tenant(tenant, state, change)
+  if state ~= 'queued' and state ~= 'running' then return end
+  local counts = key('tenants', state)
+  if redis.call('HINCRBY', counts, tenant or '', change) <= 0 then redis.call('HDEL', counts, tenant or '') end
+end
+
 local function move(id, to)
-  local record = redis.call('HMGET', key('job', id), 'state', 'batch')
+  local record = redis.call('HMGET', key('job', id), 'state', 'batch', 'tenant')
   redis.call('HSET', key('job', id), 'state', to)
   count(record[2], record[1], to)
+  count_tenant(record[3], record[1], -1)
+  count_tenant(record[3], to, 1)
 end
 
 -- Add the run that just ended to the job's history.
 local function close_attempt(id, reason)
-  local record = redis.call('HMGET', key('job', id), 'history', 'worker', 'started_at', 'retries')
+  local record = redis.call('HMGET', key('job', id), 'history', 'worker', 'started_at', 'retries', 'token')
   local history = record[1] and cjson.decode(record[1]) or {}
   table.insert(history, {worker = record[2] or '', started_at = record[3] or '', ended_at = string.format('%.0f', now),
                          reason = reason, retries = tonumber(record[4]) or 0})
   redis.call('HSET', key('job', id), 'history', cjson.encode(history))
+  redis.call('HDEL', key('job', id), 'spent')
+  redis.call('DEL', key('claim', record[5] or ''))
 end
 
-local function enqueue(id)
+-- Who takes a message does not get its job, but the best one that waits: first what a worker lost or handed back, then by
+-- priority; within a priority tenants take turns, and a tenant's jobs go by their place. A place is a number, not a time: it
+-- is kept however often a job comes back, and no clock can change it. All of it is logarithmic in what waits.
+local PRIORITIES = {'high', 'normal', 'low'}
+
+local function line_of(id)
+  local record = redis.call('HMGET', key('job', id), 'priority', 'tenant')
+  return record[1] or 'normal', record[2] or ''
+end
+
+local function place_of(id)
+  local place = field(id, 'place')
+  if not place then
+    place = redis.call('INCR', key('place'))
+    redis.call('HSET', key('job', id), 'place', place)
+  end
+  return place
+end
+
+local function leave_line(id, priority, tenant)
+  local line = key('line', priority, tenant)
+  redis.call('ZREM', line, id)
+  if redis.call('EXISTS', line) == 0 then redis.call('ZREM', key('turns', priority), tenant) end
+end
+
+local function leave_queue(id)
+  redis.call('ZREM', key('queued'), id)
+  redis.call('ZREM', key('first'), id)
+  leave_line(id, line_of(id))
+end
+
+-- Let a job wait to be taken.
+local function enqueue(id, is_first)
   redis.call('ZREM', key('running'), id)
   redis.call('ZREM', key('delayed'), id)
   redis.call('ZADD', key('queued'), now, id)
   redis.call('HSET', key('job', id), 'queued_at', now)
   redis.call('HDEL', key('job', id), 'progress')
+  if is_first then
+    redis.call('ZADD', key('first'), place_of(id), id)
+    return
+  end
+  local priority, tenant = line_of(id)
+  redis.call('ZADD', key('line', priority, tenant), place_of(id), id)
+  -- A tenant that comes anew is served like one that was served just now: soon, but not before those who wait.
+  redis.call('ZADD', key('turns', priority), 'NX', tonumber(redis.call('GET', key('claims')) or 0), tenant)
+end
+
+-- Let a job wait for a while before it may be taken; it keeps its place.
+local function delay(id, until_us)
+  redis.call('ZREM', key('running'), id)
+  redis.call('ZADD', key('delayed'), until_us, id)
+  redis.call('HSET', key('job', id), 'queued_at', now)
+  redis.call('HDEL', key('job', id), 'progress')
+end
+
+local function waits(id)
+  return id and has_type(key('job', id), 'hash') and field(id, 'state') == 'queued'
+    and redis.call('ZSCORE', key('queued'), id)
+end
+
+local function head(index)
+  while true do
+    local id = redis.call('ZRANGE', key(index), 0, 0)[1]
+    if not id or waits(id) then return id end
+    redis.call('ZREM', key(index), id)
+  end
+end
+
+-- The job to take next; nil when none waits. Ids whose jobs do not wait any more are dropped: their records are lost or
+-- damaged, or a worker of an older version took them from `queued` alone.
+local function best()
+  local lost = head('first')
+  if lost then return lost end
+  for _, priority in ipairs(PRIORITIES) do
+    local tenant = redis.call('ZRANGE', key('turns', priority), 0, 0)[1]
+    while tenant do
+      local id = redis.call('ZRANGE', key('line', priority, tenant), 0, 0)[1]
+      if waits(id) then
+        redis.call('ZADD', key('turns', priority), redis.call('INCR', key('claims')), tenant)
+        return id
+      end
+      leave_line(id or '', priority, tenant)
+      tenant = redis.call('ZRANGE', key('turns', priority), 0, 0)[1]
+    end
+  end
+  return head('queued')  -- of a producer of an older version, which knows no lines
 end
 
 -- The record shows the callback of the job's latest end only; an earlier round has another webhook id.
@@ -120,10 +217,11 @@ local function finish(id, state, outcome)
     expect('zset', key('outbox'))
     expect('hash', key('callback', webhook))
   end
-  for _, index in ipairs({'queued', 'running', 'delayed'}) do redis.call('ZREM', key(index), id) end
+  leave_queue(id)
+  for _, index in ipairs({'running', 'delayed'}) do redis.call('ZREM', key(index), id) end
   move(id, state)
   redis.call('HSET', record, 'finished_at', now, 'outcome', outcome)
-  redis.call('HDEL', record, 'progress')
+  redis.call('HDEL', record, 'progress', 'suspect', 'losses')
   if webhook then
     redis.call('HSET', key('callback', webhook), 'job', id, 'event', state, 'state', 'pending', 'attempts', 0,
                'created_at', now)

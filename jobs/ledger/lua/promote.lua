@@ -3,7 +3,7 @@
 local promoted = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('delayed'), '-inf', now, 'LIMIT', 0, tonumber(ARGV[3]))) do
   if has_type(key('job', id), 'hash') and field(id, 'state') == 'queued' then
-    enqueue(id)
+    enqueue(id, false)
     table.insert(promoted, id)
   else
     redis.call('ZREM', key('delayed'), id)

@@ -19,11 +19,11 @@ if webhook and redis.call('EXISTS', key('callback', webhook)) == 1 then
 end
 
 redis.call('HDEL', record, 'outcome', 'finished_at', 'started_at', 'worker', 'token', 'cancel', 'callback', 'webhook',
-           'outages')
+           'outages', 'place')
 redis.call('HSET', record, 'attempts', 0)
 redis.call('HINCRBY', record, 'retries', 1)
 redis.call('PERSIST', record)
 move(id, 'queued')
-enqueue(id)
+enqueue(id, false)
 age_batch(field(id, 'batch'))
 return {state, 1}
