@@ -232,6 +232,13 @@ class EditJob(Contract):
         """
         return cls(image=inline_image(Path(path).expanduser()), prompt=prompt, **fields)
 
+    @model_validator(mode="after")
+    def _output_is_no_input(self) -> EditJob:
+        if self.output is not None and self.output in self.image:
+            # A run that is repeated would edit what it has made.
+            raise ValueError("output would overwrite the image that it is made of; use another name")
+        return self
+
     @property
     def implied_format(self) -> OutputFormat | None:
         """The format that the suffix of `output` stands for."""

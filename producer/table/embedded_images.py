@@ -100,6 +100,9 @@ def without_bytes(value: Any) -> Any:
     if isinstance(value, bytes):
         return f"({len(value):,} bytes)"
     if isinstance(value, Mapping):
+        if isinstance(value.get("bytes"), bytes):
+            name = next((f"{value[key]} " for key in NAME_KEYS if value.get(key)), "")
+            return f"{name}{without_bytes(value['bytes'])}"
         return {name: without_bytes(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [without_bytes(item) for item in value]

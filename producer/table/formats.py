@@ -15,7 +15,11 @@ from producer.table.spreadsheet import Spreadsheet
 from producer.table.text import TextFile
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".jsonl", ".ndjson", ".json", ".parquet", ".xlsx")
+SHARD_SUFFIXES = frozenset(SUFFIXES) - {".txt", ".xlsx"}
 PACKED_SUFFIX = ".gz"
+NOT_TABLES = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"})
+"""What the package datasets puts beside the tables of a data set."""
+
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """A folder of pictures with one of these is a data set of the imagefolder form."""
 
@@ -70,14 +74,21 @@ def find_files(path: Path, named: str) -> list[Path]:
     for name in METADATA_NAMES:
         if (path / name).is_file():
             return [path / name]
-    found = sorted(part for part in path.iterdir() if part.is_file() and table_suffix(part.name) in SUFFIXES[:-1])
-    found = [part for part in found if not part.name.startswith((".", "_"))]
+    found = sorted(part for part in path.iterdir() if _is_shard(part))
     kinds = sorted({table_suffix(part.name) for part in found})
     if not found:
-        raise TableError(f"{named}: a folder without a table; give a table, or a folder of Parquet, JSON Lines or CSV")
+        inner = sorted(part.name for part in path.iterdir() if part.is_dir() and any(map(_is_shard, part.iterdir())))
+        hint = f"; there are tables in its folder {inner[0]}" if inner else ""
+        raise TableError(f"{named}: a folder without a table{hint}; give a table, or a folder of Parquet, JSON or CSV")
     if len(kinds) > 1:
         raise TableError(f"{named}: has tables of several kinds ({', '.join(kinds)}); give one of them")
     return found
+
+
+def _is_shard(path: Path) -> bool:
+    name = path.name
+    is_table = table_suffix(name) in SHARD_SUFFIXES and name not in NOT_TABLES and not name.startswith((".", "_"))
+    return is_table and path.is_file()
 
 
 def table_suffix(name: str) -> str:

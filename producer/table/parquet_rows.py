@@ -10,7 +10,7 @@ from typing import Any
 from producer.errors import TableError
 from producer.table.raw import Cells, as_json
 
-TEXT_TYPES = frozenset({"string", "large_string", "binary", "large_binary"})
+TEXT_TYPES = frozenset({"string", "large_string"})
 ROWS_AT_ONCE = 1000
 BYTES_AT_ONCE = 16 * 2**20
 LARGEST_ROW_BYTES = 256 * 2**20
@@ -37,26 +37,42 @@ class ParquetRows:
             raise TableError(f"{named}: reading Parquet needs pyarrow: pip install pyarrow") from error
         self._path = path
         self._named = named
+        self._texts: set[str] = set()
         with self._open() as file:
             self.columns = tuple(file.schema_arrow.names)
 
     def rows(self) -> Iterator[tuple[Cells, str]]:
-        """Every row; one batch of about `BYTES_AT_ONCE` is in memory at a time."""
-        with self._open() as file:
-            batches = self._batches(file)
-            while (batch := self._next(batches)) is not None:
-                for start in range(0, batch.num_rows, step := self._step(batch)):
-                    for cells in batch.slice(start, step).to_pylist():
-                        yield {name: as_json(value) for name, value in cells.items()}, ""
+        """Every row; of a row group, one batch of about `BYTES_AT_ONCE` is unpacked at a time.
+
+        Raises:
+            TableError: the rest of the file cannot be read.
+        """
+        rows = self._rows()
+        while True:
+            try:
+                cells = next(rows)
+            except StopIteration:
+                return
+            except Exception as error:  # pyarrow's errors have no base of their own
+                raise TableError(f"{self._named}: cannot be read to its end ({_line(error)})") from error
+            yield cells, ""
 
     def _open(self) -> Any:
         try:
-            schema = self._parquet.read_schema(self._path)
-            texts = [field.name for field in schema if str(field.type) in TEXT_TYPES]
-            # Values that are named by number stay so: unpacked, a small file may have no end.
-            return self._parquet.ParquetFile(self._path, read_dictionary=texts)
-        except Exception as error:  # pyarrow's errors have no base of their own
+            self._texts = {
+                field.name for field in self._parquet.read_schema(self._path) if str(field.type) in TEXT_TYPES
+            }
+            # Texts that are named by number stay so: unpacked, a small file may have no end.
+            return self._parquet.ParquetFile(self._path, read_dictionary=[*self._texts])
+        except Exception as error:
             raise TableError(f"{self._named}: not a Parquet file that can be read ({_line(error)})") from error
+
+    def _rows(self) -> Iterator[Cells]:
+        with self._open() as file:
+            for batch in self._batches(file):
+                for start in range(0, batch.num_rows, step := self._step(batch)):
+                    for cells in batch.slice(start, step).to_pylist():
+                        yield {name: as_json(value) for name, value in cells.items()}
 
     def _batches(self, file: Any) -> Iterator[Any]:
         for group in range(file.num_row_groups):
@@ -64,30 +80,21 @@ class ParquetRows:
             row_bytes = about.total_byte_size // max(about.num_rows, 1)
             if row_bytes > LARGEST_ROW_BYTES:
                 raise ValueError(f"rows of {row_bytes:,} bytes; at most {LARGEST_ROW_BYTES:,} are read")
-            at_once = min(ROWS_AT_ONCE, max(BYTES_AT_ONCE // max(row_bytes, _largest_nested(about), 1), 1))
+            at_once = min(ROWS_AT_ONCE, max(BYTES_AT_ONCE // max(row_bytes, self._largest_value(about), 1), 1))
             yield from file.iter_batches(at_once, row_groups=[group])
 
-    def _next(self, batches: Iterator[Any]) -> Any:
-        try:
-            return next(batches, None)
-        except Exception as error:
-            raise TableError(f"{self._named}: cannot be read to its end ({_line(error)})") from error
+    def _largest_value(self, group: Any) -> int:
+        """Bytes of the largest value that may stand in every row of a group, for it is stored once and named by number.
+
+        Columns of text are read by number as well and need no such care.
+        """
+        columns = (group.column(place) for place in range(group.num_columns))
+        by_number = (each for each in columns if each.has_dictionary_page and each.path_in_schema not in self._texts)
+        return max((each.total_uncompressed_size for each in by_number), default=0)
 
     def _step(self, batch: Any) -> int:
         named_by_number = [column.dictionary.nbytes for column in batch.columns if hasattr(column, "dictionary")]
         return 1 if max(named_by_number, default=0) > LARGEST_DICTIONARY_BYTES else ROWS_AT_ONCE
-
-
-def _largest_nested(group: Any) -> int:
-    """Bytes of the largest value that may stand in every row of a group, for it is stored once and named by number.
-
-    Columns of plain text are read by number as well and need no such care.
-    """
-    columns = (group.column(place) for place in range(group.num_columns))
-    return max(
-        (each.total_uncompressed_size for each in columns if each.has_dictionary_page and "." in each.path_in_schema),
-        default=0,
-    )
 
 
 def _line(error: Exception) -> str:

@@ -77,6 +77,7 @@ def test_two_fields_make_a_job_with_the_defaults() -> None:
         (job(params={"seed": 2**64}), "params.seed: input should be less than 18446744073709551616"),
         (job(params={"output_format": "gif"}), "params.output_format: input should be 'png', 'jpeg' or 'webp'"),
         (job(output="s3://b/cat.jpg", params={"output_format": "png"}), "output is named as jpeg but"),
+        (job(image="s3://b/cat.png", output="s3://b/cat.png"), "output would overwrite the image that it is made of"),
         (job(callback={"url": "host/hook"}), "callback.url: 'host/hook' is not a URI"),
         (job(callback={"url": "https://h/x", "events": ["done"]}), "callback.events: input should be 'succeeded'"),
         (job(callback={"url": "http://[x/"}), "callback.url: "),
