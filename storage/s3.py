@@ -31,7 +31,7 @@ WRONG_MD5 = "AAAAAAAAAAAAAAAAAAAAAA=="  # 16 zero bytes in base64
 
 
 class Buckets(Store):
-    """Reads from the buckets of `DG_BUCKETS`; writes there and to the bucket of `DG_OUTPUT_URI`.
+    """Reads below the places of `DG_BUCKETS`, `bucket` or `bucket/prefix`; writes there and below `DG_OUTPUT_URI`.
 
     Raises:
         SettingsError: boto3 cannot use its settings.
@@ -42,7 +42,7 @@ class Buckets(Store):
         self._readable = settings.buckets
         self._writable = settings.buckets
         if scheme_of(settings.output_uri) == "s3":
-            self._writable = (*settings.buckets, _bucket_and_key(settings.output_uri)[0])
+            self._writable = (*settings.buckets, settings.output_uri[len("s3://") :])
         self._tried: dict[tuple[str, str], float] = {}
         self._client = make_client()
 
@@ -120,13 +120,13 @@ def _bucket_and_key(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def _allowed(uri: str, buckets: tuple[str, ...], side: Side) -> tuple[str, str]:
+def _allowed(uri: str, places: tuple[str, ...], side: Side) -> tuple[str, str]:
     bucket, key = _bucket_and_key(uri)
-    if bucket not in buckets and "*" not in buckets:
+    if not any(place == "*" or f"{bucket}/{key}".startswith(f"{place.rstrip('/')}/") for place in places):
         raise RejectJob(
             side.forbidden,
-            f"{show_uri(uri)}: bucket {bucket!r} is not in DG_BUCKETS (now: {', '.join(buckets) or 'none'}); "
-            "add it where the worker runs",
+            f"{show_uri(uri)}: not below a place of DG_BUCKETS (now: {', '.join(places) or 'none'}); "
+            "add its bucket, or bucket/prefix, where the worker runs",
         )
     if not key:
         raise RejectJob(side.not_found, f"{show_uri(uri)}: names no object; expected s3://bucket/key")

@@ -155,7 +155,8 @@ def test_a_bucket_that_is_not_allowed_is_neither_read_nor_written(connect: Conne
 
     assert isinstance(reading, RejectJob)
     assert reading.message == (
-        f"{uri}: bucket '{s3_bucket}' is not in DG_BUCKETS (now: cats, dogs); add it where the worker runs"
+        f"{uri}: not below a place of DG_BUCKETS (now: cats, dogs); "
+        "add its bucket, or bucket/prefix, where the worker runs"
     )
     assert (reading.code, writing.code) == (ErrorCode.INPUT_FORBIDDEN, ErrorCode.OUTPUT_FORBIDDEN)
     assert failure_of(buckets.check_output, uri).code is ErrorCode.OUTPUT_FORBIDDEN
@@ -167,7 +168,7 @@ def test_the_output_bucket_may_be_written_and_not_read(connect: Connect, s3_buck
     buckets.check_output(uri)
     buckets.publish(uri, b"picture", "image/png")
 
-    assert "is not in DG_BUCKETS (now: none)" in failure_of(buckets.read, uri).message
+    assert "not below a place of DG_BUCKETS (now: none)" in failure_of(buckets.read, uri).message
 
 
 # What the server says
@@ -301,3 +302,38 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     from botocore.retries.standard import ExponentialBackoff
 
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda self, context: 0)
+
+
+@pytest.mark.parametrize(
+    ("places", "output_uri", "key", "may_read", "may_write"),
+    [
+        ((), "s3://{bucket}/out", "out/a.png", False, True),
+        ((), "s3://{bucket}/out", "out2/a.png", False, False),
+        ((), "s3://{bucket}/out", "secret.png", False, False),
+        ((), "s3://{bucket}", "secret.png", False, True),
+        (("{bucket}/in",), "s3://elsewhere", "in/a.png", True, True),
+        (("{bucket}/in/",), "s3://elsewhere", "in/a.png", True, True),
+        (("{bucket}/in",), "s3://elsewhere", "inside.png", False, False),
+        (("{bucket}/in",), "s3://elsewhere", "in", False, False),
+        (("{bucket}",), "s3://elsewhere", "in/a.png", True, True),
+        (("*",), "s3://elsewhere", "in/a.png", True, True),
+    ],
+)
+def test_a_prefix_opens_what_lies_below_it_and_no_more(
+    places: tuple[str, ...], output_uri: str, key: str, may_read: bool, may_write: bool,
+    connect: Callable[..., Buckets], s3_bucket: str, owner: Any,
+) -> None:  # fmt: skip
+    owner.put_object(Bucket=s3_bucket, Key=key, Body=b"picture")
+    opened = tuple(place.format(bucket=s3_bucket) for place in places)
+    buckets = connect(buckets=opened, output_uri=output_uri.format(bucket=s3_bucket))
+
+    for is_allowed, ask in (
+        (may_read, lambda: buckets.read(f"s3://{s3_bucket}/{key}")),
+        (may_write, lambda: buckets.check_output(f"s3://{s3_bucket}/{key}")),
+        (may_write, lambda: buckets.publish(f"s3://{s3_bucket}/{key}", b"new", "image/png")),
+    ):
+        if is_allowed:
+            ask()
+        else:
+            with pytest.raises(RejectJob, match="not below a place of DG_BUCKETS"):
+                ask()
