@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
-import os
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +17,9 @@ from jobs.ledger.scripts import chunks
 from jobs.schema import EditJob
 from producer.errors import SetupError, TableError
 from producer.files import local_path
-from producer.terminal import say
 
 THREADS = 8
 JOBS_AT_ONCE = 64
-LARGEST_READ_BYTES = 64 * 2**20
-MOST_REFUSALS = 3
 
 
 class Uploader:
@@ -97,39 +93,6 @@ def is_uploaded_form(asked: str, known: str) -> bool:
     return local_path(asked) is not None and known.startswith("s3://") and len(name) == 64 and name.isalnum()
 
 
-class BucketReader:
-    """Reads objects for looking at them; without boto3, credentials or the object it reads nothing."""
-
-    def __init__(self) -> None:
-        self._client: Any = None
-        self._refusals = 0
-        self._lock = threading.Lock()
-
-    def read(self, uri: str) -> bytes | None:
-        """The object, or None when it cannot be had; after a few refusals in a row no further one is asked for."""
-        if self._refusals >= MOST_REFUSALS:
-            return None
-        bucket, _, key = uri.removeprefix("s3://").partition("/")
-        try:
-            with self._lock:
-                self._client = self._client or _client()
-            answer = self._client.get_object(Bucket=bucket, Key=key)
-            data = bytes(answer["Body"].read(LARGEST_READ_BYTES + 1))
-        except Exception as error:  # boto3 raises many kinds; a gallery without one of its images is still one
-            self._refuse(uri, error)
-            return None
-        self._refusals = 0
-        return data if len(data) <= LARGEST_READ_BYTES else None
-
-    def _refuse(self, uri: str, error: Exception) -> None:
-        is_hopeless = isinstance(error, SetupError) or type(error).__name__ == "NoCredentialsError"
-        with self._lock:
-            if self._refusals < MOST_REFUSALS:
-                said = (str(error).splitlines() or [type(error).__name__])[0]
-                say(f"{'images in buckets are' if is_hopeless else f'{uri}:'} not shown ({said})")
-            self._refusals = MOST_REFUSALS if is_hopeless else self._refusals + 1
-
-
 def put_folder(folder: Path, target: str) -> None:
     """Put every file of a folder under `s3://bucket/prefix`.
 
@@ -151,17 +114,10 @@ def put_folder(folder: Path, target: str) -> None:
 
 def _client() -> Any:
     try:
-        session, config = import_module("boto3.session"), import_module("botocore.config")
+        from storage.s3 import make_client  # loads boto3
     except ImportError as error:
         raise SetupError("a bucket needs boto3: pip install 'kontext-edits[s3]'") from error
-    # Stores that only speak S3's protocol refuse the checksums that boto3 adds by default.
-    checksums = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
-    has_own_endpoint = bool(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
-    style = {"addressing_style": "path"} if has_own_endpoint else None
-    try:
-        return session.Session().client("s3", config=config.Config(max_pool_connections=THREADS, s3=style, **checksums))
-    except (import_module("botocore.exceptions").BotoCoreError, ValueError) as error:
-        raise SettingsError(f"AWS settings: {error}") from error
+    return make_client()
 
 
 @contextmanager

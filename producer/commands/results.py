@@ -84,6 +84,9 @@ def gallery(
     sheet: Annotated[
         Path | None, options.option("--sheet", help="Write a contact sheet, a PNG, too. [default: none]")
     ] = None,
+    fetch: Annotated[
+        bool, options.option("--fetch", help="Show inputs at http(s):// too, read once now. [default: off]")
+    ] = False,
     table: TableOption = None,
     image_column: options.ImageColumn = None,
     prompt_column: options.PromptColumn = None,
@@ -97,7 +100,7 @@ def gallery(
     """
     client = Client(settings=options.settings_with(broker_url))
     with _report(client, name, table, ColumnNames.chosen(image_column, prompt_column, output_column)) as (_, rows):
-        write_gallery(output, name, rows, batch=name, sheet=sheet)
+        write_gallery(output, name, rows, batch=name, sheet=sheet, fetch=fetch)
     put(output)
     put(str(sheet)) if sheet is not None else None
 

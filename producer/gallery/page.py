@@ -32,13 +32,19 @@ SHOWN_CHARACTERS = 200
 
 
 def write_gallery(
-    target: str | Path, title: str, rows: Iterable[ReportRow], batch: str | None = None, sheet: Path | None = None
+    target: str | Path,
+    title: str,
+    rows: Iterable[ReportRow],
+    batch: str | None = None,
+    sheet: Path | None = None,
+    fetch: bool = False,
 ) -> None:
     """Write the page, and small images in a folder beside it; both can be moved together.
 
     Args:
         target: path of the page, or its place in a bucket, `s3://bucket/prefix/gallery.html`.
         batch: name under which what failed can be retried; None where the same command again does it.
+        fetch: read inputs at `http(s)://` to show them small; otherwise there is a link only.
         sheet: a PNG with the first `SHEET_ROWS` results to write as well.
     Raises:
         TableError: something cannot be written.
@@ -46,7 +52,7 @@ def write_gallery(
     if sheet is not None:
         pillow()  # now rather than at the end
     with _local(str(target)) as page:
-        images = ShownImages(page, str(target))
+        images = ShownImages(page, str(target), fetch)
         pairs: list[tuple[Path | None, Path | None]] = []
         with replacing(page) as file:
             head, tail = _template().split("%ROWS%")

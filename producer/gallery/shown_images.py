@@ -13,9 +13,9 @@ from urllib.parse import quote, unquote
 
 from producer.errors import SetupError
 from producer.files import local_path, naming_what_is_written
+from producer.gallery.remote import RemoteImages
 from producer.images import pillow, thumbnail
 from producer.terminal import say
-from producer.upload import BucketReader
 
 SMALL_SIDE = 400
 """Pixels of the longest side: sharp in the list on a screen with two pixels for one."""
@@ -25,19 +25,20 @@ SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp"}
 class ShownImages:
     """Makes what the page shows of an image; threads may share one.
 
-    Nothing is loaded from elsewhere: of an image at `http(s)://` there is a link only, and of one in a bucket a small
-    copy, when boto3 and the `AWS_*` settings give it.
+    The page loads nothing from elsewhere: what lies there is read now, as far as it can be, to make a small image; an
+    image at `http(s)://` only when that is wanted.
 
     Args:
         page: the local file that is written.
         target: where the page will be: the same path, or a place in a bucket.
+        fetch: read images at `http(s)://`.
     """
 
-    def __init__(self, page: Path, target: str) -> None:
+    def __init__(self, page: Path, target: str, fetch: bool = False) -> None:
         self._root = page.parent.resolve()
         self._folder = page.parent / f"{page.stem}-images"
         self._target = target if target.startswith("s3://") else ""
-        self._buckets = BucketReader()
+        self._remote = RemoteImages(fetch)
         self._made: dict[str, Path | None] = {}
         self._lock = threading.Lock()
         self._can_shrink = _has_pillow()
@@ -103,14 +104,12 @@ class ShownImages:
         return target
 
     def _bytes(self, uri: str) -> bytes | None:
-        if uri.startswith("s3://"):
-            return self._buckets.read(uri)
         if uri.startswith("data:") and ";base64," in uri:
             try:
                 return base64.b64decode(uri.partition(",")[2])
             except (ValueError, binascii.Error):
                 return None
-        return None
+        return self._remote.read(uri)
 
 
 def _has_pillow() -> bool:

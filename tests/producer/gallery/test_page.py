@@ -14,6 +14,7 @@ from producer.errors import SetupError
 from producer.gallery import shown_images, write_gallery
 from producer.report import Ending, ReportRow
 from tests.producer.gallery.conftest import HOSTILE, edit_rows
+from tests.servers.http import Answer, HttpServer
 from tests.servers.s3 import S3Server
 
 
@@ -133,3 +134,23 @@ def test_a_gallery_in_a_bucket_shows_what_lies_in_buckets(
     assert row["before"][0]["link"] is None, "a path of this machine means nothing there"
     small = s3.get_object(Bucket=s3_bucket, Key=f"pages/spring/{row['before'][0]['small']}")
     assert small["Body"].read().startswith(b"\xff\xd8")
+
+
+def test_inputs_on_the_web_are_linked_and_shown_only_when_that_is_wanted(
+    images: Path, http_server: HttpServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DG_PRIVATE_HOSTS", "127.0.0.1")
+    url = http_server.answer("/cat.png", Answer(body=(images / "in/cat.png").read_bytes()))
+    gone = http_server.url("/gone.png")
+    rows = [ReportRow({}, (uri,), "snow", Ending("queued")) for uri in (url, url, gone, "http://10.0.0.1/a.png")]
+
+    write_gallery(images / "a.html", "spring", rows)
+    write_gallery(images / "b.html", "spring", rows, fetch=True)
+
+    assert [row["before"] for row in page_data(images / "a.html")["rows"]] == [[]] * 4
+    shown = [row["before"] for row in page_data(images / "b.html")["rows"]]
+    assert (shown[0], shown[2], shown[3]) == (shown[1], [], [])
+    assert shown[0][0]["link"] == url
+    assert shown[0][0]["small"] == shown[0][0]["large"], "the page itself loads nothing from there"
+    assert 1 <= len(http_server.requests("/cat.png")) <= 2
+    assert "not all images of 10.0.0.1 are shown" in capsys.readouterr().err
