@@ -16,8 +16,9 @@ from pydantic_core import to_json
 
 from jobs.errors import ErrorCode, RejectJob
 from jobs.inline_image import inline_image
+from jobs.loras import LORA_SCHEMES, MAX_LORA_SCALE, MAX_LORAS, parse_loras
 from jobs.names import check_key, check_metadata, check_new_name, check_text
-from jobs.shown import hide_secrets
+from jobs.shown import hide_in_url, hide_secrets
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 Priority = Literal["high", "normal", "low"]
@@ -32,6 +33,7 @@ URI_FORMS = {
     "file": ("file:///absolute/path", r"file://(localhost)?/.+"),
     "https": ("https://host/path", r"https://[^/]+(/.*)?"),
     "http": ("http://host/path", r"http://[^/]+(/.*)?"),
+    "hf": ("hf://owner/repository/path.safetensors", r"hf://[\w.-]+/[\w.-]+(@[\w.-]+)?/[^?#]+"),
     "data": ("data:image/png;base64,...", r"data:.*,.*"),
 }
 FORMAT_OF_SUFFIX: dict[str, OutputFormat] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
@@ -104,6 +106,25 @@ def format_named(name: str) -> str:
     return FORMAT_OF_NAME.get(plain, plain)
 
 
+class Lora(Contract):
+    """A LoRA file and how strongly it acts."""
+
+    uri: str
+    scale: float = Field(1.0, ge=-MAX_LORA_SCALE, le=MAX_LORA_SCALE)
+
+    @field_validator("uri")
+    @classmethod
+    def _uri_has_a_known_form(cls, value: str) -> str:
+        return _check_uri(value, LORA_SCHEMES)
+
+
+class AppliedLora(Contract):
+    """A LoRA that acted: SHA-256 of its file, and its scale."""
+
+    sha256: str
+    scale: float
+
+
 class EditParams(Contract):
     """Parameters of sampling and of the output's encoding.
 
@@ -132,6 +153,12 @@ class EditParams(Contract):
     )
     quality: int = Field(95, ge=1, le=100, description="Of jpeg and webp, 1 to 100.")
     embed_prompt: bool = Field(False, description="Write the prompt into the picture's EXIF.")
+    loras: Annotated[tuple[Lora, ...], BeforeValidator(parse_loras)] = Field(
+        (),
+        max_length=MAX_LORAS,
+        description=f"LoRA as URI or URI@SCALE, up to {MAX_LORAS}.",
+        json_schema_extra={"absent": "none"},
+    )
 
     @field_validator("seed", mode="before")
     @classmethod
@@ -142,6 +169,11 @@ class EditParams(Contract):
     @classmethod
     def _format_by_any_of_its_names(cls, value: Any) -> Any:
         return format_named(value) if isinstance(value, str) else value
+
+    def without_secrets(self) -> EditParams:
+        """These parameters as a result shows them: web addresses without user, password and query."""
+        shown = tuple(lora.model_copy(update={"uri": hide_in_url(lora.uri)}) for lora in self.loras)
+        return self.model_copy(update={"loras": shown}) if self.loras else self
 
 
 class Callback(Contract):
@@ -297,6 +329,7 @@ class Outcome(Contract):
     width: int | None = None
     height: int | None = None
     engine: EngineInfo | None = None
+    loras: tuple[AppliedLora, ...] = ()
     timings: Timings = Timings()
     warnings: tuple[str, ...] = ()
     error: ErrorInfo | None = None

@@ -9,9 +9,18 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from kontext.errors import BudgetError, CheckpointError, DeviceError, ImageError, KontextError, NotANumber, RequestError
+from kontext.errors import (
+    BudgetError,
+    CheckpointError,
+    DeviceError,
+    ImageError,
+    KontextError,
+    LoraError,
+    NotANumber,
+    RequestError,
+)
 from kontext.images import DecodedImage, ImageOptions, decode_image, decode_with_warnings, encode_image, to_rgb
-from kontext.request import Edited, EditRequest
+from kontext.request import Edited, EditRequest, Lora
 
 if TYPE_CHECKING:
     from kontext.loading import load
@@ -30,6 +39,8 @@ __all__ = [
     "ImageOptions",
     "Kontext",
     "KontextError",
+    "Lora",
+    "LoraError",
     "NotANumber",
     "RequestError",
     "decode_image",

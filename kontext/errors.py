@@ -6,7 +6,8 @@ KontextError
 ├── DeviceError         the device asked for is not there: choose another
 ├── NotANumber          the model's result is not a number: check its weights
 └── RequestError        one edit was asked for with a value that cannot work; also a ValueError
-    └── ImageError      the bytes are not a picture, or not one that can be read
+    ├── ImageError      the bytes are not a picture, or not one that can be read
+    └── LoraError       a LoRA file cannot be used with this model
 """
 
 from __future__ import annotations
@@ -38,3 +39,7 @@ class RequestError(KontextError, ValueError):
 
 class ImageError(RequestError):
     """Raised when bytes are not a readable picture: another kind of file, cut short, empty, or too large."""
+
+
+class LoraError(RequestError):
+    """Raised when a LoRA file is none, is damaged, has parts that are not applied, or belongs to another model."""

@@ -11,7 +11,7 @@ and MLP after Dehghani et al. 2023.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -41,6 +41,28 @@ def timestep_embedding(t: Tensor, dim: int = FREQUENCY_CHANNELS, max_period: flo
     return torch.cat((angles.cos(), angles.sin()), dim=-1).to(t.dtype)
 
 
+Adapter = tuple[Tensor, Tensor]
+"""A LoRA layer: down, shape (rank, columns of the layer), and up, shape (rows of the layer, rank)."""
+
+
+def adapted(linear: nn.Module, x: Tensor, adapter: Adapter | None) -> Tensor:
+    """Output of a linear layer with the LoRA layer round it."""
+    y = linear(x)
+    if adapter is None:
+        return y
+    down, up = adapter
+    return y + nn.functional.linear(nn.functional.linear(x, down), up)
+
+
+def adapted_part(linear: JoinedLinear, x: Tensor, first: int, last: int, adapter: Adapter | None) -> Tensor:
+    """Output channels first to last (exclusive) of a joined layer with the LoRA layer round it."""
+    y = linear.part(x, first, last)
+    if adapter is None:
+        return y
+    down, up = adapter
+    return y + nn.functional.linear(nn.functional.linear(x, down), up[first:last])
+
+
 class MLPEmbedder(nn.Module):
     """MLP from a vector (timestep, guidance, pooled text) to the hidden size."""
 
@@ -49,8 +71,8 @@ class MLPEmbedder(nn.Module):
         self.in_layer = nn.Linear(in_dim, hidden_size)
         self.out_layer = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out_layer(nn.functional.silu(self.in_layer(x)))
+    def forward(self, x: Tensor, adapters: tuple[Adapter | None, Adapter | None] = (None, None)) -> Tensor:
+        return adapted(self.out_layer, nn.functional.silu(adapted(self.in_layer, x, adapters[0])), adapters[1])
 
 
 class RMSNorm(nn.Module):
@@ -102,8 +124,8 @@ class SelfAttention(nn.Module):
         self.norm = QKNorm(config.head_dim)
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.norm(self.qkv(x), self.num_heads)
+    def forward(self, x: Tensor, adapter: Adapter | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        return self.norm(adapted(self.qkv, x, adapter), self.num_heads)
 
 
 class ModulationOut(NamedTuple):
@@ -135,8 +157,8 @@ class Modulation(nn.Module):
         self.branches = branches
         self.lin = nn.Linear(hidden_size, 3 * branches * hidden_size)
 
-    def forward(self, vec: Tensor) -> list[ModulationOut]:
-        parts = self.lin(nn.functional.silu(vec))[..., None, :].chunk(3 * self.branches, dim=-1)
+    def forward(self, vec: Tensor, adapter: Adapter | None = None) -> list[ModulationOut]:
+        parts = adapted(self.lin, nn.functional.silu(vec), adapter)[..., None, :].chunk(3 * self.branches, dim=-1)
         return [ModulationOut(*parts[i : i + 3]) for i in range(0, len(parts), 3)]
 
 
@@ -152,32 +174,48 @@ class DoubleStreamBlock(nn.Module):
         self.txt_attn = SelfAttention(config)
         self.txt_mlp = _mlp(config)
 
-    def modulation_outs(self, vec: Tensor) -> list[ModulationOut]:
+    def modulation_outs(self, vec: Tensor, adapters: Mapping[str, Adapter] | None = None) -> list[ModulationOut]:
         """Modulation for `forward`, from `vec` of shape (..., batch, hidden)."""
-        return [*self.img_mod(vec), *self.txt_mod(vec)]
+        given = adapters or {}
+        return [*self.img_mod(vec, given.get("img_mod.lin")), *self.txt_mod(vec, given.get("txt_mod.lin"))]
 
-    def forward(self, img: Tensor, txt: Tensor, mods: Sequence[ModulationOut], pe: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        img: Tensor,
+        txt: Tensor,
+        mods: Sequence[ModulationOut],
+        pe: Tensor,
+        adapters: Mapping[str, Adapter] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """
         Args:
             img: shape (batch, image length, hidden).
             txt: shape (batch, text length, hidden).
             mods: modulation of this step (attention and MLP of img, then of txt), each of shape (batch, 1, hidden).
             pe: rotary table of text, then image.
+            adapters: LoRA layers by the names of the linear layers.
         Returns:
             (img, txt) of the same shapes.
         """
         img_mod1, img_mod2, txt_mod1, txt_mod2 = mods
 
         # Text comes before image wherever both are in one sequence.
-        txt_qkv = self.txt_attn(modulate(txt, txt_mod1.shift, txt_mod1.scale))
-        img_qkv = self.img_attn(modulate(img, img_mod1.shift, img_mod1.scale))
+        lora = adapters or {}
+        txt_qkv = self.txt_attn(modulate(txt, txt_mod1.shift, txt_mod1.scale), lora.get("txt_attn.qkv"))
+        img_qkv = self.img_attn(modulate(img, img_mod1.shift, img_mod1.scale), lora.get("img_attn.qkv"))
         q, k, v = (torch.cat(both, dim=2) for both in zip(txt_qkv, img_qkv, strict=True))
         txt_attn, img_attn = torch.split(attention(q, k, v, pe), [txt.shape[1], img.shape[1]], dim=1)
 
-        img = img + img_mod1.gate * self.img_attn.proj(img_attn)
-        img = img + img_mod2.gate * self.img_mlp(modulate(img, img_mod2.shift, img_mod2.scale))
-        txt = txt + txt_mod1.gate * self.txt_attn.proj(txt_attn)
-        txt = txt + txt_mod2.gate * self.txt_mlp(modulate(txt, txt_mod2.shift, txt_mod2.scale))
+        img = img + img_mod1.gate * adapted(self.img_attn.proj, img_attn, lora.get("img_attn.proj"))
+        img_mlp_adapters = lora.get("img_mlp.0"), lora.get("img_mlp.2")
+        img = img + img_mod2.gate * _run_mlp(
+            self.img_mlp, modulate(img, img_mod2.shift, img_mod2.scale), img_mlp_adapters
+        )
+        txt = txt + txt_mod1.gate * adapted(self.txt_attn.proj, txt_attn, lora.get("txt_attn.proj"))
+        txt_mlp_adapters = lora.get("txt_mlp.0"), lora.get("txt_mlp.2")
+        txt = txt + txt_mod2.gate * _run_mlp(
+            self.txt_mlp, modulate(txt, txt_mod2.shift, txt_mod2.scale), txt_mlp_adapters
+        )
         return img, txt
 
 
@@ -187,6 +225,11 @@ def _mlp(config: TransformerConfig) -> nn.Sequential:
         nn.GELU(approximate="tanh"),
         nn.Linear(config.mlp_size, config.hidden_size),
     )
+
+
+def _run_mlp(mlp: nn.Sequential, x: Tensor, adapters: tuple[Adapter | None, Adapter | None]) -> Tensor:
+    first, activation, second = mlp
+    return adapted(second, activation(adapted(first, x, adapters[0])), adapters[1])
 
 
 class SingleStreamBlock(nn.Module):
@@ -201,12 +244,17 @@ class SingleStreamBlock(nn.Module):
         self.linear2 = nn.Linear(config.hidden_size + config.mlp_size, config.hidden_size)
         self.norm = QKNorm(config.head_dim)
 
-    def modulation_outs(self, vec: Tensor) -> list[ModulationOut]:
+    def modulation_outs(self, vec: Tensor, adapters: Mapping[str, Adapter] | None = None) -> list[ModulationOut]:
         """Modulation for `forward`, from `vec` of shape (..., batch, hidden)."""
-        return self.modulation(vec)
+        return self.modulation(vec, (adapters or {}).get("modulation.lin"))
 
     def forward(
-        self, x: Tensor, mods: Sequence[ModulationOut], pe: Tensor, rows: tuple[int, int] | None = None
+        self,
+        x: Tensor,
+        mods: Sequence[ModulationOut],
+        pe: Tensor,
+        rows: tuple[int, int] | None = None,
+        adapters: Mapping[str, Adapter] | None = None,
     ) -> Tensor:
         """
         Args:
@@ -214,29 +262,33 @@ class SingleStreamBlock(nn.Module):
             mods: the one modulation of this step, of shape (batch, 1, hidden).
             pe: rotary table of the whole sequence.
             rows: (first, last) of the tokens to return, None for all.
+            adapters: LoRA layers by the names of the linear layers.
         Returns:
             Shape (batch, number of rows, hidden).
         """
         (mod,) = mods
         x_mod = modulate(x, mod.shift, mod.scale)
+        lora = adapters or {}
+        lora1 = lora.get("linear1")
         if rows is None:
-            qkv, mlp = torch.split(self.linear1(x_mod), self.linear1_sizes, dim=-1)
+            qkv, mlp = torch.split(adapted(self.linear1, x_mod, lora1), self.linear1_sizes, dim=-1)
             q, k, v = self.norm(qkv, self.num_heads)
             attn = attention(q, k, v, pe)
         else:
             # Keys and values of all tokens, but queries and MLP of these rows only.
             first, last = rows
-            mlp = self.linear1.part(x_mod[:, first:last], self.linear1_sizes[0], sum(self.linear1_sizes))
-            attn = self._attention_of_rows(x_mod, pe, first, last)
+            sizes = self.linear1_sizes
+            mlp = adapted_part(self.linear1, x_mod[:, first:last], sizes[0], sum(sizes), lora1)
+            attn = self._attention_of_rows(x_mod, pe, first, last, lora1)
             x = x[:, first:last]
         mlp = nn.functional.gelu(mlp, approximate="tanh")
-        return x + mod.gate * self.linear2(torch.cat((attn, mlp), dim=-1))
+        return x + mod.gate * adapted(self.linear2, torch.cat((attn, mlp), dim=-1), lora.get("linear2"))
 
-    def _attention_of_rows(self, x_mod: Tensor, pe: Tensor, first: int, last: int) -> Tensor:
+    def _attention_of_rows(self, x_mod: Tensor, pe: Tensor, first: int, last: int, adapter: Adapter | None) -> Tensor:
         """Attention with the queries of rows first to last and the keys and values of all rows."""
         hidden = x_mod.shape[-1]
-        (q,) = split_heads(self.linear1.part(x_mod[:, first:last], 0, hidden), 1, self.num_heads)
-        k, v = split_heads(self.linear1.part(x_mod, hidden, 3 * hidden), 2, self.num_heads)
+        (q,) = split_heads(adapted_part(self.linear1, x_mod[:, first:last], 0, hidden, adapter), 1, self.num_heads)
+        k, v = split_heads(adapted_part(self.linear1, x_mod, hidden, 3 * hidden, adapter), 2, self.num_heads)
         return attention(self.norm.query_norm(q), self.norm.key_norm(k), v, pe, query_pe=pe[:, :, first:last])
 
 
@@ -248,15 +300,17 @@ class LastLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 2 * hidden_size))
         self.linear = nn.Linear(hidden_size, out_channels)
 
-    def modulation(self, vec: Tensor) -> Tensor:
+    def modulation(self, vec: Tensor, adapter: Adapter | None = None) -> Tensor:
         """(shift, scale) for `forward`, from `vec` of shape (..., batch, hidden): (..., batch, 2, hidden)."""
-        return self.adaLN_modulation(vec).unflatten(-1, (2, -1))
+        activation, linear = self.adaLN_modulation
+        mod = adapted(linear, activation(vec), adapter)
+        return mod.reshape(*mod.shape[:-1], 2, -1)
 
-    def forward(self, x: Tensor, mod: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mod: Tensor, adapter: Adapter | None = None) -> Tensor:
         """
         Args:
             x: shape (batch, length, hidden).
             mod: (shift, scale) of this step, shape (batch, 2, hidden).
         """
         shift, scale = mod.chunk(2, dim=1)
-        return self.linear(modulate(x, shift, scale))
+        return adapted(self.linear, modulate(x, shift, scale), adapter)

@@ -74,6 +74,7 @@ def load(
         attention=choice.attention,
         products=choice.products,
         approximations=approximations,
+        lora_bytes=options.lora_bytes,
     )
     place(loaded, reader.fill)
 

@@ -49,7 +49,7 @@ from kontext.weights.fingerprint import fingerprint
 from kontext.weights.layout import ModelFiles, find_model
 from kontext.weights.reading import Convert, OnProgress, Reader, convert_now
 
-OURS_ALONE = frozenset({"seam_dtype", "cache_bytes", "compile", "attention", "precision", "kernels"})
+OURS_ALONE = frozenset({"seam_dtype", "cache_bytes", "compile", "attention", "precision", "kernels", "lora_bytes"})
 """Fields of `EngineOptions` for which the official code has no choice."""
 
 SUBMODULE = "third_party/flux1"
@@ -212,6 +212,8 @@ class OfficialKontext(Kontext):
         self._clip = _embedder(code, networks.clip, config.clip_max_length)
 
     def encode(self, request: EditRequest) -> Encoded:
+        if request.loras:
+            raise RequestError("loras: the official engine has no LoRA layers; leave them out or use the native one")
         txt, pooled = self._encode_prompt(request.prompt)
         with self.memory.on_device(self.networks.autoencoder.encoder):
             prepared = [self._prepare(image, txt, pooled, request) for image in request.images]

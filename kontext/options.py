@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kontext.choices import CPU_KERNELS, DEFAULT_BUDGET_BYTES, DEFAULT_CACHE_BYTES
+from kontext.choices import CPU_KERNELS, DEFAULT_BUDGET_BYTES, DEFAULT_CACHE_BYTES, DEFAULT_LORA_BYTES
 from kontext.config import LONGEST_TEXT, SHORTEST_TEXT
 from kontext.errors import RequestError
 from kontext.images import DEFAULT_OPTIONS, ImageOptions
@@ -34,6 +34,7 @@ class EngineOptions:
         precision: of the blocks' linear layers, "bf16" (the dtype) or "fp8", an approximation that results tell of.
         kernels: CPU only. "reference": the official code's kernels, bit-identical in bfloat16; "fast": as accurate,
             rounded differently; "auto": fast in float32, where last bits do not show.
+        lora_bytes: of LoRA layers that stay for jobs with the same LoRAs: device memory, with offload host memory.
     Raises:
         RequestError: max_sequence_length, cache_bytes or kernels is none of these.
     """
@@ -51,6 +52,7 @@ class EngineOptions:
     attention: str = "auto"
     precision: str = "bf16"
     kernels: str = "auto"
+    lora_bytes: int = DEFAULT_LORA_BYTES
 
     def __post_init__(self) -> None:
         if self.cache_bytes < 0:

@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from kontext import sampling
 from kontext.attention_kernels import using_backend
 from kontext.cache import TensorCache, image_key, prompt_key
+from kontext.choices import DEFAULT_LORA_BYTES
 from kontext.config import ModelConfig, Resolution
 from kontext.device import synchronize
 from kontext.images import ImageOptions, crop_to_size, image_to_tensor, tensor_to_image, to_rgb
+from kontext.lora.adapters import AdapterCache, Adapters, make_adapters
 from kontext.matmul import using_products
 from kontext.networks import Networks
 from kontext.offload.memory import Memory, spared
 from kontext.progress import report_steps
-from kontext.request import Edited, EditRequest, OnStep, random_seed
+from kontext.request import Edited, EditRequest, Lora, OnStep, random_seed
 
 Images = Image.Image | Sequence[Image.Image]
 
@@ -38,6 +40,7 @@ class Encoded:
     references: Tensor  # tokens of all input pictures, one after the other, (1, tokens, 64)
     reference_ids: Tensor  # their positions, (1, tokens, 3)
     size: Resolution  # of the target in pixels
+    adapters: Adapters | None = None  # LoRA layers of the request
 
 
 class Kontext:
@@ -59,6 +62,7 @@ class Kontext:
         attention: str = "default",
         products: str = "default",
         approximations: tuple[str, ...] = (),
+        lora_bytes: int = DEFAULT_LORA_BYTES,
     ) -> None:
         """As `load` makes it. The weights stay where they are; an edit needs them where `place` brings them."""
         self.networks = networks
@@ -70,6 +74,7 @@ class Kontext:
         self.max_sequence_length = max_sequence_length
         self.image_options = image_options
         self.cache = TensorCache(cache_bytes)
+        self.adapters = AdapterCache(lora_bytes)
         self.attention = attention
         self.products = products
         self.approximations = approximations
@@ -95,7 +100,8 @@ class Kontext:
         return Edited(image, request.seed, timings, self._warnings(request.prompt))
 
     def encode(self, request: EditRequest) -> Encoded:
-        """Take a request through T5, CLIP and the autoencoder's encoder."""
+        """Take a request through T5, CLIP and the autoencoder's encoder, and read its LoRAs."""
+        adapters = self._adapters(request.loras)  # first, since a file that cannot be used is found out here
         sizes = [sampling.preferred_size(*image.size, self.config.preferred_resolutions) for image in request.images]
         txt, pooled = self.cache.recall(
             prompt_key(request.prompt), self.memory.device, lambda: self._encode_prompt(request.prompt)
@@ -107,6 +113,7 @@ class Kontext:
             references=torch.cat(references, dim=1),
             reference_ids=reference_ids(sizes).to(self.memory.device),
             size=(request.width or sizes[0][0], request.height or sizes[0][1]),
+            adapters=adapters,
         )
 
     def sample(self, encoded: Encoded, request: EditRequest, on_step: OnStep | None = None) -> Tensor:
@@ -130,6 +137,7 @@ class Kontext:
                 timesteps=torch.tensor(times[:-1]).unsqueeze(1).to(noise),
                 img_ids=torch.cat((target_ids, encoded.reference_ids), dim=1),
                 references=encoded.references,
+                adapters=encoded.adapters,
             )
             tokens = sampling.integrate(velocity, noise, times, self._after_step(on_step))
         return sampling.unpack_latents(tokens.float(), *encoded.size)
@@ -153,6 +161,7 @@ class Kontext:
         seed: int | None = None,
         width: int | None = None,
         height: int | None = None,
+        loras: Sequence[Lora] = (),
         on_step: OnStep | None = None,
     ) -> Image.Image:
         """Edit an image as the prompt says.
@@ -163,6 +172,7 @@ class Kontext:
             seed: of the starting noise; drawn at random when None.
             width, height: pixels of the output; each one that is None follows from the preferred resolution of the
                 first image.
+            loras: up to 4 LoRA files, as in `[Lora(Path("snow.safetensors"), scale=0.8)]`.
             on_step: as for `run`.
         Raises:
             RequestError: a value cannot work.
@@ -177,6 +187,7 @@ class Kontext:
             seed=random_seed() if seed is None else seed,
             width=width,
             height=height,
+            loras=tuple(loras),
         )
         return self.run(request, on_step).image
 
@@ -189,16 +200,25 @@ class Kontext:
     def spare_memory(self) -> Iterator[None]:
         """Within the context as little as possible is on the device, for an edit that did not fit; see `spared`."""
         usual = self.memory
+        self.adapters.clear()
         try:
             with spared(usual) as self.memory:
                 yield
         finally:
             self.memory = usual
+            self.adapters.clear()
 
     @property
     def device(self) -> str:
         """Device of the model, for example "cuda"."""
         return str(self.memory.device)
+
+    def _adapters(self, loras: Sequence[Lora]) -> Adapters | None:
+        """LoRA layers for the transformer; None for no LoRA."""
+        if not loras:
+            return None
+        transformer, device, home = self.networks.transformer, self.memory.device, self.memory.home_of_adapters
+        return self.adapters.recall(loras, lambda: make_adapters(transformer, loras, self.dtype, device, home))
 
     @contextmanager
     def _at_work(self, network: nn.Module) -> Iterator[None]:

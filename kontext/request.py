@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from PIL import Image
 
@@ -14,6 +15,8 @@ from kontext.errors import RequestError
 MOST_IMAGES = 4
 MOST_STEPS = 1000
 MOST_GUIDANCE = 100.0
+MOST_LORAS = 4
+MOST_LORA_SCALE = 10.0
 LARGEST_SIDE = 4096  # pixels
 LARGEST_SEED = 2**64 - 1  # of torch's generators
 
@@ -23,6 +26,31 @@ OnStep = Callable[[int, int], None]  # (steps done, total)
 def random_seed() -> int:
     """A seed of 32 bits for a request that names none."""
     return secrets.randbits(32)
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA file and how strongly it acts.
+
+    Args:
+        path: a safetensors file.
+        scale: factor of what it adds, -10 to 10; 0 is as without it.
+        name: for messages; the file's name when empty.
+    Raises:
+        RequestError: a value cannot work.
+    """
+
+    path: Path
+    scale: float = 1.0
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, Path):
+            raise RequestError(f"a LoRA's path is a {type(self.path).__name__}, expected a pathlib.Path")
+        if not _is_number(self.scale) or not -MOST_LORA_SCALE <= self.scale <= MOST_LORA_SCALE:
+            raise RequestError(
+                f"a LoRA's scale is {self.scale!r}, expected -{MOST_LORA_SCALE:g} to {MOST_LORA_SCALE:g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -37,6 +65,7 @@ class EditRequest:
         seed: of the starting noise.
         width, height: pixels of the output; each one that is None follows from the preferred resolution of the first
             image.
+        loras: up to 4 LoRAs, which act together.
     Raises:
         RequestError: a value cannot work; the message names it and what is expected.
     """
@@ -48,6 +77,7 @@ class EditRequest:
     seed: int = field(default_factory=random_seed)
     width: int | None = None
     height: int | None = None
+    loras: tuple[Lora, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.images, tuple):
@@ -66,6 +96,10 @@ class EditRequest:
         for name, side in (("width", self.width), ("height", self.height)):
             if side is not None:
                 _check_whole(name, side, PIXELS_PER_TOKEN, LARGEST_SIDE)
+        if not isinstance(self.loras, tuple) or not all(isinstance(lora, Lora) for lora in self.loras):
+            raise RequestError("loras is expected to be a tuple of kontext.Lora")
+        if len(self.loras) > MOST_LORAS:
+            raise RequestError(f"loras holds {len(self.loras)}, expected at most {MOST_LORAS}")
         if not _is_number(self.guidance_scale) or not 0 <= self.guidance_scale <= MOST_GUIDANCE:
             raise RequestError(f"guidance_scale is {self.guidance_scale!r}, expected 0 to {MOST_GUIDANCE:g}")
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,13 +31,36 @@ from kontext.attention import rotary_table
 from kontext.config import TransformerConfig
 from kontext.layers import (
     FREQUENCY_CHANNELS,
+    Adapter,
     DoubleStreamBlock,
     LastLayer,
     MLPEmbedder,
     ModulationOut,
     SingleStreamBlock,
+    adapted,
     timestep_embedding,
 )
+
+
+class BlockAdapters(Protocol):
+    """LoRA layers for the transformer's linear layers, as `kontext.lora` makes them."""
+
+    def of(self, layer: str) -> Adapter | None:
+        """The one of a layer outside the blocks, or none."""
+
+    def of_block(self, block: str, *, modulation: bool = False) -> dict[str, Adapter]:
+        """Those of a block, or of its modulation, by the names of its layers."""
+
+
+class _NoAdapters:
+    def of(self, layer: str) -> None:
+        return None
+
+    def of_block(self, block: str, *, modulation: bool = False) -> None:
+        return None
+
+
+NO_ADAPTERS = _NoAdapters()
 
 
 @dataclass(frozen=True)
@@ -54,6 +77,7 @@ class Conditioning:
     double_blocks: Sequence[Sequence[ModulationOut]]  # of every block
     single_blocks: Sequence[Sequence[ModulationOut]]
     final_layer: Tensor  # (steps, batch, 2, hidden)
+    adapters: BlockAdapters | None = None  # LoRA layers
 
 
 class Transformer(nn.Module):
@@ -80,6 +104,7 @@ class Transformer(nn.Module):
         timesteps: Tensor,
         img_ids: Tensor,
         references: Tensor | None = None,
+        adapters: BlockAdapters | None = None,
     ) -> Conditioning:
         """Compute once per edit what does not depend on the latents, with the arithmetic of the reference's loop.
 
@@ -90,24 +115,33 @@ class Transformer(nn.Module):
             timesteps: of every step, from 1 (noise) to 0 (image), shape (steps, batch), in the dtype of the tokens.
             img_ids: positions of target and reference tokens, float32, shape (batch, image length, 3).
             references: reference tokens, shape (batch, reference length, in_channels); None for no references.
+            adapters: LoRA layers of this edit; None for none.
         """
         references = txt.new_empty(len(txt), 0, self.config.in_channels) if references is None else references
         txt_ids = torch.zeros(*txt.shape[:2], 3, dtype=img_ids.dtype, device=img_ids.device)  # text has no position
-        vec = self._vec(timesteps, guidance, pooled)
+        lora = adapters or NO_ADAPTERS
+        vec = self._vec(timesteps, guidance, pooled, lora)
         return Conditioning(
-            txt=self.txt_in(txt),
-            references=self.img_in(references),
+            txt=adapted(self.txt_in, txt, lora.of("txt_in")),
+            references=adapted(self.img_in, references, lora.of("img_in")),
             pe=rotary_table(torch.cat((txt_ids, img_ids), dim=1), self.config.axes_dim, self.config.theta),
-            double_blocks=_modulation_table(self.double_blocks, vec),
-            single_blocks=_modulation_table(self.single_blocks, vec),
-            final_layer=self.final_layer.modulation(vec),
+            double_blocks=_modulation_table("double_blocks", self.double_blocks, vec, lora),
+            single_blocks=_modulation_table("single_blocks", self.single_blocks, vec, lora),
+            final_layer=self.final_layer.modulation(vec, lora.of("final_layer.adaLN_modulation.1")),
+            adapters=adapters,
         )
 
-    def _vec(self, timesteps: Tensor, guidance: Tensor, pooled: Tensor) -> Tensor:
+    def _vec(
+        self, timesteps: Tensor, guidance: Tensor, pooled: Tensor, lora: BlockAdapters | _NoAdapters = NO_ADAPTERS
+    ) -> Tensor:
         """Input of all modulation layers, shape (steps, batch, hidden)."""
-        guidance_vec = self.guidance_in(timestep_embedding(guidance))
+
+        def embed(name: str, x: Tensor) -> Tensor:
+            return getattr(self, name)(x, (lora.of(f"{name}.in_layer"), lora.of(f"{name}.out_layer")))
+
+        guidance_vec = embed("guidance_in", timestep_embedding(guidance))
         # The order of the two sums is the reference's; in bfloat16 another order gives other bits.
-        return self.time_in(timestep_embedding(timesteps)) + guidance_vec + self.vector_in(pooled)
+        return embed("time_in", timestep_embedding(timesteps)) + guidance_vec + embed("vector_in", pooled)
 
     def forward(self, latents: Tensor, step: int, conditioning: Conditioning) -> Tensor:
         """Predict the velocity of the target's tokens.
@@ -119,22 +153,25 @@ class Transformer(nn.Module):
         Returns:
             Velocity, shape (batch, target length, out_channels).
         """
-        txt, pe = conditioning.txt, conditioning.pe
+        txt, pe, lora = conditioning.txt, conditioning.pe, conditioning.adapters or NO_ADAPTERS
         target = (txt.shape[1], txt.shape[1] + latents.shape[1])  # rows of the target, after those of the text
 
         # References are the same at every step and already projected; (batch, image length, hidden).
-        img = torch.cat((self.img_in(latents), conditioning.references), dim=1)
-        for block, table in zip(self.double_blocks, conditioning.double_blocks, strict=True):
-            img, txt = block(img, txt, [mod.at(step) for mod in table], pe)
+        img = torch.cat((adapted(self.img_in, latents, lora.of("img_in")), conditioning.references), dim=1)
+        for i, (block, table) in enumerate(zip(self.double_blocks, conditioning.double_blocks, strict=True)):
+            img, txt = block(img, txt, [mod.at(step) for mod in table], pe, lora.of_block(f"double_blocks.{i}"))
 
         x = torch.cat((txt, img), dim=1)  # (batch, text length + image length, hidden)
         last = len(self.single_blocks) - 1
         for i, (block, table) in enumerate(zip(self.single_blocks, conditioning.single_blocks, strict=True)):
             # No layer after the last block reads text or reference tokens.
-            x = block(x, [mod.at(step) for mod in table], pe, rows=target if i == last else None)
+            rows, adapters = target if i == last else None, lora.of_block(f"single_blocks.{i}")
+            x = block(x, [mod.at(step) for mod in table], pe, rows=rows, adapters=adapters)
 
-        return self.final_layer(x, conditioning.final_layer[step])
+        return self.final_layer(x, conditioning.final_layer[step], lora.of("final_layer.linear"))
 
 
-def _modulation_table(blocks: Iterable[Any], vec: Tensor) -> list[list[ModulationOut]]:
-    return [block.modulation_outs(vec) for block in blocks]
+def _modulation_table(
+    kind: str, blocks: Iterable[Any], vec: Tensor, lora: BlockAdapters | _NoAdapters
+) -> list[list[ModulationOut]]:
+    return [block.modulation_outs(vec, lora.of_block(f"{kind}.{i}", modulation=True)) for i, block in enumerate(blocks)]

@@ -17,7 +17,7 @@ from PIL import Image
 
 import kontext
 from jobs.schema import EditJob, EditParams
-from kontext import EditRequest
+from kontext import EditRequest, Lora
 from worker.engines import SAMPLING_PARAMETERS, edit_request
 
 ROOT = Path(__file__).parent.parent
@@ -29,6 +29,8 @@ OF_THE_FILE = {"output_format", "quality", "embed_prompt"}
 BOTH_DEFAULT_TO_A_RANDOM_ONE = {"seed"}
 
 OTHER_VALUES = {"num_inference_steps": 7, "guidance_scale": 4.5, "seed": 11, "width": 80, "height": 96}
+OTHER_VALUES["loras"] = [{"uri": "file:///a.safetensors", "scale": 0.5}]
+LORA = Lora(Path("/kept/a.safetensors"), 0.5)
 """A value of each parameter that is not its default."""
 
 
@@ -43,10 +45,10 @@ def test_the_schema_and_the_engines_request_have_the_same_sampling_parameters() 
 def test_every_sampling_parameter_of_a_job_reaches_the_engine() -> None:
     job = EditJob.model_validate({"image": "file:///a.png", "prompt": "snow", "params": OTHER_VALUES})
 
-    request = edit_request(job, [IMAGE])
+    request = edit_request(job, [IMAGE], [LORA])
 
     assert OTHER_VALUES.keys() == parameters_of_a_request(), "a new parameter needs a value in OTHER_VALUES"
-    assert {name: getattr(request, name) for name in OTHER_VALUES} == OTHER_VALUES
+    assert {name: getattr(request, name) for name in OTHER_VALUES} == OTHER_VALUES | {"loras": (LORA,)}
     assert (request.images, request.prompt) == ((IMAGE,), "snow")
 
 

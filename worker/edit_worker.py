@@ -31,6 +31,7 @@ from worker.health import Health, HealthFile
 from worker.intake import Intake
 from worker.leases import RENEW_SECONDS, LeaseKeeper, Run
 from worker.loading import LoadProgress
+from worker.loras import LoraStore
 from worker.model_pool import ModelPool
 from worker.reconciler import INTERVAL_SECONDS as RECONCILE_SECONDS
 from worker.reconciler import Reconciler
@@ -67,11 +68,13 @@ class EditWorker:
         self.leases = LeaseKeeper(ledger, settings.lease_seconds, settings.stall_seconds, self._on_stall)
         self.settlement = Settlement(settings, ledger, queue, self.events)
         self._storage = Storage(settings)
+        self._loras = LoraStore(settings)
         self.runner = EditRunner(
             settings,
             ledger,
             queue,
             self._storage,
+            self._loras,
             self.pool,
             self.leases,
             self.admission,
@@ -140,6 +143,7 @@ class EditWorker:
             thread.stop()
         self._callbacks.close()
         self._storage.close()
+        self._loras.close()
         self._health_file.remove()
         with suppress(BrokerError):  # the registry forgets silent workers by itself
             self._registry.leave(self.settings.worker_name)

@@ -12,7 +12,7 @@ from PIL.Image import Image
 
 from jobs.errors import SettingsError
 from jobs.schema import EditJob, EditParams
-from kontext import Edited, EditRequest
+from kontext import Edited, EditRequest, Lora
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,9 +22,13 @@ SAMPLING_PARAMETERS = tuple(field.name for field in fields(EditRequest) if field
 """Parameters of a job that the engine takes, under the one name that both sides give them."""
 
 
-def edit_request(job: EditJob, images: Sequence[Image]) -> EditRequest:
-    """Build the engine's request for a job; a parameter that the job leaves open has the request's default."""
-    given = {name: getattr(job.params, name) for name in SAMPLING_PARAMETERS}
+def edit_request(job: EditJob, images: Sequence[Image], loras: Sequence[Lora] = ()) -> EditRequest:
+    """Build the engine's request for a job; a parameter that the job leaves open has the request's default.
+
+    Args:
+        images, loras: what the URIs of the job stand for.
+    """
+    given = {name: getattr(job.params, name) for name in SAMPLING_PARAMETERS} | {"loras": tuple(loras)}
     return EditRequest(tuple(images), job.prompt, **{name: value for name, value in given.items() if value is not None})
 
 
@@ -95,6 +99,7 @@ def engine_options(settings: Settings) -> EngineOptions:
         attention=settings.flux_kontext_attention,
         precision=settings.flux_kontext_precision,
         kernels=settings.flux_kontext_kernels,
+        lora_bytes=settings.flux_kontext_lora_bytes,
     )
 
 

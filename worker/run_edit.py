@@ -11,8 +11,6 @@ from itertools import chain
 from typing import Any
 from uuid import uuid4
 
-from PIL.Image import Image
-
 from jobs.errors import EditFailure, ErrorCode, LeaseLost, RejectJob, StopWorker
 from jobs.ledger import Ledger, Refusal
 from jobs.queue import EditQueue
@@ -38,6 +36,7 @@ from worker.events import (
 from worker.faults import FaultStreak, classify, is_out_of_memory
 from worker.isolation import Isolation
 from worker.leases import ENCODING, LeaseKeeper, Run
+from worker.loras import FetchedLora, LoraStore
 from worker.model_pool import ModelPool
 from worker.settings import Settings
 from worker.settle import Settlement
@@ -54,6 +53,7 @@ class EditRunner:
         ledger: Ledger,
         queue: EditQueue,
         storage: Storage,
+        loras: LoraStore,
         pool: ModelPool,
         leases: LeaseKeeper,
         admission: Admission,
@@ -64,6 +64,7 @@ class EditRunner:
         self._ledger = ledger
         self._queue = queue
         self._storage = storage
+        self._loras = loras
         self._pool = pool
         self._leases = leases
         self._admission = admission
@@ -157,21 +158,31 @@ class EditRunner:
         with self._stage(run, "fetching", "fetch"):
             self._storage.check_output(output)  # a wrong bucket should cost no GPU time
             inputs = [self._read(uri, run) for uri in job.image]
+            loras = [self._loras.fetch(lora, run.check) for lora in job.params.loras]
         with self._isolation.work(run.claim.is_suspect, run.check):
             self._spend(run)
             with self._stage(run, "decoding", "fetch"):
                 images = [self._decode(uri, data, run) for uri, data in zip(job.image, inputs, strict=True)]
-            return self._edit(job, output, images, run, task_id)
+            return self._edit(job, output, images, loras, run, task_id)
 
     def _spend(self, run: Run) -> None:
         """Record that the work begins: from here on a worker that is lost has spent the attempt."""
         if not self._settlement.persist(lambda: self._ledger.spend(run.job_id, run.claim.token)):
             raise LeaseLost
 
-    def _edit(self, job: EditJob, output: str, images: list[DecodedImage], run: Run, task_id: str) -> Outcome:
+    def _edit(
+        self,
+        job: EditJob,
+        output: str,
+        images: list[DecodedImage],
+        loras: list[FetchedLora],
+        run: Run,
+        task_id: str,
+    ) -> Outcome:
+        request = edit_request(job, [image.image for image in images], [lora.for_engine for lora in loras])
         with run.stage("waiting"), self._pool.turn(run.check) as engine:
             self._admission.has_gpu(task_id, run.timings["fetch"])
-            edited = self._sample(engine, [image.image for image in images], job, run)
+            edited = self._sample(engine, request, run)
             described = describe_engine(engine)
         with self._stage(run, "uploading", "upload"):
             data = encode(edited, job, described)
@@ -183,6 +194,7 @@ class EditRunner:
             width=edited.image.width,
             height=edited.image.height,
             engine=described,
+            loras=tuple(lora.applied for lora in loras),
             timings=Timings(**run.timings),
             warnings=(*chain.from_iterable(image.warnings for image in images), *edited.warnings),
         )
@@ -201,7 +213,7 @@ class EditRunner:
             raise RejectJob(ErrorCode.INPUT_NOT_AN_IMAGE, f"{show_uri(uri)}: {error}") from error
         return replace(image, warnings=tuple(f"{show_uri(uri)}: {warning}" for warning in image.warnings))
 
-    def _sample(self, engine: Engine, images: list[Image], job: EditJob, run: Run) -> Edited:
+    def _sample(self, engine: Engine, request: EditRequest, run: Run) -> Edited:
         """Run the engine; progress, cancel, deadline and drain pass between its steps."""
         steps_done = 0
 
@@ -211,7 +223,7 @@ class EditRunner:
             self._pool.note_step(step, total_steps)
             run.on_step(step, total_steps)
 
-        request, started = edit_request(job, images), time.monotonic()
+        started = time.monotonic()
         try:
             with run.stage(ENCODING):
                 edited = self._pool.call(lambda: self._run_engine(engine, request, on_step, run.job_id))

@@ -12,11 +12,23 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSe
 
 from jobs.errors import SettingsError
 from jobs.settings import Boolean, Bytes, BytesOrZero, Seconds, SecondsOrZero, Switch
-from kontext.choices import DEFAULT_BUDGET_BYTES, DEFAULT_CACHE_BYTES, Attention, CpuKernels, Precision
+from kontext.choices import (
+    DEFAULT_BUDGET_BYTES,
+    DEFAULT_CACHE_BYTES,
+    DEFAULT_LORA_BYTES,
+    Attention,
+    CpuKernels,
+    Precision,
+)
 from kontext.config import LONGEST_TEXT, SHORTEST_TEXT
 from storage.settings import StorageSettings
 from storage.signing import CallbackSecrets
 from worker.health import default_runtime_dir
+
+
+def default_lora_dir() -> Path:
+    """Folder of LoRA files when `DG_LORA_CACHE_DIR` is not set: in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kontext-edits" / "loras"
 
 
 class Settings(StorageSettings):
@@ -44,6 +56,13 @@ class Settings(StorageSettings):
         le=LONGEST_TEXT,
         description=f"T5 tokens ({SHORTEST_TEXT} to {LONGEST_TEXT}); default: the model's, else 512",
     )
+
+    flux_kontext_lora_bytes: BytesOrZero = Field(
+        DEFAULT_LORA_BYTES, description="device memory for LoRAs of jobs before, host memory with offload; 0: none"
+    )
+    max_lora_bytes: Bytes = Field(2**30, description="largest LoRA file")
+    lora_cache_dir: Path = Field(default_factory=default_lora_dir, description="folder that keeps LoRA files")
+    lora_cache_bytes: Bytes = Field(10 * 2**30, description="size of that folder; what was not used for longest goes")
 
     lease_seconds: float = Field(
         30, ge=1, allow_inf_nan=False, description="a silent worker's job runs again after this"

@@ -84,7 +84,7 @@ class JobRecord:
             state=self.state,
             batch=self.job.batch,
             seed=self.job.params.seed,
-            params=self.job.params,
+            params=self.job.params.without_secrets(),
             attempts=self.attempts,
             metadata=self.job.metadata,
         )

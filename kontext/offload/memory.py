@@ -40,6 +40,7 @@ class Memory(Protocol):
     """Strategy that has a network's weights on the device while its stage runs."""
 
     device: torch.device
+    home_of_adapters: torch.device  # of LoRA layers between two uses
     workload: Workload | None  # that is held
 
     def hold(self, workload: Workload, fill: Fill = fill_now) -> None:
@@ -60,7 +61,7 @@ class Resident(Memory):
     """Memory that keeps all weights on the device."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self.device = self.home_of_adapters = device
         self.workload: Workload | None = None
 
     def hold(self, workload: Workload, fill: Fill = fill_now) -> None:
@@ -87,6 +88,7 @@ class Streamed(Memory):
 
     def __init__(self, device: torch.device, budget_bytes: int | None, copies: Copies | None = None) -> None:
         self.device = device
+        self.home_of_adapters = torch.device("cpu")  # on the device those of one block at a time, within its slack
         self.budget_bytes = budget_bytes
         self.plan: Plan | None = None
         self._copies = copies

@@ -11,8 +11,12 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from jobs.errors import SettingsError
 from jobs.schema import EditParams
 from jobs.settings import BrokerSettings, load_settings
+from producer.table.cells import CellProblem
+from producer.table.loras import read_loras
+from producer.table.paths import LocalFiles
 
 
 def option(*names: str, help: str) -> Any:
@@ -68,6 +72,7 @@ def takes_params(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def with_options(**given: Any) -> None:
         params = {name: given.pop(name) for name in names}
+        params["loras"] = _local_loras(params.get("loras"))
         command(**given, params=params)
 
     parameters: list[Parameter] = []
@@ -95,8 +100,18 @@ def _param_options(names: Collection[str]) -> list[Parameter]:
 
 def _option_type(annotation: Any) -> Any:
     """The type of an option for a field: the field's own, or a string for a choice, which the schema checks."""
+    if get_origin(annotation) is tuple:
+        return list[str] | None
     (kind,) = [member for member in get_args(annotation) or (annotation,) if member is not NoneType]
     return (str if get_origin(kind) is Literal else kind) | None
+
+
+def _local_loras(loras: list[str] | None) -> list[Any] | None:
+    """LoRAs of the command line; relative paths start from the working directory."""
+    try:
+        return read_loras(loras, LocalFiles(Path.cwd())) if loras else None
+    except CellProblem as problem:
+        raise SettingsError(f"--loras {problem.value}: {problem.remedy.partition(';')[0]}") from problem
 
 
 def settings_with(broker_url: str | None = None, output: str | None = None) -> BrokerSettings:

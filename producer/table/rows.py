@@ -25,7 +25,9 @@ from producer.table.cells import (
 from producer.table.columns import JOB_COLUMNS, Columns
 from producer.table.embedded_images import EmbeddedImages, PutImage, has_bytes, without_bytes
 from producer.table.images import RowImages
+from producer.table.loras import read_loras
 from producer.table.overwriting import InputsAndOutputs
+from producer.table.paths import LocalFiles
 from producer.table.plan import PARAM_COLUMNS, Plan, advice
 from producer.table.raw import Cells, RawRow
 
@@ -73,6 +75,7 @@ class RowReader:
 
     def __init__(self, columns: Columns, folder: Path, plan: Plan, put: PutImage | None = None) -> None:
         self._columns = columns
+        self._files = LocalFiles(folder)
         self._images = RowImages(folder, EmbeddedImages(plan.images_root, put))
         self._plan = plan
         self._defaults = plan.defaults.given
@@ -117,6 +120,8 @@ class RowReader:
         if "output_format" not in cells and has_suffix(cells.get("output")):
             values.pop("output_format", None)  # the row's own suffix wins
         params = {name: read_number(values[name], name in FRACTIONS) for name in PARAM_COLUMNS if name in values}
+        if "loras" in cells:
+            params["loras"] = self._read_loras(raw, cells, problems)
         chosen_format = format_named(str(params.get("output_format", "png")))
         return {
             "id": str(cells.get("id", f"{batch}-{index:06d}-{_hash(raw.cells)}")).strip(),
@@ -130,6 +135,13 @@ class RowReader:
                 name: value for name, value in raw.cells.items() if name in self._kept and not has_bytes(value)
             },
         }
+
+    def _read_loras(self, raw: RawRow, cells: Cells, problems: list[RowProblem]) -> list[Any]:
+        try:
+            return read_loras(cells["loras"], self._files)
+        except CellProblem as problem:
+            problems.append(RowProblem(raw.number, self._columns.of_role["loras"], problem.value, problem.remedy))
+            return []
 
     def _validate(self, fields: dict[str, Any], raw: RawRow, problems: list[RowProblem]) -> EditJob | None:
         try:
