@@ -17,12 +17,11 @@ help: ## say what one can do here
 demo: .venv/installed ## edit the pictures of examples/data.csv on this machine, no GPU needed
 	.venv/bin/producer run examples/data.csv --output-dir $(DEMO)
 
-# Half of the tests' time is waiting for workers, leases and servers: processes side by side fill it.
 test: .venv/installed ## run the tests, those with a real Redis, S3 and HTTP server too, side by side
 	.venv/bin/pytest -n auto --dist worksteal -m "not slow" $(ARGS)
 
 test-slow: .venv/installed ## run the soaks and sweeps that `make test` leaves out
-	.venv/bin/pytest -m slow $(ARGS)
+	.venv/bin/pytest -n auto --dist loadfile -m slow $(ARGS)
 
 chaos: .venv/installed ## hundreds of jobs under random faults (MINUTES=5 SEED=...); nothing may get lost
 	.venv/bin/python -m tests.chaos.soak --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))

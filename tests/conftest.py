@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -15,12 +16,23 @@ from tests.servers.http import HttpServer, running_http
 from tests.servers.redis import RedisServer, running_redis
 from tests.servers.s3 import S3Server, running_s3
 
+MOST_PROCESSES = 8
+
 
 def pytest_configure() -> None:
     isolate_environment()
     forbid_network()
     # A shell that runs the tests in the background has them ignore Ctrl-C, and what they start would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Processes of `-n auto`: half of the tests' time is waiting for workers, leases and servers, so two fill a core.
+
+    Beyond `MOST_PROCESSES` there is one for each core: every one of them imports torch, and collects all tests.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(cores, min(2 * cores, MOST_PROCESSES))
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ from threading import Event
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from jobs.errors import BrokerError, SettingsError
 from jobs.settings import load_settings, unknown_variables
@@ -32,7 +30,6 @@ app = typer.Typer(
 
 EXIT_USAGE = 2
 EXIT_BROKER = 3
-words = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -41,10 +38,10 @@ def main() -> None:
     try:
         app()
     except SettingsError as error:
-        words.print(f"error: {error}", markup=False)
+        _say(f"error: {error}")
         sys.exit(EXIT_USAGE)
     except BrokerError as error:
-        words.print(f"error: {error}", markup=False)
+        _say(f"error: {error}")
         sys.exit(EXIT_BROKER)
 
 
@@ -141,6 +138,8 @@ def top(
     from worker.top import Top, show, show_once
 
     view = Top(Ledger.from_settings(settings), WorkerRegistry(connect(settings.redis_url), settings.key_prefix))
+    from rich.console import Console
+
     console = Console(highlight=False)
     if once:
         show_once(view, console)
@@ -168,6 +167,9 @@ def check(
         for finding in findings:
             typer.echo(json.dumps(asdict(finding)))
     else:
+        from rich.console import Console
+        from rich.table import Table
+
         table = Table(box=None, show_header=False)
         for column in ("level", "subject"):
             table.add_column(column, no_wrap=True)
@@ -195,8 +197,8 @@ def fetch_model(
     """
     from worker.weights import fetch_model as fetch
 
-    lock = fetch(repository, folder, revision, lambda line: words.print(line, markup=False))
-    words.print(f"{len(lock.files)} files are right; next: DG_FLUX_KONTEXT_MODEL={folder} worker check", markup=False)
+    lock = fetch(repository, folder, revision, _say)
+    _say(f"{len(lock.files)} files are right; next: DG_FLUX_KONTEXT_MODEL={folder} worker check")
 
 
 @app.command()
@@ -220,7 +222,7 @@ def warm() -> None:
     engine = load_engine(settings, LoadProgress(Events(log_event)).report)
     loaded = time.monotonic()
     engine.warm_up()
-    words.print(f"loaded in {loaded - started:.1f} s, warm after {time.monotonic() - loaded:.1f} s on {engine.device}")
+    _say(f"loaded in {loaded - started:.1f} s, warm after {time.monotonic() - loaded:.1f} s on {engine.device}")
 
 
 @app.command()
@@ -243,7 +245,7 @@ def _settings() -> Settings:
     """Read a daemon's settings, and warn of variables that none of them is."""
     settings = load_settings(Settings)
     for found in unknown_variables(Settings):
-        words.print(f"warning: {found}", markup=False)
+        _say(f"warning: {found}")
     return settings
 
 
@@ -253,3 +255,8 @@ def _wait_for_sigterm() -> None:
         signal.signal(number, lambda *_: stop.set())
     while not stop.wait(1):
         pass
+
+
+def _say(words: str) -> None:
+    """Print words for people, on stderr."""
+    typer.echo(words, err=True)

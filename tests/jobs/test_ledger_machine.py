@@ -3,7 +3,7 @@
 The model is what the ledger promises, in plain Python. Steps are what workers, users and accidents do in any
 order: messages get lost and doubled, workers go silent and come back with old tokens, answers get lost and are asked
 for again, the clock is set back.
-`LEDGER_EXAMPLES=2000` looks deeper than the default.
+`make test` walks a few lives, `make test-slow` many; `LEDGER_EXAMPLES=2000` looks deeper.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from tests.servers.redis import RedisServer
 from worker.events import Events
 from worker.reconciler import GRACE_SECONDS, TURN_SECONDS, Reconciler
 
+FEW_EXAMPLES = 40
 EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "150"))
 STEPS = 80
 
@@ -625,15 +626,16 @@ def outcome_of(state: JobState) -> Outcome:
     return Outcome(error=ErrorInfo.model_validate({"code": code, "message": "it ended", "retryable": False}))
 
 
+@pytest.mark.parametrize("examples", [FEW_EXAMPLES, pytest.param(EXAMPLES, marks=pytest.mark.slow)])
 def test_the_ledger_does_what_its_model_does_whatever_happens_in_whatever_order(
-    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture, examples: int
 ) -> None:
     caplog.set_level(logging.ERROR)  # thousands of lost messages are not worth telling
     queue = EditQueue(make_app(redis_server.url))
     run_state_machine_as_test(
         partial(LedgerMachine, redis_server, queue),  # type: ignore[arg-type]  # it calls it, no more
         settings=settings(
-            max_examples=EXAMPLES,
+            max_examples=examples,
             stateful_step_count=STEPS,
             deadline=None,
             derandomize="CI" in os.environ,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -34,12 +35,24 @@ CONFIG = TransformerConfig(
 )
 
 
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> Iterator[None]:
+@contextmanager
+def forgotten_graphs() -> Iterator[None]:
+    """A compiler that has compiled nothing yet, within the block."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     yield
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    with forgotten_graphs():
+        yield
+
+
+def graphs() -> int:
+    """How many graphs were compiled since the compiler was fresh."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 
 def transformer() -> Transformer:
@@ -69,40 +82,48 @@ from_torch = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is dep
 
 
 @from_torch
-# Capture alone is tried for speed; "inductor" writes, compiles and runs the kernels, here those of a CPU.
-@pytest.mark.parametrize("backend", ["eager", "inductor"])
-def test_compiled_blocks_compute_the_same(backend: str) -> None:
+@pytest.mark.usefixtures("fresh_compiler")
+def test_blocks_compute_the_same_in_kernels_written_by_inductor() -> None:
     plain, compiled = transformer(), transformer()
-    compile_blocks(compiled, backend)
+    compile_blocks(compiled)
 
     for grid in ((4, 6), (5, 3)):
         assert_close(velocity(compiled, *grid), velocity(plain, *grid))
 
 
-def test_a_warm_model_is_not_compiled_again_for_other_blocks_steps_or_sizes() -> None:
-    network = transformer()
-    compile_blocks(network, "eager")
-    velocity(network, 4, 6)
-
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        for grid in ((4, 6), (5, 3), (7, 9), (12, 2), (8, 8)):
-            velocity(network, *grid, step=0)
-
-    # Double block, single block, and the last single block, whose rows are the target's.
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3
+@pytest.fixture(scope="class")
+def captured() -> Iterator[Transformer]:
+    with forgotten_graphs():
+        network = transformer()
+        compile_blocks(network, "eager")
+        velocity(network, 4, 6)
+        yield network
 
 
-def test_weights_that_move_need_no_new_graph() -> None:
-    network = transformer()
-    compile_blocks(network, "eager")
-    before = velocity(network, 4, 6)
+class TestCapturedBlocks:
+    """Capturing takes seconds, so these share one network; "eager" captures and compiles no further."""
 
-    for block in network.single_blocks:
-        for name, weight in list(block.linear1.named_parameters()):
-            setattr(block.linear1, name, torch.nn.Parameter(weight.clone(), requires_grad=False))
+    def test_compute_the_same(self, captured: Transformer) -> None:
+        for grid in ((4, 6), (5, 3)):
+            assert_close(velocity(captured, *grid), velocity(transformer(), *grid))
 
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        assert torch.equal(velocity(network, 4, 6), before)
+    def test_are_not_compiled_again_for_other_blocks_steps_or_sizes(self, captured: Transformer) -> None:
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            for grid in ((4, 6), (5, 3), (7, 9), (12, 2), (8, 8)):
+                velocity(captured, *grid, step=0)
+
+        # Double block, single block, and the last single block, whose rows are the target's.
+        assert graphs() == 3
+
+    def test_need_no_new_graph_for_weights_that_move(self, captured: Transformer) -> None:
+        before = velocity(captured, 4, 6)
+
+        for block in captured.single_blocks:
+            for name, weight in list(block.linear1.named_parameters()):
+                setattr(block.linear1, name, torch.nn.Parameter(weight.clone(), requires_grad=False))
+
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            assert torch.equal(velocity(captured, 4, 6), before)
 
 
 def test_a_compiler_that_fails_says_what_to_do() -> None:
@@ -142,6 +163,7 @@ def compiled_autoencoder(backend: str, channels_last: bool) -> Autoencoder:
 
 
 @from_torch
+@pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize(("backend", "channels_last"), [("eager", False), ("inductor", False), ("inductor", True)])
 @torch.inference_mode()
 def test_a_compiled_autoencoder_gives_the_references_latents_and_pictures(backend: str, channels_last: bool) -> None:
@@ -155,7 +177,7 @@ def test_a_compiled_autoencoder_gives_the_references_latents_and_pictures(backen
         assert relative_error(latent, golden[f"{picture}.latent"]) < FLOAT32_FROM_TENSORS
         assert relative_error(decoded, golden[f"{picture}.decoded_random_autocast_bf16"]) < BFLOAT16
 
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+    assert graphs() == 2
 
 
 def compiled_model(memory: Memory) -> kontext.Kontext:
@@ -192,18 +214,41 @@ def edit(model: kontext.Kontext, width: int, height: int, steps: int = 2) -> np.
 SIZES = ((160, 112), (112, 160), (128, 128), (192, 96), (96, 208))
 
 
-def test_an_edit_of_any_size_compiles_nothing_that_was_not_compiled_ahead() -> None:
-    model = compiled_model(Resident(CPU))
-    compile_ahead(model)
-
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        for steps, size in enumerate(SIZES, start=1):
-            edit(model, *size, steps)
-
-    # Three graphs of blocks, encoder, decoder.
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 5
+@pytest.fixture(scope="class")
+def ahead() -> Iterator[kontext.Kontext]:
+    with forgotten_graphs():
+        model = compiled_model(Resident(CPU))
+        compile_ahead(model)
+        assert (model.cache.misses, model.cache.bytes) == (0, 0)  # it leaves nothing behind
+        yield model
 
 
+class TestModelCompiledAhead:
+    """Capturing a model takes seconds, so these share one."""
+
+    def test_compiles_nothing_for_an_edit_of_any_size(self, ahead: kontext.Kontext) -> None:
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            for steps, size in enumerate(SIZES, start=1):
+                edit(ahead, *size, steps)
+
+        # Three graphs of blocks, encoder, decoder.
+        assert graphs() == 5
+
+    def test_gives_the_picture_of_a_fresh_one(self, ahead: kontext.Kontext) -> None:
+        fresh = compiled_model(Resident(CPU))
+
+        assert np.array_equal(edit(ahead, *SIZES[0]), edit(fresh, *SIZES[0]))
+
+    def test_gives_the_picture_of_one_whose_weights_are_streamed(self, ahead: kontext.Kontext) -> None:
+        streamed = compiled_model(AsPlanned(lambda name: True))
+        compile_ahead(streamed)
+
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            for size in SIZES[:3]:
+                assert np.array_equal(edit(streamed, *size), edit(ahead, *size))
+
+
+@pytest.mark.usefixtures("fresh_compiler")
 def test_a_block_that_was_measured_is_not_compiled_again_for_an_edit() -> None:
     model = compiled_model(Streamed(CPU, budget_bytes=None))
     compile_ahead(model)
@@ -211,22 +256,4 @@ def test_a_block_that_was_measured_is_not_compiled_again_for_an_edit() -> None:
     with torch._dynamo.config.patch(error_on_recompile=True):
         edit(model, *SIZES[0])
 
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 5
-
-
-def test_compiling_ahead_leaves_nothing_behind() -> None:
-    model, fresh = compiled_model(Resident(CPU)), compiled_model(Resident(CPU))
-
-    compile_ahead(model)
-
-    assert (model.cache.misses, model.cache.bytes) == (0, 0)
-    assert np.array_equal(edit(model, *SIZES[0]), edit(fresh, *SIZES[0]))
-
-
-def test_a_compiled_model_whose_weights_are_streamed_gives_the_resident_picture() -> None:
-    resident, streamed = compiled_model(Resident(CPU)), compiled_model(AsPlanned(lambda name: True))
-    compile_ahead(streamed)
-
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        for size in SIZES[:3]:
-            assert np.array_equal(edit(streamed, *size), edit(resident, *size))
+    assert graphs() == 5

@@ -56,6 +56,7 @@ def test_the_judge_refuses_an_edit_of_everything(name: str) -> None:
     assert list(faults(wanted(name), flooded)) != []
 
 
+@pytest.mark.slow
 def test_unseen_edits_succeed_about_as_often_as_the_evaluation_says() -> None:
     edits, count = ("recolour", "background", "remove", "border"), 6
     report = json.loads((model_folder(None) / "eval.json").read_text())
