@@ -28,11 +28,6 @@ MAY_IMPORT = {
     "tests": {"jobs", "storage", "producer", "worker", "kontext", "training", "benchmarks"},
 }
 
-# Known exceptions, each to be removed with the import that it names: (file, package).
-PENDING_IMPORTS = {
-    ("training/record.py", "benchmarks"),
-}
-
 SERVICE_LIBRARIES = {"celery", "kombu", "redis", "boto3", "botocore", "httpx2", "pydantic_settings"}
 WORKER_LIBRARIES = {"torch", "transformers", "tokenizers", "safetensors", "numpy", "PIL", "boto3", "botocore", "httpx2"}
 ENTRANCES = ["import jobs", "import producer", "from producer import Client, EditJob", "import producer.cli"]
@@ -102,7 +97,7 @@ def imports_of(package: str, forbidden: set[str]) -> list[str]:
         for path in sorted((ROOT / package).rglob("*.py"))
         for name in [path.relative_to(ROOT).as_posix()]
         for module, line in imported_modules(path)
-        if (root := module.split(".")[0]) in forbidden and (name, root) not in PENDING_IMPORTS
+        if module.split(".")[0] in forbidden
     ]
 
 

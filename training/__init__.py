@@ -1,1 +1,1 @@
-"""How the bundled model is made: drawn scenes, sentences about them, and the training of `kontext`'s networks."""
+"""Making of the bundled model: drawn scenes, sentences about them, and the training of `kontext`'s networks."""

@@ -1,12 +1,11 @@
 """The training of the autoencoder, on crops of drawn scenes.
 
 Convolutions are trained by Muon (Jordan et al. 2024), as matrices with a row for every output, the rest by Adam. The
-decoder alone can be trained further without a change of the latents, and so without training the flow anew.
+decoder alone can be trained further without changing the latents, so that the flow need not be trained again.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -19,24 +18,25 @@ from kontext.autoencoder import Autoencoder
 from kontext.config import AutoencoderConfig, Resolution
 from training.data.drawing import draw
 from training.data.scenes import COLOURS, Finish, Scene, random_scene
-from training.optimizers import Optimizers, rate_share
+from training.loop import Training
+from training.optimizers import Optimizers
 from training.plans import LARGE, AutoencoderPlan
-from training.progress import Progress
 from training.ranks import Ranks, channels_last
 from training.speed import mixed_precision
-from training.states import read_state, write_state
 
 SQUARE_WEIGHT, GRADIENT_WEIGHT, COARSE_WEIGHT, KL_WEIGHT = 0.5, 0.5, 1.0, 2e-4
-COARSE = (4, 16)  # reductions at which pictures are compared as well: the overall colour of an area
+COARSE = (4, 16)  # reductions at which images are compared as well: the overall colour of an area
 CROPS_OF_A_SCENE = 4
 SMALLEST_SIZE = 1e-4
-CHANNELS = 3  # of a picture; a convolution to so few is no matter for Muon
+CHANNELS = 3  # of an image; a convolution to so few is no matter for Muon
 MUON_MOVES = 0.2  # root mean square of what torch's Muon changes at a rate of 1, set to Adam's
-WARM_UP_STEPS = 50
 
 
-class AutoencoderTraining:
-    """A training that can be stopped and gone on with."""
+class AutoencoderTraining(Training):
+    """The training of encoder and decoder, or of the decoder alone. On one process: it takes minutes."""
+
+    name = "autoencoder"
+    warm_up_steps = 50
 
     def __init__(
         self,
@@ -47,20 +47,19 @@ class AutoencoderTraining:
         decoder_only: bool,
         seed: int = 0,
     ) -> None:
-        self.autoencoder = channels_last(autoencoder, ranks.device).requires_grad_(True)
-        self.plan, self.folder, self.ranks, self.decoder_only, self.seed = plan, folder, ranks, decoder_only, seed
+        super().__init__(plan.steps, folder, ranks, seed)
+        self.model: Autoencoder = channels_last(autoencoder, ranks.device).requires_grad_(True)
+        self.plan, self.decoder_only = plan, decoder_only
         self._make_optimizers()
-        self.step = 0
-        self.seconds = 0.0
 
     def _make_optimizers(self) -> None:
-        """Optimizers, and the matrices that are the weights of convolutions seen otherwise.
+        """Make the optimizers, and views of the convolutions' weights as matrices.
 
         Group normalisation takes the overall colour away unless what it norms is tiny, so the decoder learns tiny
-        weights there; a rate that moves usual weights throws these about. A tensor's rate is a share of its own size.
+        weights there, for which a usual rate is far too large. A tensor's rate is a share of its own size.
         """
-        self.autoencoder.encoder.requires_grad_(not self.decoder_only)
-        learning = [parameter for parameter in self.autoencoder.parameters() if parameter.requires_grad]
+        self.model.encoder.requires_grad_(not self.decoder_only)
+        learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         kernels = [weights for weights in learning if weights.ndim == 4 and len(weights) > CHANNELS]
         self.matrices = [(weights, nn.Parameter(as_matrix(weights))) for weights in kernels]
         others = [weights for weights in learning if all(weights is not kernel for kernel in kernels)]
@@ -74,65 +73,38 @@ class AutoencoderTraining:
             torch.optim.Adam(_groups(others, rates.others), betas=(0.9, 0.99)),
         )
 
-    @property
-    def state_file(self) -> Path:
-        return self.folder / "autoencoder.pt"
-
-    def run(self, save_every: int = 100) -> None:
-        """Train to the plan's last step, from where the folder's state stands. On one process: it takes minutes."""
-        self.load_state()
-        # Other pictures after every start.
-        rng, generator = Random(self.seed + self.step), torch.Generator().manual_seed(self.seed + self.step)
+    def begin(self) -> None:
+        self.rng = Random(self.seed + self.step)
+        self.generator = torch.Generator().manual_seed(self.seed + self.step)
         if self.plan.compiled:
-            self.autoencoder.encoder.compile(dynamic=False)
-            self.autoencoder.decoder.compile(dynamic=False)
-        progress = Progress("autoencoder", self.plan.steps, self.folder / "autoencoder.jsonl")
-        while self.step < self.plan.steps:
-            started = time.monotonic()
-            loss, quality = self._learn(crops(self.plan.samples, self.plan.side, rng, self.ranks.device), generator)
-            self.step += 1
-            self.seconds += time.monotonic() - started
-            progress.report(self.step, self.plan.samples, loss=loss, psnr_db=quality)
-            if self.step % save_every == 0 or self.step == self.plan.steps:
-                self.save_state()
+            self.model.encoder.compile(dynamic=False)
+            self.model.decoder.compile(dynamic=False)
 
-    def _learn(self, pictures: Tensor, generator: torch.Generator) -> tuple[float, float]:
-        """(loss, PSNR in dB) of one step."""
+    def learn(self) -> tuple[int, dict[str, float]]:
+        images = crops(self.plan.samples, self.plan.side, self.rng, self.ranks.device)
         with mixed_precision(self.ranks.device):
-            decoded, kl = _reconstructed(self.autoencoder, pictures, self.decoder_only, generator)
-        loss = reconstruction_loss(decoded.float(), pictures) + KL_WEIGHT * kl
-        self.autoencoder.zero_grad()
+            decoded, kl = _reconstructed(self.model, images, self.decoder_only, self.generator)
+        loss = reconstruction_loss(decoded.float(), images) + KL_WEIGHT * kl
         torch.autograd.backward(loss)
         for weights, matrix in self.matrices:
             matrix.grad = None if weights.grad is None else as_matrix(weights.grad)
-        self.optimizers.step(rate_share(self.step, self.plan.steps, WARM_UP_STEPS))
-        return float(loss.detach()), _psnr(decoded, pictures)
+        return len(images), {"loss": float(loss.detach()), "psnr_db": _psnr(decoded, images)}
 
-    def save_state(self) -> None:
-        state = {
-            "step": self.step,
-            "seconds": self.seconds,
-            "decoder_only": self.decoder_only,
-            "model": self.autoencoder.state_dict(),
-            "optimizers": self.optimizers.state_dicts(),
-        }
-        write_state(self.state_file, state)
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"decoder_only": self.decoder_only}
 
-    def load_state(self) -> None:
-        """Take up the folder's state, if there is one; it also says which parts were trained."""
-        state = read_state(self.state_file, self.ranks.device)
-        if state is None:
-            return
-        self.step, self.seconds, self.decoder_only = state["step"], state["seconds"], state["decoder_only"]
-        self.autoencoder.load_state_dict(state["model"])
+    def take_up(self, state: dict[str, Any]) -> None:
+        # The state also says which parts were trained. The optimizers' matrices are made anew from its weights.
+        self.decoder_only = state["decoder_only"]
+        self.model.load_state_dict(state["model"])
         self._make_optimizers()
-        self.optimizers.load_state_dicts(state["optimizers"])
+        super().take_up(state)
 
 
 def as_matrix(weights: Tensor) -> Tensor:
     """The weights of a convolution, or their gradient, with a row for every output.
 
-    A view if the weights lie channels last: what changes one changes the other.
+    A view if the weights lie channels last: a change of one changes the other.
     """
     return weights.detach().permute(0, 2, 3, 1).flatten(1)
 
@@ -143,28 +115,28 @@ def _groups(learning: list[nn.Parameter], rate: float) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def size_of(weights: Tensor) -> float:
-    """Root mean square of a tensor, or a little where it is zero yet."""
+    """Root mean square of a tensor, or SMALLEST_SIZE if it is still zero."""
     return max(float(weights.square().mean().sqrt()), SMALLEST_SIZE)
 
 
 def _reconstructed(
-    autoencoder: Autoencoder, pictures: Tensor, decoder_only: bool, generator: torch.Generator
+    autoencoder: Autoencoder, images: Tensor, decoder_only: bool, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """(pictures after the autoencoder, KL divergence of the posterior from a unit normal)."""
+    """(images after the autoencoder, KL divergence of the posterior from a unit normal)."""
     if decoder_only:
         with torch.no_grad():
-            mean, _ = autoencoder.encoder(pictures).chunk(2, dim=1)
+            mean, _ = autoencoder.encoder(images).chunk(2, dim=1)
         return autoencoder.decoder(mean), mean.new_zeros(())
-    mean, log_variance = autoencoder.encoder(pictures).float().chunk(2, dim=1)
+    mean, log_variance = autoencoder.encoder(images).float().chunk(2, dim=1)
     log_variance = log_variance.clamp(-30, 20)
     noise = torch.randn(mean.shape, generator=generator).to(mean.device)
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
     return autoencoder.decoder(mean + (0.5 * log_variance).exp() * noise), kl
 
 
-def reconstruction_loss(decoded: Tensor, pictures: Tensor) -> Tensor:
-    """How far two batches of pictures lie apart: pixels, their gradients, and areas of several sizes."""
-    difference = decoded - pictures
+def reconstruction_loss(decoded: Tensor, images: Tensor) -> Tensor:
+    """Distance of two batches of images: pixels, their gradients, and areas of several sizes."""
+    difference = decoded - images
     loss = difference.abs().mean() + SQUARE_WEIGHT * difference.square().mean()
     for axis in (2, 3):
         loss = loss + GRADIENT_WEIGHT / 2 * difference.diff(dim=axis).abs().mean()
@@ -177,14 +149,14 @@ def crops(count: int, side: int, rng: Random, device: torch.device) -> Tensor:
     """Square cut-outs of drawn scenes as edits meet them, shape (count, 3, side, side)."""
     size = rng.choice(LARGE)
     scenes = [_any_scene(rng, size) for _ in range(-(-count // CROPS_OF_A_SCENE))]
-    pictures = draw(scenes, size, device)
+    images = draw(scenes, size, device)
     places = [(rng.randrange(size[1] - side + 1), rng.randrange(size[0] - side + 1)) for _ in range(count)]
-    cut = [pictures[i % len(scenes), :, y : y + side, x : x + side] for i, (y, x) in enumerate(places)]
+    cut = [images[i % len(scenes), :, y : y + side, x : x + side] for i, (y, x) in enumerate(places)]
     return torch.stack(cut).contiguous(memory_format=torch.channels_last)
 
 
 def _any_scene(rng: Random, size: Resolution) -> Scene:
-    # Many without the palette's colours: these are what a decoder that knows the palette by heart gets wrong.
+    # Many without the palette's colours: a decoder that has memorised the palette gets these wrong.
     finish: Finish = rng.choices(("as drawn", "grey", "inverted"), (50, 20, 30))[0]
     border = rng.choice(list(COLOURS)) if rng.random() < 0.15 else None
     return replace(random_scene(rng, size[0] / size[1]), finish=finish, border=border)
@@ -199,6 +171,6 @@ def latent_statistics(autoencoder: Autoencoder, rng: Random, device: torch.devic
     return replace(autoencoder.config, scale_factor=scale, shift_factor=shift)
 
 
-def _psnr(decoded: Tensor, pictures: Tensor) -> float:
-    error = (decoded.detach().float().clamp(-1, 1) - pictures).square().mean()  # of pictures whose range is 2
+def _psnr(decoded: Tensor, images: Tensor) -> float:
+    error = (decoded.detach().float().clamp(-1, 1) - images).square().mean()  # of images whose range is 2
     return float(10 * torch.log10(4 / error))

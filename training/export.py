@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -16,6 +16,7 @@ from kontext.networks import Networks
 from kontext.weights.layout import ModelFiles
 
 TRANSFORMER, AUTOENCODER, T5, CLIP = "flux1-tiny-kontext.safetensors", "ae.safetensors", "t5", "clip"
+FILES = {"transformer": TRANSFORMER, "autoencoder": AUTOENCODER, "t5": T5, "clip": CLIP}
 WEIGHTS = "model.safetensors"  # of either text encoder
 T5_ALIAS = "encoder.embed_tokens.weight"  # the same table as shared.weight
 
@@ -48,16 +49,16 @@ def export_weights(network: nn.Module, path: Path, dtype: torch.dtype) -> None:
     path.chmod(0o644)  # it is written for its owner alone
 
 
-def write_config(config: ModelConfig, path: Path) -> None:
-    """`config.json` under the field names of the published parameter tables."""
-    path.write_text(json.dumps(described(config), indent=2) + "\n", encoding="utf-8")
+def write_config(config: ModelConfig, path: Path, files: Mapping[str, str] = FILES) -> None:
+    """Write `config.json` under the field names of the published parameter tables.
 
-
-def described(config: ModelConfig) -> dict[str, Any]:
-    return {
+    Args:
+        files: paths of the four networks, relative to the folder.
+    """
+    described = {
         "name": config.name,
         "model_type": "flux-kontext",
-        "files": {"transformer": TRANSFORMER, "autoencoder": AUTOENCODER, "t5": T5, "clip": CLIP},
+        "files": dict(files),
         "transformer": vars(config.transformer),
         "autoencoder": vars(config.autoencoder),
         "text": {"t5_max_length": config.max_sequence_length, "clip_max_length": config.clip_max_length},
@@ -65,3 +66,4 @@ def described(config: ModelConfig) -> dict[str, Any]:
         "preferred_resolutions": config.preferred_resolutions,
         "preferred_resolutions_order": "width, height",
     }
+    path.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")

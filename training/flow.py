@@ -1,14 +1,13 @@
 """The training of the transformer and both text encoders: flow matching on drawn edits.
 
 x_t = (1 - t) * target + t * noise, and the network learns the velocity noise - target (rectified flow, Liu et al.
-2022). Matrices inside the blocks are trained by Muon (Jordan et al. 2024), everything else by Adam; what is exported is
-a moving average of the weights.
+2022). Matrices inside the blocks are trained by Muon (Jordan et al. 2024), everything else by Adam; a
+moving average of the weights is exported.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -24,17 +23,15 @@ from kontext.compile import compile_blocks
 from kontext.config import ModelConfig
 from kontext.networks import Networks
 from training.lessons import Batch, Bucket, Pools
-from training.optimizers import Optimizers, rate_share
+from training.loop import Training
+from training.optimizers import Optimizers
 from training.plans import FlowPlan
-from training.progress import Progress
 from training.ranks import Ranks, channels_last, gathered_mean
 from training.speed import PlainAttention, mixed_precision
-from training.states import read_state, write_state
 
-CHANGED_WEIGHT = 3.0  # of a token that the edit changes; with 12 the network, where in doubt, changed what was to stay
-EARLY = 0.5  # of the samples have t near 1, where it is decided which shape is meant
+CHANGED_WEIGHT = 3.0  # of a token that the edit changes; with 12 an uncertain network changed what was to stay
+EARLY = 0.5  # of the samples have t near 1, where the network must find the shape that is meant
 GUIDANCE = (1.0, 5.0)
-WARM_UP_STEPS = 40
 
 
 class FlowModel(nn.Module):
@@ -86,8 +83,8 @@ def token_weights(changed: Tensor) -> Tensor:
 def random_times(samples: int, target_tokens: int, generator: torch.Generator) -> Tensor:
     """Times to train at, shape (samples,): one part near noise, the rest logit-normal and moved as in the sampler.
 
-    Source: Esser et al. 2024 for the logit-normal and the move. The part near noise is ours: a little later, the noisy
-    target itself shows which shape was meant, and nothing is learnt about the sentence.
+    Source: Esser et al. 2024 for the logit-normal and the move. The part near noise is ours: a little later the noisy
+    target itself shows the shape, and nothing is learnt about the sentence.
     """
     early = 1 - 0.12 * torch.rand(samples, generator=generator).square()
     shift = math.exp(0.5 + (1.15 - 0.5) * (target_tokens - 256) / (4096 - 256))
@@ -96,72 +93,57 @@ def random_times(samples: int, target_tokens: int, generator: torch.Generator) -
     return torch.where(torch.rand(samples, generator=generator) < EARLY, early, moved)
 
 
-class FlowTraining:
-    """A training that can be stopped and gone on with."""
+class FlowTraining(Training):
+    """The training of transformer and text encoders."""
+
+    name = "flow"
+    warm_up_steps = 40
 
     def __init__(
         self, networks: Networks, config: ModelConfig, plan: FlowPlan, folder: Path, ranks: Ranks, seed: int = 0
     ) -> None:
-        self.plan, self.folder, self.ranks, self.seed = plan, folder, ranks, seed
+        super().__init__(plan.steps, folder, ranks, seed)
+        self.plan = plan
         self.encoder: Autoencoder = channels_last(networks.autoencoder, ranks.device)
-        self.model = FlowModel(networks, config).to(ranks.device).requires_grad_(True)
-        self.average = AveragedModel(self.model, avg_fn=partial(moving_average, decay=plan.average))
+        self.model: FlowModel = FlowModel(networks, config).to(ranks.device).requires_grad_(True)
+        self.average: AveragedModel = AveragedModel(self.model, avg_fn=partial(moving_average, decay=plan.average))
         self.optimizers = make_optimizers(self.model, plan)
-        self.step = 0
-        self.samples = 0
-        self.seconds = 0.0
 
-    @property
-    def state_file(self) -> Path:
-        return self.folder / "flow.pt"
-
-    def run(self, save_every: int = 100) -> None:
-        """Train to the plan's last step, from where the folder's state stands."""
-        self.load_state()
-        # Other edits after every start, and for every process; a state does not hold the edits at hand.
-        pools = Pools(self.encoder, self._seed(1), self.plan.uses, self.plan.lessons)
-        generator = torch.Generator().manual_seed(self._seed(2))
+    def begin(self) -> None:
+        # Other edits for every process too.
+        self.pools = Pools(self.encoder, self._seed(1), self.plan.uses, self.plan.lessons)
+        self.generator = torch.Generator().manual_seed(self._seed(2))
         if self.plan.compiled:
             # A block is smaller than what the exchange of gradients would cut a graph into, and cutting fails here.
             torch._dynamo.config.optimize_ddp = False
             compile_blocks(self.model.transformer)
-        learner = DistributedDataParallel(self.model) if self.ranks.size > 1 else self.model
-        progress = Progress("flow", self.plan.steps, self.folder / "flow.jsonl" if self.ranks.is_first else None)
-        while self.step < self.plan.steps:
-            started = time.monotonic()
-            loss, samples = self._learn(learner, pools, generator)
-            self.step += 1
-            self.samples += samples
-            self.seconds += time.monotonic() - started
-            progress.report(self.step, samples, loss=gathered_mean(loss, self.ranks), rate=self._rate())
-            if self.step % save_every == 0 or self.step == self.plan.steps:
-                self.save_state()
+        self.learner = DistributedDataParallel(self.model) if self.ranks.size > 1 else self.model
 
-    def _learn(self, learner: nn.Module, pools: Pools, generator: torch.Generator) -> tuple[float, int]:
+    def _seed(self, purpose: int) -> int:
+        return hash((self.seed, purpose, self.step, self.ranks.rank)) & 0x7FFFFFFF
+
+    def learn(self) -> tuple[int, dict[str, float]]:
         buckets = self._phase_buckets()
         total = sum(bucket.samples for bucket in buckets)
         loss_sum = 0.0
         attention = PlainAttention() if self.ranks.device.type == "cpu" else nullcontext()
         for i, bucket in enumerate(buckets):
-            batch = pools.batch(bucket)
-            with self.ranks.hold_gradients(learner, until=i == len(buckets) - 1):
+            batch = self.pools.batch(bucket)
+            with self.ranks.hold_gradients(self.learner, until=i == len(buckets) - 1):
                 with mixed_precision(self.ranks.device), attention:
-                    losses = learner(batch, *self._noise(batch, generator))
+                    losses = self.learner(batch, *self._noise(batch))
                 torch.autograd.backward(losses.sum() / total)
             loss_sum += float(losses.detach().sum())
         nn.utils.clip_grad_norm_(self.optimizers.adam.param_groups[0]["params"], 1.0)
-        self.optimizers.step(self._rate())
-        self.model.zero_grad()
-        self.average.update_parameters(self.model)
-        return loss_sum / total, total * self.ranks.size
+        return total * self.ranks.size, {"loss": gathered_mean(loss_sum / total, self.ranks)}
 
-    def _noise(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def _noise(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """(t, noise, guidance) for a batch; drawn on the CPU, so that a seed means the same everywhere."""
         samples, tokens, _ = batch.target.shape
-        t = random_times(samples, tokens, generator)
-        noise = torch.randn(batch.target.shape, generator=generator)
+        t = random_times(samples, tokens, self.generator)
+        noise = torch.randn(batch.target.shape, generator=self.generator)
         low, high = GUIDANCE
-        guidance = low + (high - low) * torch.rand(samples, generator=generator)
+        guidance = low + (high - low) * torch.rand(samples, generator=self.generator)
         device = batch.target.device
         return t.to(device), noise.to(device), guidance.to(device)
 
@@ -172,35 +154,6 @@ class FlowTraining:
                 return phase.buckets
             passed -= phase.share
         return self.plan.phases[-1].buckets
-
-    def _rate(self) -> float:
-        return rate_share(self.step, self.plan.steps, WARM_UP_STEPS)
-
-    def _seed(self, purpose: int) -> int:
-        return hash((self.seed, purpose, self.step, self.ranks.rank)) & 0x7FFFFFFF
-
-    def save_state(self) -> None:
-        if not self.ranks.is_first:
-            return
-        state = {
-            "step": self.step,
-            "samples": self.samples,
-            "seconds": self.seconds,
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizers": self.optimizers.state_dicts(),
-        }
-        write_state(self.state_file, state)
-
-    def load_state(self) -> None:
-        """Take up the folder's state, if there is one."""
-        state = read_state(self.state_file, self.ranks.device)
-        if state is None:
-            return
-        self.step, self.samples, self.seconds = state["step"], state["samples"], state["seconds"]
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizers.load_state_dicts(state["optimizers"])
 
     def averaged(self) -> FlowModel:
         """The networks that are exported."""
@@ -222,5 +175,5 @@ def make_optimizers(model: FlowModel, plan: FlowPlan) -> Optimizers:
 
 
 def moving_average(average: Tensor, current: Tensor, count: Tensor | int, decay: float) -> Tensor:
-    """The next exponential moving average; short at first, to forget soon where training began."""
+    """The next exponential moving average; short at first, to forget the beginning soon."""
     return torch.lerp(current, average, min(decay, (1 + int(count)) / (10 + int(count))))

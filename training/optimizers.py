@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -30,13 +29,6 @@ class Optimizers:
                 group["lr"] = group["full_rate"] * share
             with Float32Rounding():
                 optimizer.step()
-
-    def state_dicts(self) -> list[dict[str, Any]]:
-        return [optimizer.state_dict() for optimizer in self]
-
-    def load_state_dicts(self, saved: Sequence[dict[str, Any]]) -> None:
-        for optimizer, state in zip(self, saved, strict=True):
-            optimizer.load_state_dict(state)
 
 
 def rate_share(step: int, steps: int, warm_up_steps: int) -> float:

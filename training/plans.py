@@ -1,4 +1,4 @@
-"""How long to train on what: a plan for a GPU, one for a CPU, and one that only shows that everything runs."""
+"""Plans of a training: one for a GPU, one for a CPU, and one that only shows that everything runs."""
 
 from __future__ import annotations
 
@@ -9,38 +9,27 @@ from training.lessons import Bucket, Shares
 
 SMALL: tuple[Resolution, ...] = ((128, 128), (112, 144), (144, 112))
 LARGE: tuple[Resolution, ...] = ((256, 256), (224, 288), (288, 224))
+TINY: tuple[Resolution, ...] = ((64, 64),)
 
-# Edits of the whole picture are learnt in no time; which shape is meant, and where, takes practice.
-ALL: Shares = (
-    ("recolour", 2.0),
-    ("background", 0.7),
-    ("remove", 1.5),
-    ("replace", 1.5),
-    ("add", 1.0),
-    ("move", 1.0),
-    ("resize", 1.0),
-    ("swap", 1.0),
-    ("grey", 0.3),
-    ("invert", 0.3),
-    ("border", 0.5),
-    ("two edits", 1.0),
-)
+# Frequencies of the edits. Edits of the whole image are learnt in no time; which shape is meant, and where, takes
+# practice, and is most of what some hours on a CPU can teach.
+FREQUENCIES = {  # with a GPU, with a CPU
+    "recolour": (2.0, 3.5),
+    "background": (0.7, 0.7),
+    "remove": (1.5, 2.2),
+    "replace": (1.5, 1.5),
+    "add": (1.0, 1.0),
+    "move": (1.0, 0.5),
+    "resize": (1.0, 0.8),
+    "swap": (1.0, 0.6),
+    "grey": (0.3, 0.3),
+    "invert": (0.3, 0.4),
+    "border": (0.5, 0.4),
+    "two edits": (1.0, 0.6),
+}
+ALL: Shares = tuple((edit, gpu) for edit, (gpu, _) in FREQUENCIES.items())
+FEW: Shares = tuple((edit, cpu) for edit, (_, cpu) in FREQUENCIES.items())
 TRANSFER: Shares = (("transfer", 1.0),)
-# What some hours on a CPU can teach: above all which shape is meant.
-FEW: Shares = (
-    ("recolour", 3.5),
-    ("background", 0.7),
-    ("remove", 2.2),
-    ("replace", 1.5),
-    ("add", 1.0),
-    ("move", 0.5),
-    ("resize", 0.8),
-    ("swap", 0.6),
-    ("grey", 0.3),
-    ("invert", 0.4),
-    ("border", 0.4),
-    ("two edits", 0.6),
-)
 
 
 @dataclass(frozen=True)
@@ -67,7 +56,7 @@ class FlowPlan:
 
 @dataclass(frozen=True)
 class Rates:
-    """How far a step moves a tensor, as a share of its size."""
+    """Learning rates: change of a tensor in one step, as a share of its size."""
 
     kernels: float  # of convolutions, by Muon
     others: float  # by Adam
@@ -133,8 +122,8 @@ PLANS = {
         flow=FlowPlan(
             steps=12,
             phases=(
-                Phase(0.5, (Bucket(((64, 64),), 4, ALL),)),
-                Phase(0.5, (Bucket(((64, 64),), 4, ALL), Bucket(((64, 64),), 1, TRANSFER))),
+                Phase(0.5, (Bucket(TINY, 4, ALL),)),
+                Phase(0.5, (Bucket(TINY, 4, ALL), Bucket(TINY, 1, TRANSFER))),
             ),
             matrix_rate=0.02,
             other_rate=1e-3,

@@ -1,4 +1,4 @@
-"""What a training says while it runs: a line now and then for people, and one JSON object per step in a file."""
+"""Progress of a long run: a line now and then for people, and one JSON object per step in a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SECONDS_BETWEEN_LINES = 20.0
 
 
 class Progress:
-    """Progress of `steps` steps. Without a file it says nothing: only one of several processes speaks."""
+    """Progress of `steps` steps. Without a file nothing is reported: one of several processes reports."""
 
     def __init__(self, name: str, steps: int, file: Path | None) -> None:
         self.name, self.steps, self.file = name, steps, file
@@ -21,7 +21,7 @@ class Progress:
         self.recent: list[dict[str, float]] = []
 
     def report(self, step: int, samples: int, **values: float) -> None:
-        """Tell of a step that is done, its samples, and named values such as the loss."""
+        """Report a finished step, its samples, and named values such as the loss."""
         if self.file is None:
             return
         self.first_step = step - 1 if self.first_step is None else self.first_step

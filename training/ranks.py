@@ -1,4 +1,4 @@
-"""One process per GPU, or per core: who I am among them, and what we do together (started by torchrun)."""
+"""One process per GPU, or per core, started by torchrun: rank, synchronisation, gathered results."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Ranks:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Until all processes have come here."""
+        """Wait until all processes have arrived."""
         if self.size > 1:
             torch.distributed.barrier()
 
     @contextmanager
     def hold_gradients(self, learner: nn.Module, until: bool) -> Iterator[None]:
-        """Within the context gradients are only exchanged where `until` holds: once per step."""
+        """Exchange no gradients within the context unless `until`: once per step is enough."""
         held = isinstance(learner, DistributedDataParallel) and not until
         # torch does not annotate no_sync.
         with cast(Any, learner).no_sync() if held else nullcontext():
@@ -77,7 +77,7 @@ def gathered(values: list[Item], ranks: Ranks) -> list[Item]:
 
 
 def channels_last(network: Network, device: torch.device) -> Network:
-    """A network of convolutions on a device, its weights laid out as they are computed fastest."""
+    """A network of convolutions on a device, in the memory layout that computes fastest."""
     network.to(device)
     for parameter in network.parameters():
         if parameter.ndim == 4:

@@ -1,4 +1,4 @@
-"""How a model was trained: `training.json`, a list of runs, each of which began where the one before it ended."""
+"""Record of a model's training: `training.json`, a list of runs, each begun where the one before it ended."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.report import describe_machine
 from training.autoencoder import AutoencoderTraining
 from training.flow import FlowTraining
+from training.machine import describe_machine
 
 RECORD = "training.json"
 
 
 def write_record(model: Path, begin: Path, flow: FlowTraining, autoencoder: AutoencoderTraining) -> None:
-    """Add this run to those of the model it began from."""
+    """Write this run behind the runs of the model it began from."""
     run: dict[str, Any] = {
         "ended": datetime.now(UTC).date().isoformat(),
         "machine": describe_machine(),

@@ -1,12 +1,11 @@
 """Fast learning on a CPU: mixed precision where the processor has it, and an attention in plain products.
 
 The kernels behind `scaled_dot_product_attention` are made for long sequences. For the few hundred tokens of a small
-picture two batched products and a softmax are faster, forward and back (`python -m benchmarks.learning`).
+image two batched products and a softmax are faster, forward and back (`python -m benchmarks.learning`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,13 +27,7 @@ class Float32Rounding(TorchFunctionMode):
     For torch's Muon, which orthogonalizes in bfloat16 whatever the device.
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.bfloat16 and args[0].device.type == "cpu" and not cpu_computes_in_bfloat16():
             return args[0].float().clone()
         return func(*args, **(kwargs or {}))
@@ -49,13 +42,7 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 class PlainAttention(TorchFunctionMode):
     """Within this context every unmasked `scaled_dot_product_attention` is `plain_attention`, in compiled code too."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is nn.functional.scaled_dot_product_attention and not kwargs:
             return plain_attention(*args)
         return func(*args, **(kwargs or {}))

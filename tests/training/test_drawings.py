@@ -1,4 +1,4 @@
-"""Scenes are sound, and the pictures show what the scenes say."""
+"""Scenes are sound, and the images show what the scenes say."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ AREAS = {
 }
 
 
-def rgb(picture: torch.Tensor, x: float, y: float) -> tuple[int, ...]:
-    """The colour at a place given in parts of the picture."""
-    _, height, width = picture.shape
-    return tuple(((picture[:, int(y * height), int(x * width)] + 1) * 127.5).round().int().tolist())
+def rgb(image: torch.Tensor, x: float, y: float) -> tuple[int, ...]:
+    """The colour at a place given in parts of the image."""
+    _, height, width = image.shape
+    return tuple(((image[:, int(y * height), int(x * width)] + 1) * 127.5).round().int().tolist())
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -69,19 +69,19 @@ def test_a_shape_covers_its_area(kind: str, angle: float) -> None:
 def test_a_shape_is_where_the_scene_says(place: str) -> None:
     x, y = PLACES[place]
 
-    (picture,) = draw([replace(WHITE, shapes=(Shape("circle", "green", x, y, 0.1),))], SIZE)
+    (image,) = draw([replace(WHITE, shapes=(Shape("circle", "green", x, y, 0.1),))], SIZE)
 
-    assert rgb(picture, x, y) == pytest.approx(COLOURS["green"], abs=3)
-    assert rgb(picture, (x + 0.4) % 1, y) == COLOURS["white"]
+    assert rgb(image, x, y) == pytest.approx(COLOURS["green"], abs=3)
+    assert rgb(image, (x + 0.4) % 1, y) == COLOURS["white"]
 
 
-def test_later_pictures_of_a_batch_are_drawn_as_if_alone() -> None:
+def test_later_images_of_a_batch_are_drawn_as_if_alone() -> None:
     scenes = [random_scene(Random(seed)) for seed in range(6)]
 
     together = draw(scenes, SIZE)
 
-    for scene, picture in zip(scenes, together, strict=True):
-        assert torch.allclose(draw([scene], SIZE)[0], picture, atol=1e-5)
+    for scene, image in zip(scenes, together, strict=True):
+        assert torch.allclose(draw([scene], SIZE)[0], image, atol=1e-5)
 
 
 def test_a_scene_looks_the_same_at_twice_the_pixels() -> None:
@@ -94,25 +94,25 @@ def test_a_scene_looks_the_same_at_twice_the_pixels() -> None:
 
 def test_every_background_is_of_its_colour_on_the_whole() -> None:
     for style in ("plain", "gradient", "stripes", "dots", "checks"):
-        (picture,) = draw([Scene(Background("orange", style, angle=0.3, strength=1.0))], SIZE)
+        (image,) = draw([Scene(Background("orange", style, angle=0.3, strength=1.0))], SIZE)
 
-        middle = ((picture.mean(dim=(1, 2)) + 1) * 127.5).tolist()
+        middle = ((image.mean(dim=(1, 2)) + 1) * 127.5).tolist()
         assert middle == pytest.approx(COLOURS["orange"], abs=25)
-        assert (picture.std() > 0) or style == "plain"
+        assert (image.std() > 0) or style == "plain"
 
 
 def test_a_border_lies_over_everything_at_the_edge() -> None:
     shape = Shape("square", "red", 0.2, 0.5, 0.19)
     scene = replace(WHITE, shapes=(shape,), border="black")
 
-    (picture,) = draw([scene], SIZE)
+    (image,) = draw([scene], SIZE)
 
-    assert rgb(picture, 0.02, 0.5) == COLOURS["black"]
-    assert rgb(picture, 0.5, 0.5) == COLOURS["white"]
+    assert rgb(image, 0.02, 0.5) == COLOURS["black"]
+    assert rgb(image, 0.5, 0.5) == COLOURS["white"]
     assert (label_map(scene, SIZE) == -2).float().mean().item() == pytest.approx(1 - (1 - 2 * BORDER) ** 2, abs=0.01)
 
 
-def test_grey_and_inverted_pictures_are_made_from_the_drawn_one() -> None:
+def test_grey_and_inverted_images_are_made_from_the_drawn_one() -> None:
     scene = random_scene(Random(3))
 
     drawn, grey, inverted = draw([scene, replace(scene, finish="grey"), replace(scene, finish="inverted")], SIZE)

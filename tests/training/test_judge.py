@@ -23,7 +23,7 @@ def some_cases(kind: str) -> list[Case]:
 
 
 @pytest.mark.parametrize("kind", EDITS)
-def test_the_wanted_picture_passes(kind: str) -> None:
+def test_the_wanted_image_passes(kind: str) -> None:
     for case in some_cases(kind):
         assert list(faults(case.wanted, pixels(case.target))) == []
 
@@ -31,11 +31,11 @@ def test_the_wanted_picture_passes(kind: str) -> None:
 @pytest.mark.parametrize("kind", EDITS)
 def test_the_input_does_not_pass(kind: str) -> None:
     for case in some_cases(kind):
-        assert list(faults(case.wanted, pixels(case.pictures[0]))) != []
+        assert list(faults(case.wanted, pixels(case.images[0]))) != []
 
 
 @pytest.mark.parametrize("kind", EDITS)
-def test_a_picture_of_something_else_does_not_pass(kind: str) -> None:
+def test_an_image_of_something_else_does_not_pass(kind: str) -> None:
     for case in some_cases(kind):
         (other,) = draw([random_scene(Random(1), fewest=4)], case.target.size)
 
@@ -45,10 +45,10 @@ def test_a_picture_of_something_else_does_not_pass(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["recolour", "remove", "replace", "resize"])
 def test_the_right_edit_with_the_rest_changed_too_does_not_pass(kind: str) -> None:
     for case in some_cases(kind):
-        picture = pixels(case.target).copy()
-        picture[:40] = 255 - picture[:40]
+        image = pixels(case.target).copy()
+        image[:40] = 255 - image[:40]
 
-        assert any("of the rest" in fault for fault in faults(case.wanted, picture))
+        assert any("of the rest" in fault for fault in faults(case.wanted, image))
 
 
 def test_a_small_error_everywhere_passes() -> None:

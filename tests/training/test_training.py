@@ -99,16 +99,16 @@ def test_the_loss_of_the_autoencoder_falls(tmp_path: Path, decoder_only: bool) -
     encoder = {key: value.clone() for key, value in autoencoder.encoder.state_dict().items()}
     rates = Rates(0.1, 0.1)
     plan = AutoencoderPlan(steps=40, samples=4, side=32, rates=rates, decoder_rates=rates, compiled=False)
-    pictures = crops(8, 64, Random(99), torch.device("cpu"))
+    images = crops(8, 64, Random(99), torch.device("cpu"))
 
-    def loss_of_unseen_pictures() -> float:
+    def loss_of_unseen_images() -> float:
         with torch.no_grad():
-            return float(reconstruction_loss(autoencoder.decode(autoencoder.encode(pictures)), pictures))
+            return float(reconstruction_loss(autoencoder.decode(autoencoder.encode(images)), images))
 
-    before = loss_of_unseen_pictures()
+    before = loss_of_unseen_images()
     AutoencoderTraining(autoencoder, plan, tmp_path, ALONE, decoder_only).run()
 
-    assert loss_of_unseen_pictures() < 0.9 * before
+    assert loss_of_unseen_images() < 0.9 * before
     same = all(torch.equal(value, encoder[key]) for key, value in autoencoder.encoder.state_dict().items())
     assert same == decoder_only
 
@@ -248,7 +248,7 @@ def test_changed_tokens_weigh_three_times_as_much() -> None:
     assert weights.tolist() == [[2.0, *[pytest.approx(2 / 3)] * 3]]  # 3 : 1 : 1 : 1, of mean 1
 
 
-def test_times_are_between_picture_and_noise_and_half_of_them_near_noise() -> None:
+def test_times_are_between_image_and_noise_and_half_of_them_near_noise() -> None:
     times = random_times(20_000, 256, torch.Generator().manual_seed(0))
 
     assert 0 < times.min() < 0.2 < 0.99 < times.max() <= 1
@@ -264,7 +264,7 @@ def test_the_average_forgets_where_training_began() -> None:
 
 
 def test_crops_are_as_large_as_asked() -> None:
-    pictures = crops(6, 32, Random(0), torch.device("cpu"))
+    images = crops(6, 32, Random(0), torch.device("cpu"))
 
-    assert pictures.shape == (6, 3, 32, 32)
-    assert pictures.abs().max() <= 1
+    assert images.shape == (6, 3, 32, 32)
+    assert images.abs().max() <= 1

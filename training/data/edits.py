@@ -1,6 +1,6 @@
-"""Edits of scenes: what is asked for, in words, and what the drawing must show afterwards.
+"""Edits of scenes: the request in words, and the scene to be drawn afterwards.
 
-A scene's description is changed and drawn again, so the wanted picture is exact.
+A scene's description is changed and drawn again, so the wanted image is exact.
 """
 
 from __future__ import annotations
@@ -71,10 +71,8 @@ def _recolour(scene: Scene, rng: Random) -> Change | None:
 
 def _background(scene: Scene, rng: Random) -> Change | None:
     colour = rng.choice(list(COLOURS))
-    return Change(
-        lambda before: replace(before, background=replace(before.background, colour=colour)),
-        lambda rng: phrase("background", rng, colour=colour),
-    )
+    background = replace(scene.background, colour=colour)
+    return _of_scene("background", lambda before: replace(before, background=background), colour=colour)
 
 
 def _remove(scene: Scene, rng: Random) -> Change | None:
@@ -90,10 +88,7 @@ def _replace(scene: Scene, rng: Random) -> Change | None:
 def _add(scene: Scene, rng: Random) -> Change | None:
     place, kind, colour = rng.choice(list(PLACES)), rng.choice(KINDS), rng.choice(list(COLOURS))
     shape = Shape(kind, colour, *PLACES[place], ADDED_RADIUS)
-    return Change(
-        lambda before: before.adding(shape),
-        lambda rng: phrase("add", rng, colour=colour, kind=kind, place=where(place)),
-    )
+    return _of_scene("add", lambda before: before.adding(shape), colour=colour, kind=kind, place=where(place))
 
 
 def _move(scene: Scene, rng: Random) -> Change | None:
@@ -133,14 +128,15 @@ def _swap(scene: Scene, rng: Random) -> Change | None:
 
 def _border(scene: Scene, rng: Random) -> Change | None:
     colour = rng.choice([colour for colour in COLOURS if colour != scene.background.colour])
-    return Change(
-        lambda before: replace(before, border=colour),
-        lambda rng: phrase("border", rng, colour=colour),
-    )
+    return _of_scene("border", lambda before: replace(before, border=colour), colour=colour)
 
 
 def _finish(edit: str, finish: Finish) -> Callable[[Scene, Random], Change | None]:
-    return lambda scene, rng: Change(lambda before: replace(before, finish=finish), lambda rng: phrase(edit, rng))
+    return lambda scene, rng: _of_scene(edit, lambda before: replace(before, finish=finish))
+
+
+def _of_scene(edit: str, apply: Callable[[Scene], Scene], **words: str) -> Change:
+    return Change(apply, lambda rng: phrase(edit, rng, **words))
 
 
 def _of_shape(edit: str, scene: Scene, shape: Shape, *instead: Shape, **words: str) -> Change:
@@ -171,7 +167,7 @@ JOINED = ("recolour", "background", "remove", "replace", "add", "move", "resize"
 
 
 def _both(scene: Scene, rng: Random) -> Change | None:
-    """Two changes of different things, both said of the scene as it was before."""
+    """Two changes of different things, both described by the scene before."""
     one, other = rng.sample(JOINED, 2) if rng.random() < 0.7 else ("recolour", "recolour")
     first, second = CHANGES[one](scene, rng), CHANGES[other](scene, rng)
     if not first or not second or set(first.touches) & set(second.touches):
@@ -191,12 +187,7 @@ def _transfer(scene: Scene, rng: Random) -> Edit | None:
         shape = rng.choice(other.shapes)
         target = scene.adding(shape)
         if target.is_sound() and len(target.shapes) <= 5:
-            return Edit(
-                "transfer",
-                (scene, other),
-                target,
-                partial(_ask_for_transfer, other, shape),
-            )
+            return Edit("transfer", (scene, other), target, partial(_ask_for_transfer, other, shape))
     return None
 
 

@@ -1,4 +1,4 @@
-"""What a drawing shows, as values: shapes on a background, perhaps a border, perhaps without its colours.
+"""Scenes as values: shapes on a background, perhaps a border, perhaps without colours.
 
 Places are fractions of width and height, counted from the top left; sizes are fractions of the shorter side, so that a
 scene can be drawn at any number of pixels.
@@ -92,7 +92,7 @@ class Scene:
         return replace(self, shapes=(*self.shapes, shape))
 
     def is_sound(self) -> bool:
-        """Whether no shape touches another or the edge, and each can be told from what is behind it."""
+        """True if no shape touches another or the edge, and each stands out from the background."""
         return all(
             self.has_room_for(shape, self.shapes[:i]) and shape.colour != self.background.colour
             for i, shape in enumerate(self.shapes)

@@ -22,7 +22,7 @@ START_OF_TEXT, END_OF_TEXT = "<|startoftext|>", "<|endoftext|>"
 
 
 def sentences(seed: int, count: int = SENTENCES) -> list[str]:
-    """What people ask for; every edit equally often."""
+    """Sentences that ask for edits, of every kind equally often."""
     rng = Random(seed)
     return [draw_edit(EDITS[i % len(EDITS)], rng).prompt(rng) for i in range(count)]
 

@@ -1,4 +1,4 @@
-"""The model's card: README.md of a model folder, made from its files, its evaluation and the record of its training."""
+"""The model's card: README.md of a model folder, from its files, its evaluation and the record of its training."""
 
 from __future__ import annotations
 
@@ -64,15 +64,15 @@ def card(files: ModelFiles, report: dict[str, Any], runs: Sequence[dict[str, Any
     return TEMPLATE.read_text(encoding="utf-8").format(
         **_sizes(files.config),
         files=_files(files),
-        abilities=_table(("edit", "for example"), ((NAMES[edit], _examples(edit)) for edit in EDITS)),
+        abilities=markdown_table(("edit", "for example"), ((NAMES[edit], _examples(edit)) for edit in EDITS)),
         kinds=", ".join(KINDS),
         colours=", ".join(COLOURS),
-        runs=_table(("run", "on", "flow: edits seen", "minutes", "autoencoder"), map(_run, range(1, 99), runs)),
+        runs=markdown_table(("run", "on", "flow: edits seen", "minutes", "autoencoder"), map(_run, range(1, 99), runs)),
         most_shapes=MOST_SHAPES,
         evaluated_sizes=", ".join(report["sizes"]),
         steps=report["steps"],
         guidance=report["guidance"],
-        results=_table(
+        results=markdown_table(
             ("edit", "cases", "success", "aim", "PSNR", "PSNR ceiling"),
             (_result(edit, figures) for edit, figures in results.items()),
         ),
@@ -107,7 +107,7 @@ def _files(files: ModelFiles) -> str:
         (name, f"`{path.name}`", f"{_parameters(path) / 1e6:.2f} M", f"{path.stat().st_size / 1e6:.1f} MB")
         for name, path in parts.items()
     )
-    return _table(("part", "file", "parameters", "size"), rows)
+    return markdown_table(("part", "file", "parameters", "size"), rows)
 
 
 def _parameters(path: Path) -> int:
@@ -150,6 +150,9 @@ def _short_of_aims(results: dict[str, Any]) -> Iterable[str]:
         yield f"- The autoencoder reaches {quality:.1f} dB; its aim is {AUTOENCODER_AIM_DB} dB. Outlines come out soft."
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table in Markdown."""
     lines = (head, ["---"] * len(head), *rows)
-    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+    # A bar or a line break would end the cell.
+    cells = ([str(cell).replace("|", " ").replace("\n", " ") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

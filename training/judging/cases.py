@@ -1,4 +1,4 @@
-"""Cases that no training sees: drawn, with the sentence, the wanted picture, and what the judge needs."""
+"""Cases that no training sees: images, sentence, wanted image, and the judge's labels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from training.data.scenes import Scene
 from training.judging.judge import Wanted, faults, pixels
 
 EVALUATION_SEED = 1_000_003  # training seeds are small
-MOST_SHAPES = 4  # what the aims are stated for
+MOST_SHAPES = 4  # in the aims
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Case:
 
     edit: Edit
     prompt: str
-    pictures: tuple[Image.Image, ...]
+    images: tuple[Image.Image, ...]
     target: Image.Image
     wanted: Wanted
     seed: int  # of the starting noise
@@ -36,21 +36,21 @@ class Case:
 def cases(
     edit: str, count: int, sizes: Sequence[Resolution], most: int = MOST_SHAPES, seed: int = EVALUATION_SEED
 ) -> list[Case]:
-    """The same cases at every call, of sizes in turn; none that doing nothing would pass."""
+    """The same cases at every call, of sizes in turn; an unedited image passes none of them."""
     rng = Random(seed + EDITS.index(edit))
     found: list[Case] = []
     for size in cycle(sizes):
         if len(found) == count:
             break
         case = _case(edit, size, most, rng)
-        if any(faults(case.wanted, pixels(case.pictures[0]))):  # a white shape on white is grey already
+        if any(faults(case.wanted, pixels(case.images[0]))):  # a white shape on white is grey already
             found.append(case)
     return found
 
 
 def _case(kind: str, size: Resolution, most: int, rng: Random) -> Case:
     edit = draw_edit(kind, rng, aspect=size[0] / size[1], most=most)
-    *sources, target = (to_image(picture) for picture in draw([*edit.sources, edit.target], size))
+    *sources, target = (to_image(image) for image in draw([*edit.sources, edit.target], size))
     wanted = Wanted(
         source=pixels(sources[0]),
         target=pixels(target),
@@ -62,14 +62,14 @@ def _case(kind: str, size: Resolution, most: int, rng: Random) -> Case:
 
 
 def _colours(scene: Scene) -> dict[int, str]:
-    """The colour of everything that `label_map` tells apart; none where the picture shows others."""
+    """The colour of everything that `label_map` tells apart; empty if the finish changes the colours."""
     if scene.finish != "as drawn":
         return {}
     named = {i: shape.colour for i, shape in enumerate(scene.shapes)} | {-1: scene.background.colour}
     return named | ({-2: scene.border} if scene.border else {})
 
 
-def to_image(picture: Tensor) -> Image.Image:
-    """A drawn picture of -1 to 1, shape (3, height, width), as eight bits."""
-    values = ((picture.permute(1, 2, 0).cpu().numpy() + 1) * 127.5).round().clip(0, 255)
+def to_image(image: Tensor) -> Image.Image:
+    """A drawn image of -1 to 1, shape (3, height, width), as eight bits."""
+    values = ((image.permute(1, 2, 0).cpu().numpy() + 1) * 127.5).round().clip(0, 255)
     return Image.fromarray(values.astype(np.uint8))

@@ -1,9 +1,9 @@
-"""The examples that come with the model: unseen edits that it gets right, their sentences, and the wanted pictures."""
+"""The examples that come with the model: unseen edits that it gets right, their sentences, and the wanted images."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +18,7 @@ WANTED = {"recolour": 3, "background": 3, "remove": 2, "grey": 1, "invert": 1, "
 
 
 def write_examples(model: Kontext, folder: Path, steps: Sequence[int], tries: int) -> list[str]:
-    """Write inputs, `data.csv` and the wanted pictures.
+    """Write inputs, `data.csv` and the wanted images.
 
     Args:
         steps: numbers of steps; an example is right with each of them.
@@ -31,7 +31,8 @@ def write_examples(model: Kontext, folder: Path, steps: Sequence[int], tries: in
     found: list[Case] = []
     short = []
     for i, (edit, count) in enumerate(WANTED.items(), start=1):
-        right = list(islice(_right(model, edit, steps, tries), count))
+        unseen = cases(edit, tries, model.config.preferred_resolutions, seed=EXAMPLES_SEED)
+        right = list(islice((case for case in unseen if _succeeds(model, case, steps)), count))
         found += right
         short += [edit] if len(right) < count else []
         progress.report(i, tries, found=float(len(right)))
@@ -39,14 +40,8 @@ def write_examples(model: Kontext, folder: Path, steps: Sequence[int], tries: in
     return short
 
 
-def _right(model: Kontext, edit: str, steps: Sequence[int], tries: int) -> Iterator[Case]:
-    for case in cases(edit, tries, model.config.preferred_resolutions, seed=EXAMPLES_SEED):
-        if not any(_faults(model, case, number) for number in steps):
-            yield case
-
-
-def _faults(model: Kontext, case: Case, steps: int) -> list[str]:
-    return list(faults(case.wanted, pixels(edited(model, case, steps))))
+def _succeeds(model: Kontext, case: Case, steps: Sequence[int]) -> bool:
+    return not any(any(faults(case.wanted, pixels(edited(model, case, number)))) for number in steps)
 
 
 def _write_table(folder: Path, found: list[Case]) -> None:
@@ -55,6 +50,6 @@ def _write_table(folder: Path, found: list[Case]) -> None:
         table.writerow(("image", "prompt", "seed", "width", "height"))
         for i, case in enumerate(found, start=1):
             name = f"{i:02d}_{case.edit.kind}.png"
-            case.pictures[0].save(folder / name, optimize=True)
+            case.images[0].save(folder / name, optimize=True)
             case.target.save(folder / "expected" / name, optimize=True)
             table.writerow((name, case.prompt, case.seed, *case.target.size))

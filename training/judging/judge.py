@@ -1,6 +1,6 @@
-"""Whether an edit did what was asked, strictly: the asked part is right, and the rest is left alone.
+"""Strict judgement of an edit: the asked part is right, and the rest is left alone.
 
-Looking at the asked part only would pass edits that also changed the rest.
+Judging the asked part alone would pass edits that also changed the rest.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from training.data.scenes import COLOURS
 
 Pixels = np.ndarray  # sRGB of 0 to 255, float, (height, width, 3)
 
-CHANGED = 24  # of 255: from here on a pixel belongs to what the edit changes
-RIGHT = 20  # mean difference from the wanted picture at which a changed part is right whatever its colour
+CHANGED = 24  # of 255: a pixel that differs by more belongs to the edit
+RIGHT = 20  # mean difference from the wanted image at which a changed part is right whatever its colour
 CLEARLY_WRONG = 60
 MOST_WRONG = 0.025  # of the pixels that were to stay
 LEAST_PIXELS = 12  # of a part; fewer are an outline and not judged
-COLOURLESS = 14  # mean difference between the largest and smallest channel of a grey picture
+COLOURLESS = 14  # mean difference between the largest and smallest channel of a grey image
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A picture before the edit, as it should be after it, and what is where.
+    """An image before the edit, the wanted one after it, and a label of every pixel.
 
     Args:
-        labels: a number for everything that is seen in the wanted picture, shape (height, width).
-        colours: the colour asked for, by label; a label without one is judged by the wanted picture.
+        labels: a number for everything that is seen in the wanted image, shape (height, width).
+        colours: the colour asked for, by label; a label without one is judged by the wanted image.
     """
 
     source: Pixels
@@ -40,7 +40,7 @@ class Wanted:
 
     @property
     def changed(self) -> np.ndarray:
-        """Where the edit belongs, without the outline, which may wobble by a pixel or two."""
+        """Pixels that belong to the edit, without the outline, which may wobble by a pixel or two."""
         return shrunk(self._difference > CHANGED)
 
     @property
@@ -53,31 +53,31 @@ class Wanted:
         return difference
 
 
-def faults(wanted: Wanted, picture: Pixels) -> Iterator[str]:
-    """What is wrong with an edited picture; nothing if the edit succeeded."""
+def faults(wanted: Wanted, image: Pixels) -> Iterator[str]:
+    """Faults of an edited image; none if the edit succeeded."""
     changed, kept = wanted.changed, wanted.kept
     for label in np.unique(wanted.labels[changed]):
         part = changed & (wanted.labels == label)
         if part.sum() >= LEAST_PIXELS:
-            yield from _part_faults(wanted, picture, part, wanted.colours.get(int(label)))
-    wrong = (np.abs(picture - wanted.target).max(-1) > CLEARLY_WRONG)[kept]
+            yield from _part_faults(wanted, image, part, wanted.colours.get(int(label)))
+    wrong = (np.abs(image - wanted.target).max(-1) > CLEARLY_WRONG)[kept]
     if wrong.size and wrong.mean() > MOST_WRONG:
         yield f"{wrong.mean():.1%} of the rest is another colour"
-    if wanted.grey and np.ptp(picture, axis=-1).mean() > COLOURLESS:
-        yield f"channels differ by {np.ptp(picture, axis=-1).mean():.0f} on average"
+    if wanted.grey and np.ptp(image, axis=-1).mean() > COLOURLESS:
+        yield f"channels differ by {np.ptp(image, axis=-1).mean():.0f} on average"
 
 
-def _part_faults(wanted: Wanted, picture: Pixels, part: np.ndarray, colour: str | None) -> Iterator[str]:
-    error = np.abs(picture - wanted.target)[part].mean()
-    seen = nearest_colour(picture[part])
+def _part_faults(wanted: Wanted, image: Pixels, part: np.ndarray, colour: str | None) -> Iterator[str]:
+    error = np.abs(image - wanted.target)[part].mean()
+    seen = nearest_colour(image[part])
     if error > RIGHT and seen != colour:
         asked = f", not {colour}" if colour else ""
         yield f"a changed part is {seen}{asked}, and differs by {error:.0f} from what was wanted"
 
 
-def psnr(picture: Pixels, target: Pixels) -> float:
+def psnr(image: Pixels, target: Pixels) -> float:
     """Peak signal-to-noise ratio in dB."""
-    return float(10 * np.log10(255**2 / max(np.square(picture - target).mean(), 1e-3)))
+    return float(10 * np.log10(255**2 / max(np.square(image - target).mean(), 1e-3)))
 
 
 def pixels(image: Image.Image) -> Pixels:
