@@ -1,4 +1,4 @@
-"""How many edits a training of the bundled model learns from in a second, and what compiling and plain attention bring.
+"""Edits per second of a training of the bundled model: as it is, compiled, and with plain attention too.
 
     python -m benchmarks.learning [--repetitions 5]
 
@@ -8,18 +8,18 @@ the drawing of edits and the optimizers' step. The variants take turns. Takes ab
 
 from __future__ import annotations
 
-import argparse
-import sys
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from random import Random
 from statistics import median
+from typing import Any
 
 import torch
 
-from benchmarks.report import write_result
+from benchmarks.report import parser, publish
+from benchmarks.timing import take_turns, timed
 from kontext.compile import compile_blocks
 from kontext.config import Resolution
 from kontext.networks import load_networks
@@ -35,29 +35,20 @@ BATCHES: dict[Resolution, int] = {(128, 128): 32, (256, 256): 8}
 CPU = torch.device("cpu")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=5)
-    arguments = parser.parse_args()
+def measure(repetitions: int) -> dict[str, Any]:
     torch.set_num_threads(1)
-    figures = {f"{width}x{height}": measure((width, height), arguments.repetitions) for width, height in BATCHES}
-    path = write_result("learning", {"repetitions": arguments.repetitions, "threads": 1, "edits_per_second": figures})
-    sys.stdout.write(f"{path.read_text()}{path}\n")
+    figures = {f"{width}x{height}": edits_per_second((width, height), repetitions) for width, height in BATCHES}
+    return {"repetitions": repetitions, "threads": 1, "edits_per_second": figures}
 
 
-def measure(size: Resolution, repetitions: int) -> dict[str, float]:
+def edits_per_second(size: Resolution, repetitions: int) -> dict[str, float]:
     """Edits per second of every variant."""
     steps = {
         "as it is": learner(size, compiled=False, plain=False),
         "compiled": learner(size, compiled=True, plain=False),
         "compiled, plain attention": learner(size, compiled=True, plain=True),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(repetitions):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - started)
+    seconds = take_turns({name: partial(timed, step) for name, step in steps.items()}, repetitions)
     return {name: round(BATCHES[size] / median(taken), 1) for name, taken in seconds.items()}
 
 
@@ -91,4 +82,4 @@ def drawn(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    main()
+    publish("learning", measure(**vars(parser(__doc__, repetitions=5).parse_args())))

@@ -1,4 +1,4 @@
-"""How fast weights get from a file into their places, beside `safetensors.torch.load_file`.
+"""Time from a file of weights to weights in their places, beside `safetensors.torch.load_file`.
 
     python -m benchmarks.load [--repetitions 5] [--device cpu]
 
@@ -17,11 +17,10 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,7 +29,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from benchmarks.report import write_result
+from benchmarks.report import parser, publish
+from benchmarks.timing import highest, take_turns
 from kontext.device import synchronize
 from kontext.offload.pieces import Piece, places
 from kontext.weights.checkpoint import build_on_meta, load_weights
@@ -42,13 +42,12 @@ LOOKS_EVERY_SECONDS = 0.002
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--folder", type=Path, help="where the file is written; default: that for temporary files")
-    parser.add_argument("--way", choices=[*WAYS, *CUDA_WAYS], help=argparse.SUPPRESS)  # one measurement, of a file
-    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    command = parser(__doc__, repetitions=5)
+    command.add_argument("--device", default="cpu", help="default: %(default)s")
+    command.add_argument("--folder", type=Path, help="folder of the file; default: that for temporary files")
+    command.add_argument("--way", choices=[*WAYS, *CUDA_WAYS], help=argparse.SUPPRESS)  # one measurement, of a file
+    command.add_argument("--file", type=Path, help=argparse.SUPPRESS)
+    options = command.parse_args()
     if options.way:
         sys.stdout.write(json.dumps(measure(options.way, options.file, torch.device(options.device))))
         return
@@ -56,8 +55,7 @@ def main() -> None:
         path = Path(folder) / "weights.safetensors"
         save_file(random_weights(), path)
         figures = measure_all(path, options.device, options.repetitions)
-    result = write_result("load", {"file_bytes": 2 * LAYERS * WIDTH**2, "repetitions": options.repetitions, **figures})
-    sys.stdout.write(f"{result.read_text()}{result}\n")
+    publish("load", {"file_bytes": 2 * LAYERS * WIDTH**2, "repetitions": options.repetitions, **figures})
 
 
 def random_weights() -> dict[str, Tensor]:
@@ -67,12 +65,7 @@ def random_weights() -> dict[str, Tensor]:
 
 def measure_all(path: Path, device: str, repetitions: int) -> dict[str, Any]:
     ways = [*WAYS, *(CUDA_WAYS if device.startswith("cuda") else ())]
-    runs: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
-    for _ in range(1 + repetitions):
-        for way in ways:
-            command = [sys.executable, "-m", __spec__.name, "--way", way, "--file", str(path), "--device", device]
-            ended = subprocess.run(command, capture_output=True, text=True, check=True)
-            runs[way].append(json.loads(ended.stdout))
+    runs = take_turns({way: partial(measure_apart, way, path, device) for way in ways}, 1 + repetitions)
     # The first round brings the file into the page cache.
     medians = {
         way: {name: round(median(run[name] for run in found[1:]), 3) for name in found[0]}
@@ -81,35 +74,54 @@ def measure_all(path: Path, device: str, repetitions: int) -> dict[str, Any]:
     return {"threads": default_threads(), "ways": medians}
 
 
+def measure_apart(way: str, path: Path, device: str) -> dict[str, float]:
+    """`measure` in a process of its own."""
+    command = [sys.executable, "-m", __spec__.name, "--way", way, "--file", str(path), "--device", device]
+    figures: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    return figures
+
+
 def measure(way: str, path: Path, device: torch.device) -> dict[str, float]:
     """Seconds from the file's name to the last of its weights, and the memory that it took at most beyond the start."""
     load = (WAYS | CUDA_WAYS)[way]
     network = build_on_meta(lambda: nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(LAYERS)))
-    with memory_peak() as peak:
+    before = resident_bytes()
+    with highest(resident_bytes, LOOKS_EVERY_SECONDS) as most:
         started = time.perf_counter()
         kept = load(network, path, device)
         synchronize(device)
         seconds = time.perf_counter() - started
     del kept
-    return {"seconds": seconds, "gigabytes_per_second": path.stat().st_size / seconds / 1e9, **peak}
+    memory = {f"{kind}_gb": (most[kind] - before[kind]) / 1e9 for kind in most}
+    return {"seconds": seconds, "gigabytes_per_second": path.stat().st_size / seconds / 1e9, **memory}
 
 
-def load_file_mapped(network: nn.Module, path: Path, device: torch.device) -> object:
-    network.load_state_dict(load_file(path), assign=True)
-    return [read_once(weight) for weight in network.parameters()]
-
-
-def ours_mapped(network: nn.Module, path: Path, device: torch.device) -> object:
-    return ours_on(network, path, CPU)
-
-
-def load_file_copied(network: nn.Module, path: Path, device: torch.device) -> object:
-    network.load_state_dict({name: weight.clone() for name, weight in load_file(path).items()}, assign=True)
+def read_once(network: nn.Module) -> nn.Module:
+    """Read one number of every page."""
+    for weight in network.parameters():
+        weight.view(-1).view(torch.int64)[::512].max()
     return network
 
 
-def ours_copied(network: nn.Module, path: Path, device: torch.device) -> object:
-    reader = Reader(CPU)
+def by_load_file(network: nn.Module, path: Path, device: torch.device, convert: Convert) -> nn.Module:
+    weights = {name: convert(weight) for name, weight in load_file(path, device=str(device)).items()}
+    network.load_state_dict(weights, assign=True)
+    return network
+
+
+def ours_resident(network: nn.Module, path: Path, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """As `kontext.load` does with resident weights."""
+    reader = Reader(device)
+    load_weights(network, [path], dtype, convert=reader.convert)
+    for place in places(network.modules()):
+        place.move(device, reader.fill)
+    with reader.reading():
+        return network
+
+
+def ours_copied(network: nn.Module, path: Path, device: torch.device) -> nn.Module:
+    """As `kontext.load` does with weights that offload streams."""
+    reader = Reader(device)
     load_weights(network, [path], torch.bfloat16, convert=reader.convert)
     for name, layer in network.named_children():
         piece = Piece(name, layer)
@@ -119,8 +131,8 @@ def ours_copied(network: nn.Module, path: Path, device: torch.device) -> object:
 
 
 def positioned_reads(network: nn.Module, path: Path, device: torch.device) -> object:
-    """The bytes of the file into one buffer, by as many threads: what a reader without a mapping could reach."""
-    buffer = memoryview(torch.empty(path.stat().st_size, dtype=torch.uint8).numpy())
+    """The bytes of the file into one buffer, by as many threads: the bound of a reader without a mapping."""
+    buffer = torch.empty(path.stat().st_size, dtype=torch.uint8).numpy().data
 
     def read(start: int) -> None:
         with path.open("rb", buffering=0) as file:
@@ -132,73 +144,25 @@ def positioned_reads(network: nn.Module, path: Path, device: torch.device) -> ob
     return buffer
 
 
-def load_file_converted(network: nn.Module, path: Path, device: torch.device) -> object:
-    network.load_state_dict({name: weight.float() for name, weight in load_file(path).items()}, assign=True)
-    return network
-
-
-def ours_converted(network: nn.Module, path: Path, device: torch.device) -> object:
-    return ours_on(network, path, CPU, torch.float32)
-
-
-def load_file_on_device(network: nn.Module, path: Path, device: torch.device) -> object:
-    network.load_state_dict(load_file(path, device=str(device)), assign=True)
-    return network
-
-
-def ours_on(network: nn.Module, path: Path, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> object:
-    """As `kontext.load` does with resident weights."""
-    reader = Reader(device)
-    load_weights(network, [path], dtype, convert=reader.convert)
-    for place in places(network.modules()):
-        place.move(device, reader.fill)
-    with reader.reading():
-        return network
-
-
-def read_once(weight: Tensor) -> int:
-    """One number of every page."""
-    return int(weight.view(-1).view(torch.int64)[::512].max())
-
-
+Convert = Callable[[Tensor], Tensor]
 Load = Callable[[nn.Module, Path, torch.device], object]
 WAYS: dict[str, Load] = {
-    "load_file, mapped": load_file_mapped,
-    "ours, mapped": ours_mapped,
-    "load_file, copied": load_file_copied,
-    "ours, copied": ours_copied,
+    "load_file, mapped": lambda network, path, _: read_once(by_load_file(network, path, CPU, lambda weight: weight)),
+    "ours, mapped": lambda network, path, _: ours_resident(network, path, CPU, torch.bfloat16),
+    "load_file, copied": lambda network, path, _: by_load_file(network, path, CPU, Tensor.clone),
+    "ours, copied": lambda network, path, _: ours_copied(network, path, CPU),
     "positioned reads": positioned_reads,
-    "load_file, to float32": load_file_converted,
-    "ours, to float32": ours_converted,
+    "load_file, to float32": lambda network, path, _: by_load_file(network, path, CPU, Tensor.float),
+    "ours, to float32": lambda network, path, _: ours_resident(network, path, CPU, torch.float32),
 }
-CUDA_WAYS: dict[str, Load] = {"load_file, on the device": load_file_on_device, "ours, on the device": ours_on}
-
-
-@contextmanager
-def memory_peak() -> Iterator[dict[str, float]]:
-    """Watch the process's own memory and that of mapped files, in GB beyond the start; filled in when it ends."""
-    peak: dict[str, float] = {}
-    start = resident_bytes()
-    most = dict(start)
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(LOOKS_EVERY_SECONDS):
-            for kind, value in resident_bytes().items():
-                most[kind] = max(most[kind], value)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        ended.set()
-        watcher.join()
-        peak.update({f"{kind}_gb": (most[kind] - start[kind]) / 1e9 for kind in most})
+CUDA_WAYS: dict[str, Load] = {
+    "load_file, on the device": partial(by_load_file, convert=lambda weight: weight),
+    "ours, on the device": partial(ours_resident, dtype=torch.bfloat16),
+}
 
 
 def resident_bytes() -> dict[str, int]:
-    """Linux tells what of a process is in memory: its own, and pages of files."""
+    """This process's memory by Linux: its own, and pages of files."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {
         kind: 1024 * int(fields[field].split()[0])

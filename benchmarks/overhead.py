@@ -1,4 +1,4 @@
-"""What the service adds to a job, and how much of the GPU's time it wastes.
+"""Time that the service adds to a job, and share of the GPU's time that it wastes.
 
     python -m benchmarks.overhead [--jobs 40] [--workers 2]
 
@@ -14,42 +14,30 @@ Real workers with a stand-in engine of known time, a private Redis, and a web se
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from benchmarks.report import write_result
-from benchmarks.workers import picture, running_workers, submit, turns, wait_for_end
-from producer import Client
-from producer.embedded.private_redis import private_folder, private_redis
+from benchmarks.report import parser, publish
+from benchmarks.workers import Bench, bench, running_workers
+from producer import EditJob
 
 NETWORK_SECONDS = 0.3
 START_ROUNDS = 10
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=40)
-    parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
-    jobs, workers = arguments.jobs, arguments.workers
-    figures = {"jobs": jobs, **measure(1, jobs), f"with_{workers}_workers": measure(workers, jobs)}
-    path = write_result("overhead", figures)
-    sys.stdout.write(f"{path.read_text()}{path}\n")
+def measure(jobs: int, workers: int) -> dict[str, Any]:
+    return {"jobs": jobs, **measure_service(1, jobs), f"with_{workers}_workers": measure_service(workers, jobs)}
 
 
-def measure(workers: int, jobs: int) -> dict[str, Any]:
+def measure_service(workers: int, jobs: int) -> dict[str, Any]:
     """Start the service with that many workers and measure it."""
-    with private_folder() as folder, private_redis(folder) as broker_url, slow_network() as url:
-        (folder / "in.png").write_bytes(picture())
+    with bench() as service, slow_network((service.folder / "in.png").read_bytes()) as url:
         network = {
             "DG_BUCKETS": "bucket",
             "DG_PRIVATE_HOSTS": "127.0.0.1",
@@ -58,19 +46,19 @@ def measure(workers: int, jobs: int) -> dict[str, Any]:
             "AWS_SECRET_ACCESS_KEY": "any",
             "AWS_DEFAULT_REGION": "us-east-1",
         }
-        with running_workers(folder, broker_url, workers, network) as client:
-            first = measure_overhead(client, folder, jobs) if workers == 1 else measure_start(client, folder, workers)
-            return {**first, **measure_idle(client, folder, url, workers, jobs)}
+        with running_workers(service, workers, network):
+            first = measure_overhead(service, jobs) if workers == 1 else measure_start(service, workers)
+            return {**first, **measure_idle(service, url, workers, jobs)}
 
 
-def measure_overhead(client: Client, folder: Path, jobs: int) -> dict[str, float]:
+def measure_overhead(service: Bench, jobs: int) -> dict[str, float]:
     """Run jobs one after the other; milliseconds that are not the engine's."""
     added = []
     for number in range(jobs):
-        job_id = submit(client, f"one-{number}", (folder / "in.png").as_uri(), steps=1)
-        wait_for_end(client, job_id)
-        began_at, ended_at = turns(folder)[-1]
-        seconds = client.get(job_id).seconds
+        job_id = service.client.submit(service.job(f"one-{number}"))
+        service.wait_for_end(job_id)
+        began_at, ended_at = service.turns()[-1]
+        seconds = service.client.get(job_id).seconds
         assert seconds is not None
         added.append(1000 * (seconds - (ended_at - began_at)))
     return {
@@ -79,33 +67,27 @@ def measure_overhead(client: Client, folder: Path, jobs: int) -> dict[str, float
     }
 
 
-def measure_start(client: Client, folder: Path, workers: int) -> dict[str, float]:
+def measure_start(service: Bench, workers: int) -> dict[str, float]:
     """Submit a job for each idle worker at once; milliseconds until the last of them was begun, over some rounds."""
     until_last = []
     for number in range(START_ROUNDS):
-        before = [len(turns(folder, name)) for name in names(workers)]
         submitted_at = time.time()
-        image = (folder / "in.png").as_uri()
-        for job_id in [submit(client, f"round-{number}-{job}", image, steps=4) for job in range(workers)]:
-            wait_for_end(client, job_id)
-        begun = [
-            turn[0] for name, seen in zip(names(workers), before, strict=True) for turn in turns(folder, name)[seen:]
-        ]
-        until_last.append(1000 * (max(begun) - submitted_at))
+        jobs = [service.job(f"round-{number}-{job}", steps=4) for job in range(workers)]
+        used = turns_of(service, workers, jobs)
+        until_last.append(1000 * (max(began_at for one in used for began_at, _ in one) - submitted_at))
     return {
         "all_start_median_ms": round(statistics.median(until_last), 1),
         "all_start_longest_ms": round(max(until_last), 1),
     }
 
 
-def measure_idle(client: Client, folder: Path, url: str, workers: int, jobs: int) -> dict[str, Any]:
+def measure_idle(service: Bench, url: str, workers: int, jobs: int) -> dict[str, Any]:
     """Run a backlog; for each worker the share of the time in which the GPU's turn was nobody's."""
-    before = [len(turns(folder, name)) for name in names(workers)]
-    count = jobs * workers
-    ids = [submit(client, f"many-{n}", f"{url}/in.png", 4, f"s3://bucket/out/{n}.png") for n in range(count)]
-    for job_id in ids:
-        wait_for_end(client, job_id)
-    used = [turns(folder, name)[seen:] for name, seen in zip(names(workers), before, strict=True)]
+    backlog = [
+        service.job(f"many-{number}", 4, image=f"{url}/in.png", output=f"s3://bucket/out/{number}.png")
+        for number in range(jobs * workers)
+    ]
+    used = turns_of(service, workers, backlog)
     gaps = sorted(later[0] - earlier[1] for one in used for earlier, later in pairwise(one))
     return {
         "idle_percent": max(idle_percent(one) for one in used),
@@ -119,19 +101,24 @@ def idle_percent(used: list[tuple[float, float]]) -> float:
     return round(100 * (1 - busy / (used[-1][1] - used[0][0])), 2)
 
 
-def names(workers: int) -> list[str]:
-    return [f"w{number}" for number in range(workers)]
+def turns_of(service: Bench, workers: int, jobs: list[EditJob]) -> list[list[tuple[float, float]]]:
+    """Run the jobs to their end; each worker's turns meanwhile."""
+    names = [f"w{number}" for number in range(workers)]
+    before = [len(service.turns(name)) for name in names]
+    for job_id in [service.client.submit(job) for job in jobs]:
+        service.wait_for_end(job_id)
+    return [service.turns(name)[seen:] for name, seen in zip(names, before, strict=True)]
 
 
 class LateAnswers(BaseHTTPRequestHandler):
-    """A picture to download, and a store that takes any object, each after `NETWORK_SECONDS`."""
+    """An image to download, and a store that takes any object, each after `NETWORK_SECONDS`."""
 
     protocol_version = "HTTP/1.1"
-    picture = picture()
+    image: bytes
 
     def do_GET(self) -> None:
         time.sleep(NETWORK_SECONDS)
-        self._answer(self.picture)
+        self._answer(self.image)
 
     def do_PUT(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -152,9 +139,9 @@ class LateAnswers(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def slow_network() -> Iterator[str]:
+def slow_network(image: bytes) -> Iterator[str]:
     """Run the late web server and store; their address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), LateAnswers)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Late", (LateAnswers,), {"image": image}))
     Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
@@ -164,4 +151,4 @@ def slow_network() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    main()
+    publish("overhead", measure(**vars(parser(__doc__, jobs=40, workers=2).parse_args())))

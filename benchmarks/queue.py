@@ -1,4 +1,4 @@
-"""What the queue itself costs: rates, operations and bytes in Redis, and how they grow.
+"""Cost of the queue itself: rates, operations and bytes in Redis, and their growth.
 
     python -m benchmarks.queue [--jobs 2000] [--queued 100000] [--running 1000]
 
@@ -13,32 +13,22 @@ Everything runs against a private Redis with an append-only file.
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.report import write_result
-from benchmarks.simulation import DONE, PROCESSES, lives_per_second, next_job, run_busy, run_lives
-from benchmarks.workers import picture, running_workers
-from jobs.ledger import Claim, Ledger
+from benchmarks.report import parser, publish
+from benchmarks.simulation import DONE, PROCESSES, lives_per_second, next_job, run_busy, run_lives, simulated_workers
+from benchmarks.submit import run_producer
+from benchmarks.timing import timed
+from benchmarks.workers import Bench, bench, running_workers
+from jobs.ledger import Claim
 from jobs.queue import EditQueue, make_app
 from jobs.registry import WorkerInfo, WorkerState
 from jobs.schema import JobState
-from jobs.settings import BrokerSettings, load_settings
-from producer import Client, EditJob
-from producer.embedded.private_redis import private_folder, private_redis
 from worker.events import Events
 from worker.reconciler import Reconciler
 
@@ -52,70 +42,35 @@ PROMPT = "make the background of the picture blue and leave everything else as i
 T = TypeVar("T")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=2000)
-    parser.add_argument("--queued", type=int, default=100_000)
-    parser.add_argument("--running", type=int, default=1000)
-    options = parser.parse_args()
+def measure(jobs: int, queued: int, running: int) -> dict[str, Any]:
     with bench() as first:
-        worker = {"jobs": options.jobs, **measure_worker(first, options.jobs)}
+        worker = {"jobs": jobs, **measure_worker(first, jobs)}
     simulated = {}
     for workers in (8, 200):
         with bench() as other:
-            simulated[f"{workers}_workers"] = measure_simulated(other, workers, 5 * options.jobs)
+            simulated[f"{workers}_workers"] = measure_simulated(other, workers, 5 * jobs)
     with bench() as quiet:
         busy = measure_busy(quiet, 200)
     with bench() as last:
-        figures = {
-            "redis_version": last.info("redis_version"),
+        return {
+            "redis_version": last.ledger.redis.info("server")["redis_version"],
             "one_worker": worker,
             "simulated": simulated,
             "busy": busy,
-            "depth": measure_depth(last, options.queued, options.running),
+            "depth": measure_depth(last, queued, running),
         }
-    path = write_result("queue", figures)
-    sys.stdout.write(f"{path.read_text()}{path}\n")
 
 
-@dataclass(frozen=True)
-class Bench:
-    """A private Redis, a client, and names for jobs."""
-
-    folder: Path
-    broker_url: str
-    client: Client
-    numbers: Iterator[int]
-
-    @property
-    def ledger(self) -> Ledger:
-        return self.client.ledger
-
-    def job(self, job_id: str, steps: int = 1) -> EditJob:
-        """A job with a picture on disk."""
-        image, params = (self.folder / "in.png").as_uri(), {"num_inference_steps": steps}
-        return EditJob.model_validate({"id": job_id, "image": image, "prompt": PROMPT, "batch": "b", "params": params})
-
-    def submit(self, jobs: int) -> None:
-        """Submit as many jobs at once."""
-        for submission in self.client.submit_many(self.job(f"job-{next(self.numbers):07d}") for _ in range(jobs)):
-            assert submission.verdict == "created", submission
-
-    def info(self, field: str) -> Any:
-        return self.ledger.redis.info("everything")[field]
-
-
-@contextmanager
-def bench() -> Iterator[Bench]:
-    with private_folder() as folder, private_redis(folder) as broker_url:
-        (folder / "in.png").write_bytes(picture())
-        settings = load_settings(BrokerSettings, broker_url=broker_url, output_uri=(folder / "out").as_uri())
-        yield Bench(folder, broker_url, Client(settings=settings), count())
+def submit_jobs(bench: Bench, count: int) -> None:
+    """Submit that many jobs at once."""
+    jobs = (bench.job(f"job-{number:07d}", prompt=PROMPT, batch="b") for number in range(count))
+    for submission in bench.client.submit_many(jobs):
+        assert submission.verdict == "created", submission
 
 
 @dataclass(frozen=True)
 class RedisCost:
-    """What Redis did between two moments."""
+    """Work of Redis between two timestamps."""
 
     cpu_seconds: float
     commands: int
@@ -125,7 +80,7 @@ class RedisCost:
 
 
 def watch_cost(redis: Any) -> Callable[[], RedisCost]:
-    """Count from here on; call what is returned to read."""
+    """Count from here on; the returned function reads the counts."""
     redis.config_resetstat()
     before = redis.info("everything")
 
@@ -143,16 +98,15 @@ def watch_cost(redis: Any) -> Callable[[], RedisCost]:
 
 
 def measure_worker(bench: Bench, jobs: int) -> dict[str, float]:
-    """One real worker: jobs per second and what each costs."""
+    """One real worker: jobs per second and the cost of each."""
     redis = bench.ledger.redis
     read = watch_cost(redis)
-    seconds = timed(lambda: bench.submit(jobs))
-    submitted = read()
+    seconds, submitted = timed(lambda: submit_jobs(bench, jobs)), read()
     idle_cpu = idle_cpu_per_second(redis)
     read = watch_cost(redis)
-    with running_workers(bench.folder, bench.broker_url, variables={"STANDIN_STEP_SECONDS": "0"}):
+    with running_workers(bench, variables={"STANDIN_STEP_SECONDS": "0"}):
         worked = wait_for_batch(bench, jobs)
-        ended, connections = read(), bench.info("connected_clients") - 1
+        ended, connections = read(), bench.ledger.redis.info("clients")["connected_clients"] - 1
     cpu_seconds = submitted.cpu_seconds + ended.cpu_seconds - idle_cpu * (seconds + worked)
     return {
         "submit_jobs_per_second": round(jobs / seconds),
@@ -177,15 +131,11 @@ def wait_for_batch(bench: Bench, jobs: int) -> float:
 
 
 def measure_busy(bench: Bench, workers: int) -> dict[str, float]:
-    """Workers in the middle of long jobs, with all that their background threads ask of Redis."""
+    """Workers in the middle of long jobs, with all requests of their background threads."""
     redis = bench.ledger.redis
     idle_cpu = idle_cpu_per_second(redis)
-    bench.submit(workers)
-    with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as processes:
-        runs = [
-            processes.submit(run_busy, bench.broker_url, workers // PROCESSES, 2.5 * BUSY_SECONDS)
-            for _ in range(PROCESSES)
-        ]
+    submit_jobs(bench, workers)
+    with simulated_workers(run_busy, bench.broker_url, workers, 2.5 * BUSY_SECONDS) as runs:
         while bench.ledger.queue_counts()["running"] < workers:
             time.sleep(0.1)
         cpu = idle_cpu_per_second(redis)
@@ -206,11 +156,10 @@ def idle_cpu_per_second(redis: Any) -> float:
 
 
 def measure_simulated(bench: Bench, workers: int, jobs: int) -> dict[str, float]:
-    """Workers without pictures: how fast jobs go through, and what each costs Redis."""
-    bench.submit(jobs)
+    """Workers without images: jobs per second, and the cost of each to Redis."""
+    submit_jobs(bench, jobs)
     read = watch_cost(bench.ledger.redis)
-    with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as processes:
-        runs = [processes.submit(run_lives, bench.broker_url, workers // PROCESSES) for _ in range(PROCESSES)]
+    with simulated_workers(run_lives, bench.broker_url, workers) as runs:
         lives = [run.result() for run in runs]
     cost = read()
     assert bench.client.status("b")[JobState.SUCCEEDED] == jobs
@@ -226,7 +175,7 @@ def measure_depth(bench: Bench, queued: int, running: int) -> dict[str, Any]:
     """The same steps on an empty ledger and with many jobs in it; the reconciler and `producer status` with many."""
     shallow = measure_steps(bench)
     read = watch_cost(bench.ledger.redis)
-    seconds = timed(lambda: bench.submit(queued + running))
+    seconds = timed(lambda: submit_jobs(bench, queued + running))
     memory_bytes = read().memory_bytes
     start_jobs(bench, running)
     deep = measure_steps(bench)
@@ -241,24 +190,24 @@ def measure_depth(bench: Bench, queued: int, running: int) -> dict[str, Any]:
         "milliseconds_with_these": deep,
         "reconciler_ms": median_ms(lambda: reconciler.reconcile(bench.ledger.now_us()), 50),
         "status_call_ms": median_ms(bench.ledger.queue_counts, STEPS),
-        "status_command_ms": median_ms(lambda: run_status(bench.broker_url), 5),
+        "status_command_ms": median_ms(lambda: run_producer(bench.broker_url, "status", "--json"), 5),
     }
     return {**figures, "reconciler_after_all_workers_died_ms": measure_mass_death(bench, reconciler, running)}
 
 
 def measure_mass_death(bench: Bench, reconciler: Reconciler, running: int) -> float:
-    """The one go that takes every running job from workers that went silent together."""
+    """Milliseconds of the run that takes back every job of workers that all fell silent."""
     redis, key = bench.ledger.redis, bench.ledger.key("running")
     redis.zadd(key, {str(job_id): 1.0 for job_id in redis.zrange(key, 0, -1)})
     reconciler.tick()  # the pause since the last tick looks like an outage of Redis, in which no lease is taken away
     milliseconds = 1000 * timed(lambda: reconciler.reconcile(bench.ledger.now_us()))
     left = bench.ledger.queue_counts()["running"]
-    assert left == 0, f"{left} of {running} jobs still wait for another go"
+    assert left == 0, f"{left} of {running} jobs still wait for another run"
     return round(milliseconds, 1)
 
 
 def measure_steps(bench: Bench) -> dict[str, float]:
-    """Median milliseconds of each step of a job's life, one call at a time, the jobs being those that wait longest."""
+    """Median milliseconds of each step of a job's life, one call at a time, on the jobs that wait longest."""
     lasted: dict[str, list[float]] = {}
 
     def note(step: str, work: Callable[[], T]) -> T:
@@ -267,8 +216,8 @@ def measure_steps(bench: Bench) -> dict[str, float]:
         lasted.setdefault(step, []).append(1000 * (time.perf_counter() - start))
         return result
 
-    for new_id in [f"single-{next(bench.numbers)}" for _ in range(STEPS)]:
-        note("submit", partial(bench.client.submit, bench.job(new_id)))
+    for new_id in [f"single-{time.time_ns()}-{number}" for number in range(STEPS)]:
+        note("submit", partial(bench.client.submit, bench.job(new_id, prompt=PROMPT, batch="b")))
         note("position", partial(bench.ledger.position, new_id))
         job_id = note("take", partial(next_job, bench.ledger))
         assert job_id is not None
@@ -288,21 +237,10 @@ def start_jobs(bench: Bench, jobs: int) -> None:
         bench.client.registry.beat(WorkerInfo(f"w{number}", WorkerState.BUSY, device="cuda:0", jobs=(job_id,)))
 
 
-def run_status(broker_url: str) -> None:
-    command = [sys.executable, "-m", "producer", "status", "--json"]
-    environment = {**os.environ, "DG_BROKER_URL": broker_url}
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-
-
 def median_ms(work: Callable[[], object], times: int) -> float:
     return round(1000 * statistics.median(timed(work) for _ in range(times)), 2)
 
 
-def timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 if __name__ == "__main__":
-    main()
+    counts = parser(__doc__, jobs=2000, queued=100_000, running=1000).parse_args()
+    publish("queue", measure(**vars(counts)))

@@ -1,24 +1,44 @@
-"""Models of any size with random weights, as networks and as folders that both engines load."""
+"""Models of any size with random weights, as networks and as folders that every engine loads."""
 
 from __future__ import annotations
 
 import json
 import math
 import random
-from dataclasses import asdict
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from kontext.autoencoder import Autoencoder
-from kontext.config import AutoencoderConfig, ModelConfig, TransformerConfig
+from kontext.config import AutoencoderConfig, ModelConfig, Resolution, TransformerConfig
 from kontext.transformer import Transformer
+from kontext.weights.checkpoint import build_on_meta
 from kontext.weights.layout import bundled_model
+from training.export import T5_ALIAS, WEIGHTS, write_config
 
+CPU = torch.device("cpu")
 HEADS = ((4, (8, 28, 28)), (5, (16, 24, 24)), (2, (16, 56, 56)), (3, (32, 40, 56)))  # number of heads, axes of one
 T5_WIDTH, CLIP_WIDTH = 128, 64  # of the bundled model's encoders, which random models use
+
+
+def model_config(
+    name: str, size: Resolution, text_tokens: int, autoencoder: AutoencoderConfig, **transformer: Any
+) -> ModelConfig:
+    """A model with the bundled text encoders, for images of one size; `transformer`: its sizes by name."""
+    return ModelConfig(
+        name=name,
+        transformer=TransformerConfig(context_in_dim=T5_WIDTH, vec_in_dim=CLIP_WIDTH, **transformer),
+        autoencoder=autoencoder,
+        max_sequence_length=text_tokens,
+        preferred_resolutions=(size,),
+    )
 
 
 def random_transformer_config(seed: int) -> TransformerConfig:
@@ -51,33 +71,79 @@ def random_autoencoder_config(seed: int) -> AutoencoderConfig:
     )
 
 
-def random_weights(network: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Weights that keep activations near unit size, far from any initialisation that zeroes a branch."""
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        name: _random_weight(name, weight.shape, generator) for name, weight in sorted(network.state_dict().items())
-    }
+def random_weights(
+    network: nn.Module, seed: int, device: torch.device = CPU, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """Weights in host memory, drawn on a device, that keep activations near unit size and zero no branch."""
+    draw = torch.Generator(device).manual_seed(seed)
+
+    def weight(name: str, shape: torch.Size) -> Tensor:
+        values = torch.randn(shape, generator=draw, device=device, dtype=dtype)
+        if len(shape) > 1:
+            return values / math.sqrt(math.prod(shape[1:]))
+        if name.endswith(".scale"):  # of queries and keys: sharp attention, so that a wrong position shows
+            return 2 + 0.2 * values
+        return 1 + 0.2 * values if name.endswith(".weight") else 0.2 * values
+
+    return {name: weight(name, meta.shape).cpu() for name, meta in sorted(network.state_dict().items())}
 
 
-def _random_weight(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
-    values = torch.randn(shape, generator=generator)
-    if len(shape) > 1:
-        return values / math.sqrt(math.prod(shape[1:]))
-    if name.endswith(".scale"):  # of queries and keys: sharp attention, so that a wrong position is seen in the output
-        return 2 + 0.2 * values
-    return 1 + 0.2 * values if name.endswith(".weight") else 0.2 * values
+def write_random_model(
+    folder: Path,
+    config: ModelConfig,
+    seed: int,
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
+    encoders: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+) -> Path:
+    """Write a model folder with random transformer and autoencoder and the bundled text encoders.
 
-
-def write_random_model(folder: Path, config: ModelConfig, seed: int) -> Path:
-    """Write a model folder: random transformer and autoencoder, the bundled text encoders."""
-    with torch.device("meta"):
-        networks = {"transformer": Transformer(config.transformer), "autoencoder": Autoencoder(config.autoencoder)}
+    Args:
+        device: draws the weights; a GPU makes 12 billion of them in seconds.
+        dtype: of all weights but the autoencoder's, which are float32.
+        encoders: "t5" and "clip" for random ones too: differences of their sizes from the bundled config.json.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    networks: dict[str, tuple[nn.Module, torch.dtype]] = {
+        "transformer": (build_on_meta(lambda: Transformer(config.transformer)), dtype),
+        "autoencoder": (build_on_meta(lambda: Autoencoder(config.autoencoder)), torch.float32),
+    }
     files = {part: f"{part}.safetensors" for part in networks}
-    for part, network in networks.items():
-        save_file(random_weights(network, seed), folder / files[part])
-    # An absolute path stays one when it is joined to the folder's.
-    files |= {part: str(bundled_model() / part) for part in ("t5", "clip")}
-    described = {"model_type": "flux-kontext", "files": files, "text": {"clip_max_length": config.clip_max_length}}
-    (folder / "config.json").write_text(json.dumps(asdict(config) | described))
+    for part, (network, kept_as) in networks.items():
+        save_file(random_weights(network, seed, device, kept_as), folder / files[part])
+    for part in ("t5", "clip"):
+        files[part] = str(bundled_model() / part)  # an absolute path stays one when it is joined to the folder's
+        if part in encoders:
+            files[part] = part
+            _write_encoder(folder / part, encoders[part], seed, device, dtype)
+    write_config(config, folder / "config.json", files)
     return folder
+
+
+def is_written(folder: Path) -> bool:
+    """True for a complete model: its description is written last."""
+    return (folder / "config.json").exists()
+
+
+def text_encoder(part: str, sizes: Mapping[str, Any]) -> nn.Module:
+    """T5 ("t5") or CLIP ("clip") on the meta device, as the bundled one but for these sizes."""
+    config = {**_bundled_config(part), **sizes}
+    if part == "clip":
+        return build_on_meta(lambda: CLIPTextModel(CLIPTextConfig(**config)))
+    network: nn.Module = build_on_meta(lambda: T5EncoderModel(T5Config(**config)))
+    return network
+
+
+def _write_encoder(folder: Path, sizes: Mapping[str, Any], seed: int, device: torch.device, dtype: torch.dtype) -> None:
+    """The bundled tokenizer with an encoder of other sizes."""
+    without_weights = shutil.ignore_patterns("*.safetensors")
+    shutil.copytree(bundled_model() / folder.name, folder, ignore=without_weights, dirs_exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({**_bundled_config(folder.name), **sizes}))
+    weights = random_weights(text_encoder(folder.name, sizes), seed, device, dtype)
+    weights.pop(T5_ALIAS, None)
+    save_file(weights, folder / WEIGHTS)
+
+
+def _bundled_config(part: str) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((bundled_model() / part / "config.json").read_text())
+    return config

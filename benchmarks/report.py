@@ -1,56 +1,61 @@
-"""Where the figures of a benchmark go: one JSON file each, with what they were measured on."""
+"""Command line and result of a benchmark: one JSON file each, with code, machine and versions beside the figures."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from training.machine import describe_machine, output_of
+
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = (
-    "celery",
-    "kombu",
-    "redis",
-    "pydantic",
-    "torch",
-    "triton",
-    "flash-attn",
-    "flash-attn-3",
-    "transformers",
-    "safetensors",
-    "einops",
-    "numpy",
-    "diffusers",
+    *("celery", "kombu", "redis", "pydantic"),
+    *("torch", "triton", "flash-attn", "flash-attn-3"),
+    *("transformers", "safetensors", "einops", "numpy", "diffusers"),
 )
 CHECKOUT = Path(__file__).parent.parent
 COMMIT_VARIABLE = "BENCHMARK_COMMIT"
-GPU_FIELDS = {"gpu": "name", "gpu_memory": "memory.total", "driver": "driver_version"}  # nvidia-smi's names
+
+
+def parser(document: str | None, **counts: int) -> argparse.ArgumentParser:
+    """Command line of a benchmark: an option for each count, with its default; help is the module's docstring."""
+    made = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in counts.items():
+        made.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
+    return made
+
+
+def publish(name: str, figures: dict[str, Any], folder: Path = RESULTS, run: dict[str, Any] | None = None) -> None:
+    """Write the result and print it."""
+    path = write_result(name, figures, folder, run)
+    sys.stdout.write(f"{path.read_text()}{path}\n")
 
 
 def write_result(name: str, figures: dict[str, Any], folder: Path = RESULTS, run: dict[str, Any] | None = None) -> Path:
     """Write `<name>.json` into the folder and return its path; figures carry their unit in their name.
 
     Args:
-        run: of `describe_run`, where one run writes more than once.
+        run: from `describe_run`, if one run writes more than once.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, part = folder / f"{name}.json", folder / f"{name}.json.part"
     part.write_text(json.dumps({"benchmark": name, **(run or describe_run()), "figures": figures}, indent=2) + "\n")
-    part.replace(path)  # whoever is killed meanwhile leaves the result before
+    part.replace(path)  # a run killed meanwhile leaves the result before
     return path
 
 
 def describe_run(commit: str | None = None, checkout: Path = CHECKOUT) -> dict[str, Any]:
-    """When, of what, and where: what every result says.
+    """Time, code, machine and versions: the head of every result.
 
     Args:
-        commit: where it is known otherwise; None for BENCHMARK_COMMIT, else what git says.
+        commit: if it is known otherwise; None for BENCHMARK_COMMIT, else what git says.
     """
     return {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -61,38 +66,11 @@ def describe_run(commit: str | None = None, checkout: Path = CHECKOUT) -> dict[s
 
 
 def describe_code(commit: str | None, checkout: Path) -> dict[str, Any]:
-    """The commit and whether files differ from it, None for what cannot be known: a copied tree has no history."""
-    # A folder above may be another repository, which git would tell of.
-    head = _said("git", "-C", str(checkout), "rev-parse", "--short", "HEAD") if (checkout / ".git").exists() else ""
-    changed = head and _said("git", "-C", str(checkout), "status", "--porcelain", "--untracked-files=no")
+    """The commit and whether files differ from it; None for what is unknown: a copied tree has no history."""
+    # A folder above may be another repository, which git would describe.
+    head = output_of("git", "-C", str(checkout), "rev-parse", "--short", "HEAD") if (checkout / ".git").exists() else ""
+    changed = head and output_of("git", "-C", str(checkout), "status", "--porcelain", "--untracked-files=no")
     return {"commit": commit or head or None, "has_local_changes": bool(changed) if head else None}
-
-
-def describe_machine() -> dict[str, Any]:
-    """Processor, cores this process may use, memory, system and, where there is one, the first GPU."""
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    machine = {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": round(memory_bytes / 2**30, 1),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-    gpus = _said("nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS.values())}", "--format=csv,noheader")
-    return machine | describe_gpu(gpus)
-
-
-def describe_gpu(answer: str) -> dict[str, str]:
-    """The first GPU in nvidia-smi's answer, which has a line for each."""
-    if not answer:
-        return {}
-    return dict(zip(GPU_FIELDS, map(str.strip, answer.splitlines()[0].split(",")), strict=False))
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def _versions() -> dict[str, str]:
@@ -106,15 +84,8 @@ def _versions() -> dict[str, str]:
 
 
 def _cuda_versions() -> dict[str, str]:
-    """Those that torch was built with, where this process has torch; it takes seconds to import."""
+    """Versions that torch was built with, if this process has torch; importing it takes seconds."""
     torch = sys.modules.get("torch")
     if torch is None or torch.version.cuda is None:
         return {}
     return {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}
-
-
-def _said(*command: str) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""

@@ -1,15 +1,17 @@
-"""Workers without pictures: threads that ask of Redis what a worker asks, as fast as it goes or at a worker's pace."""
+"""Workers without images: threads that make a worker's requests to Redis, at full speed or at a worker's pace."""
 
 from __future__ import annotations
 
 import heapq
 import json
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
 from os import getpid
 from random import random
-from typing import cast
+from typing import Any, TypeVar, cast
 
 from celery import Celery
 
@@ -25,16 +27,25 @@ from worker.leases import RENEW_SECONDS
 from worker.reconciler import INTERVAL_SECONDS as RECONCILE_SECONDS
 from worker.reconciler import Reconciler
 
+T = TypeVar("T")
+
 PROCESSES = 2
 LEASE_SECONDS = 30
 IDLE_SECONDS = 1
-"""A worker leaves when no message has come for so long."""
+"""A worker leaves after waiting that long for a message."""
 
 DONE = Outcome(output="file:///out/picture.png", width=1024, height=1024)
 
 
+@contextmanager
+def simulated_workers(run: Callable[..., T], broker_url: str, workers: int, *more: Any) -> Iterator[list[Future[T]]]:
+    """`run(broker_url, workers of a process, *more)` in PROCESSES processes."""
+    with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as processes:
+        yield [processes.submit(run, broker_url, workers // PROCESSES, *more) for _ in range(PROCESSES)]
+
+
 def run_lives(broker_url: str, workers: int) -> list[float]:
-    """Work as that many workers until the queue is empty; the moments at which a job was taken or ended."""
+    """Work as that many workers until the queue is empty; returns the timestamps at which a job was taken or ended."""
     ledger = Ledger.from_settings(load_settings(BrokerSettings, broker_url=broker_url))
     with ThreadPoolExecutor(workers) as threads:
         moments = threads.map(lambda number: _work(ledger, f"worker-{number}"), range(workers))
@@ -65,12 +76,9 @@ def run_busy(broker_url: str, workers: int, seconds: float) -> None:
     """Be that many workers in the middle of a long job each: leases, beats, callbacks and the reconciler."""
     settings = load_settings(BrokerSettings, broker_url=broker_url)
     app = make_app(broker_url)
+    names = [f"worker-{getpid()}-{number}" for number in range(workers)]
     with ThreadPoolExecutor(workers) as threads:
-        list(
-            threads.map(
-                lambda number: _keep_busy(settings, app, f"worker-{getpid()}-{number}", seconds), range(workers)
-            )
-        )
+        list(threads.map(lambda name: _keep_busy(settings, app, name, seconds), names))
 
 
 def _keep_busy(settings: BrokerSettings, app: Celery, name: str, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""How fast a table goes into the queue: rows per second from CSV on disk to messages in Redis.
+"""Rows per second of `producer submit`, from a CSV file on disk to messages in Redis.
 
     python -m benchmarks.submit [--rows 100000]
 
@@ -8,17 +8,17 @@ Runs `producer submit` as a person would, in a process of its own, against a pri
 
 from __future__ import annotations
 
-import argparse
 import csv
 import os
 import resource
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from benchmarks.report import write_result
+from benchmarks.report import parser, publish
+from benchmarks.timing import timed
 from jobs.queue import EditQueue, make_app
 from producer import Client
 from producer.embedded.private_redis import private_folder, private_redis
@@ -26,24 +26,19 @@ from producer.table.plan import RowDefaults
 from producer.table.table import open_table
 
 PART_ROWS = 20_000
+OUTPUT = "s3://bucket/out"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=100_000)
-    rows = parser.parse_args().rows
+def measure(rows: int) -> dict[str, Any]:
     with private_folder() as folder, private_redis(folder) as broker_url:
-        figures = {"rows": rows, **measure_command(folder, broker_url, rows), **measure_parts(folder, broker_url)}
-    path = write_result("submit", figures)
-    sys.stdout.write(f"{path.read_text()}{path}\n")
+        return {"rows": rows, **measure_command(folder, broker_url, rows), **measure_parts(folder, broker_url)}
 
 
 def measure_command(folder: Path, broker_url: str, rows: int) -> dict[str, float]:
     """Time the whole command, start of Python included."""
     table = write_table(folder / "table.csv", rows)
-    command = [sys.executable, "-m", "producer", "submit", str(table), "--output", "s3://bucket/out"]
-    seconds = timed(lambda: run(command, broker_url))
-    again = timed(lambda: run(command, broker_url))
+    submit = partial(run_producer, broker_url, "submit", str(table), "--output", OUTPUT)
+    seconds, again = timed(submit), timed(submit)
     peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return {
         "rows_per_second": round(rows / seconds),
@@ -58,11 +53,11 @@ def measure_parts(folder: Path, broker_url: str) -> dict[str, int]:
     client = Client(broker_url)
     queue = EditQueue(make_app(broker_url))
     with open_table(str(write_table(folder / "part.csv", PART_ROWS))) as table:
-        plan = table.plan("s3://bucket/out", RowDefaults())
+        plan = table.plan(OUTPUT, RowDefaults())
         jobs = [row.job for row in table.rows(plan) if row.job is not None]
         parts = {
             "check": timed(lambda: sum(1 for _ in table.rows(plan))),
-            "ledger": timed(lambda: sum(1 for _ in client.ledger.submit(jobs, "s3://bucket/out"))),
+            "ledger": timed(lambda: sum(1 for _ in client.ledger.submit(jobs, OUTPUT))),
             "queue": timed(lambda: queue.send(job.id for job in jobs)),
         }
     return {f"{name}_rows_per_second": round(PART_ROWS / seconds) for name, seconds in parts.items()}
@@ -77,16 +72,12 @@ def write_table(path: Path, rows: int) -> Path:
     return path
 
 
-def run(command: list[str], broker_url: str) -> None:
+def run_producer(broker_url: str, *arguments: str) -> None:
+    """Run a command of the producer in a process of its own."""
+    command = [sys.executable, "-m", "producer", *arguments]
     environment = {**os.environ, "DG_BROKER_URL": broker_url}
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
 
 
-def timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
 if __name__ == "__main__":
-    main()
+    publish("submit", measure(**vars(parser(__doc__, rows=100_000).parse_args())))

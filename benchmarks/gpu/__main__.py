@@ -1,14 +1,12 @@
-"""The full-size model with random weights on this machine's GPU: is it right, how fast is it, what memory does it take.
+"""The full-size model with random weights on this machine's GPU: correctness, speed and memory.
 
     python -m benchmarks.gpu --minutes 9
     python -m benchmarks.gpu --only resident,offload_16 --folder /dev/shm --keep
     python -m benchmarks.gpu --vs official --vs diffusers
 
-Writes the model (34 GB) to a folder, then measures, each in a process of its own, in this order: the speed of large
-products; edits with all weights resident; loading again; offload at 16, 12 and 8 GiB; fp8; edits of a shallow model
-against a CPU; offload at 24 GiB; edits without compiling; others' engines. Pictures of all modes are compared. Needs
-PyTorch, safetensors, einops, transformers, sentencepiece, protobuf, Pillow, numpy, and no network; for `--vs diffusers`
-that package too, for `--vs official` the code in third_party/flux1.
+Writes the model (34 GB) to a folder, then measures, each in a process of its own, in the order of docs/performance.md.
+Needs no network, and of libraries PyTorch, safetensors, einops, transformers, sentencepiece, protobuf, Pillow, numpy;
+for `--vs diffusers` that package too, for `--vs official` the code in third_party/flux1.
 
 The result goes to benchmarks/results and is written anew after every measurement; beside it lies a folder with the log
 of each. `python -m benchmarks.gpu.table` brings results into the documentation. Ends with 1 when something failed.
@@ -27,13 +25,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from benchmarks import report
 from benchmarks.gpu.measurement import Place
-from benchmarks.gpu.plan import MODEL, RIVALS, Measurement, make_plan
-from benchmarks.gpu.scale import SCALES, Scale
+from benchmarks.gpu.plan import MODEL, RIVALS, SCALES, Measurement, make_plan
 from benchmarks.gpu.series import TimeBudget, measure_series
 from kontext.device import choose_device
 from kontext.errors import DeviceError
@@ -46,64 +45,50 @@ def main(arguments: list[str] | None = None) -> None:
     budget = TimeBudget(options.minutes)
     # As Ctrl-C does: end the measured process and take the model away.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    key = scale_key(options)
-    scale = SCALES[key]
     run = report.describe_run(options.commit)
     name = free_name(options.results, run["machine"].get("gpu", options.device))
     with (
-        workplace(options.folder, f"kontext-benchmark-{key}", options.keep) as folder,
+        workplace(options.folder, f"kontext-benchmark-{options.scale}", options.keep) as folder,
         # Not beside the model: programs cannot be run from a /dev/shm that is mounted as containers have it.
         workplace(None, "kontext-benchmark-compiled", options.keep) as compiled,
     ):
-        check_room(folder, scale, options.plan)
-        place = Place(key, options.device, folder, compiled, options.results / f"{name}-logs")
-        figures = measure_series(
-            options.plan,
-            scale,
-            place,
-            budget,
-            write=lambda figures: report.write_result(name, figures, options.results, run),
-        )
-    path = options.results / f"{name}.json"
-    sys.stdout.write(f"{path.read_text()}{path}\n")
+        if options.scale == "full":
+            check_room(folder, options.plan)
+        place = Place(options.scale, options.device, folder, compiled, options.results / f"{name}-logs")
+        write = partial(report.write_result, name, folder=options.results, run=run)
+        figures = measure_series(options.plan, SCALES[options.scale], place, budget, write)
+    report.publish(name, figures, options.results, run)
     end(figures)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = report.parser(__doc__)
+    parser.prog = "python -m benchmarks.gpu"
     names = [measurement.name for measurement in make_plan(SCALES["full"], rivals=RIVALS)]
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the benchmark out")
-    parser.add_argument("--only", type=split, default=[], help=f"names with commas between, of: {', '.join(names)}")
-    parser.add_argument("--minutes", type=float, help="skip what does not fit into this time; default: no limit")
-    parser.add_argument("--vs", action="append", choices=[*RIVALS], default=[], help="measure this too")
-    parser.add_argument("--folder", type=Path, help="where the model is written; default: that for temporary files")
-    parser.add_argument("--keep", action="store_true", help="leave model and compiled code, and use what is there")
-    parser.add_argument("--results", type=Path, default=report.RESULTS, help="where the result goes")
-    parser.add_argument("--commit", help="what is measured, where there is no .git; default: BENCHMARK_COMMIT")
+    add = parser.add_argument
+    add("--device", default="cuda", help="default: %(default)s")
+    add("--tiny", dest="scale", action="store_const", const="tiny", default="full", help="a tiny model, to try it out")
+    add("--only", default="", help=f"names with commas between, of: {', '.join(names)}")
+    add("--minutes", type=float, help="skip what does not fit into this time; default: no limit")
+    add("--vs", action="append", choices=[*RIVALS], default=[], help="measure this too")
+    add("--folder", type=Path, help="where the model is written; default: that for temporary files")
+    add("--keep", action="store_true", help="leave model and compiled code, and use what is there")
+    add("--results", type=Path, default=report.RESULTS, help="where the result goes")
+    add("--commit", help="what is measured, where there is no .git; default: BENCHMARK_COMMIT")
     options = parser.parse_args(arguments)
     options.results = options.results.absolute()
+    only = [name.strip() for name in options.only.split(",") if name.strip()]
     try:
         options.device = str(choose_device(options.device))
-        options.plan = make_plan(SCALES[scale_key(options)], options.only, options.vs)
+        options.plan = make_plan(SCALES[options.scale], only, options.vs)
     except (DeviceError, ValueError) as error:
         parser.error(str(error))
     return options
 
 
-def split(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
-
-
-def scale_key(options: argparse.Namespace) -> str:
-    return "tiny" if options.tiny else "full"
-
-
 @contextmanager
 def workplace(parent: Path | None, name: str, is_kept: bool) -> Iterator[Path]:
-    """A folder in another, or in that for temporary files; taken away afterwards unless it is kept."""
+    """A folder in another, or in that for temporary files; removed afterwards unless it is kept."""
     if is_kept:
         folder = (parent or Path(tempfile.gettempdir())).absolute() / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,32 +98,25 @@ def workplace(parent: Path | None, name: str, is_kept: bool) -> Iterator[Path]:
         yield Path(made).absolute()
 
 
-def check_room(folder: Path, scale: Scale, plan: list[Measurement]) -> None:
+def check_room(folder: Path, plan: list[Measurement]) -> None:
+    """Exit with a message if the model is to be written and does not fit."""
     is_written = (folder / "full" / "config.json").exists()
-    if scale.name != SCALES["full"].name or is_written or MODEL not in [measurement.name for measurement in plan]:
-        return
     free = shutil.disk_usage(folder).free
-    if free < MODEL_BYTES:
+    if free < MODEL_BYTES and not is_written and MODEL in [measurement.name for measurement in plan]:
         raise SystemExit(
             f"{folder} has {free / 1e9:.0f} GB free, the model takes {MODEL_BYTES / 1e9:.0f}; give --folder another"
         )
 
 
 def free_name(results: Path, machine: str) -> str:
-    """`<gpu>-<date>`, with a number behind where there is such a result already."""
+    """`<gpu>-<date>`, with a number behind if there is such a result already."""
     name = f"{re.sub('[^a-z0-9]+', '-', machine.lower()).strip('-')}-{datetime.now(UTC):%Y-%m-%d}"
-    number = 1
-    while (results / f"{numbered(name, number)}.json").exists():
-        number += 1
-    return numbered(name, number)
-
-
-def numbered(name: str, number: int) -> str:
-    return name if number == 1 else f"{name}-{number}"
+    names = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    return next(name for name in names if not (results / f"{name}.json").exists())
 
 
 def end(figures: dict[str, Any]) -> None:
-    """Say what was skipped and what failed; the latter is the exit status too."""
+    """Report what was skipped and what failed; a failure is the exit status too."""
     for title, found in {**figures, **figures["modes"]}.items():
         if isinstance(found, dict) and "skipped" in found:
             sys.stderr.write(f"skipped {title}: {found['skipped']}\n")

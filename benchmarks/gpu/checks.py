@@ -1,8 +1,7 @@
-"""What a device computes beside a CPU in float32, and how fast it multiplies."""
+"""Results of a device beside those of a CPU, and the speed of its products."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 import kontext
-from benchmarks.gpu.edits import SEED, noise_picture
-from benchmarks.gpu.scale import Scale
+from benchmarks.gpu.edits import SEED, edit_request
+from benchmarks.gpu.plan import Scale
+from benchmarks.images import relative_difference, rounded
+from benchmarks.timing import timed
 from kontext.attention_kernels import TOKENS, candidates, measure_backends
 from kontext.device import synchronize
 from kontext.precision import Float8Linear
-from kontext.request import EditRequest
 
 STEPS = 2
 # Relative L2 of the latents, device against CPU in the same dtype. In float32 the rounding to bfloat16 between two
@@ -30,8 +30,8 @@ MULTIPLICATIONS = 20
 def check_outputs(scale: Scale, folder: Path, device: torch.device) -> dict[str, Any]:
     """Edits of the shallow model on the device against those on a CPU, in float32 and bfloat16.
 
-    Only bfloat16 is compiled too, and only on CUDA: compilers take longest, and nobody compiles float32. What bfloat16
-    costs against float32 is told and not judged: random weights read the rounded timestep as another one.
+    Only bfloat16 is compiled too, and only on CUDA: compilers take longest, and nobody compiles float32. The
+    cost of bfloat16 against float32 is reported, not judged: random weights read the rounded timestep as another one.
     """
     on_cpu = {dtype: latents(scale, folder, torch.device("cpu"), dtype) for dtype in LARGEST_DIFFERENCE}
     on_device = {dtype: latents(scale, folder, device, dtype) for dtype in LARGEST_DIFFERENCE}
@@ -54,9 +54,7 @@ def check_outputs(scale: Scale, folder: Path, device: torch.device) -> dict[str,
 @torch.inference_mode()
 def latents(scale: Scale, folder: Path, device: torch.device, dtype: torch.dtype, compile: bool = False) -> Tensor:
     model = kontext.load(folder, device=str(device), dtype=dtype, cache_bytes=0, compile=compile)
-    pixels = scale.shallow_pixels
-    images = (noise_picture(pixels),)
-    request = EditRequest(images, "make it snow", num_inference_steps=STEPS, seed=SEED, width=pixels, height=pixels)
+    request = edit_request(scale.shallow_pixels, STEPS)
     return model.sample(model.encode(request), request).cpu()
 
 
@@ -78,27 +76,19 @@ def check_float8(scale: Scale, device: torch.device) -> dict[str, Any]:
     return {"float8_linear_to_cpu": rounded(difference), "is_close": difference <= LARGEST_FLOAT8_DIFFERENCE}
 
 
-def rounded(value: float) -> float:
-    return float(f"{value:.2e}")
-
-
-def relative_difference(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours.double() - theirs.double()).norm() / theirs.double().norm())
-
-
 @torch.inference_mode()
 def measure_ceiling(scale: Scale, device: torch.device) -> dict[str, Any]:
     """TFLOP/s of a large bfloat16 product, and of attention at the size of an edit by each kernel that can."""
     size = scale.matmul_size
     one = torch.randn(size, size, device=device, dtype=torch.bfloat16)
-    for _ in range(MULTIPLICATIONS):
-        one @ one
-    synchronize(device)
-    started = time.perf_counter()
-    for _ in range(MULTIPLICATIONS):
-        one @ one
-    synchronize(device)
-    seconds = time.perf_counter() - started
+
+    def multiply() -> None:
+        for _ in range(MULTIPLICATIONS):
+            one @ one
+        synchronize(device)
+
+    multiply()  # warms up
+    seconds = timed(multiply)
     return {
         **({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
         "matmul_tflops_per_second": round(2 * size**3 * MULTIPLICATIONS / seconds / 1e12, 2),

@@ -1,9 +1,8 @@
-"""One way of running the model, measured: load, first job, later jobs, stages, memory."""
+"""One way of running the model, measured: load, first job, later jobs, stages, memory; ours and other engines."""
 
 from __future__ import annotations
 
 import statistics
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 import kontext
-from benchmarks.gpu.plan import Mode
-from benchmarks.gpu.rivals import load_rival
-from benchmarks.gpu.scale import GIB, Scale
-from kontext.config import ModelConfig, TransformerConfig
+from benchmarks.gpu.plan import GIB, Mode, Scale
+from benchmarks.images import noise_image
+from benchmarks.timing import highest
+from kontext import official
+from kontext.config import TransformerConfig
 from kontext.device import synchronize
+from kontext.errors import CheckpointError
 from kontext.offload.memory import CUDA_CONTEXT_BYTES
 from kontext.request import EditRequest
 from kontext.sampling import token_grid
@@ -31,14 +31,21 @@ SEED = 7
 LOOKS_EVERY_SECONDS = 0.02
 
 
-def measure_edits(scale: Scale, folder: Path, device: torch.device, mode: Mode, picture: Path) -> dict[str, Any]:
-    """Run some jobs; the last one's picture goes to `picture`."""
-    with driver_peak(device) as driver:
+class Unavailable(Exception):
+    """Raised when an engine is not on this machine; that is no failure."""
+
+
+def measure_edits(scale: Scale, folder: Path, device: torch.device, mode: Mode, image: Path) -> dict[str, Any]:
+    """Run some jobs; the last one's image goes to `image`."""
+    with highest(lambda: driver_memory(device), LOOKS_EVERY_SECONDS) as driver:
         model, load_figures = load(folder, device, mode)
-        jobs = run_jobs(model, scale, mode.jobs, picture)
+        jobs = run_jobs(model, scale, mode.jobs, image)
     later = jobs.stages[1:]
     sample_seconds = statistics.median(stage["sample"] for stage in later)
-    flops = step_flops(model.config, scale.pixels) * scale.steps
+    # One reference of the target's size, and the text.
+    rows, columns = token_grid(scale.pixels, scale.pixels)
+    tokens = 2 * rows * columns + model.config.max_sequence_length
+    flops = block_flops(model.config.transformer, tokens) * scale.steps
     return {
         **load_figures,
         "first_job_seconds": round(jobs.seconds[0], 3),
@@ -49,18 +56,17 @@ def measure_edits(scale: Scale, folder: Path, device: torch.device, mode: Mode, 
         "sample_tflops_per_second": round(flops / sample_seconds / 1e12, 2),
         "attention": getattr(model, "attention", "default"),
         **jobs.decoded,
-        **driver,
-        **allocator_peak(device),
+        **{f"peak_{name}_gib": round(peak / GIB, 2) for name, peak in (driver | allocator_peaks(device)).items()},
         **predicted(model, scale.steps),
         **how_compiled(model, device, mode),
     }
 
 
 def measure_load(folder: Path, device: torch.device, started_at: float) -> dict[str, Any]:
-    """Load and warm up as a worker does, when system and compiler have seen it all before.
+    """Load and warm up as a worker does, with system and compiler caches filled.
 
     Args:
-        started_at: when the process was started, by `time.time`.
+        started_at: start of the process, by `time.time`.
     """
     model, figures = load(folder, device, Mode())
     model.warm_up()
@@ -71,8 +77,8 @@ def measure_load(folder: Path, device: torch.device, started_at: float) -> dict[
 def load(folder: Path, device: torch.device, mode: Mode) -> tuple[Any, dict[str, float]]:
     """(the engine, seconds until its weights were read and until it was loaded).
 
-    Nothing is kept of prompts and pictures, so that every job encodes its own. What is compiled is compiled beside the
-    reading, so that the engine may be loaded long after its weights are read.
+    Prompts and images are not cached, so that every job encodes its own. Compiling runs beside the reading, so that
+    the engine may be loaded long after its weights are read.
     """
     read_after = 0.0
     started = time.perf_counter()
@@ -106,42 +112,59 @@ def _load(folder: Path, device: torch.device, mode: Mode, on_progress: OnProgres
     )
 
 
+def load_rival(
+    engine: str, folder: Path, device: torch.device, compile: bool, on_progress: OnProgress, **offload: Any
+) -> Any:
+    """Load "official" or "diffusers".
+
+    Raises:
+        Unavailable: its code is missing, or cannot be imported.
+    """
+    try:
+        if engine == "official":
+            official.import_official(())
+        else:
+            from benchmarks.gpu.diffusers_rival import DiffusersKontext
+    except (CheckpointError, ImportError, RuntimeError) as error:  # the last wraps failed imports in diffusers
+        raise Unavailable(f"{engine}: {error}") from error
+    if engine == "official":
+        return official.load(folder, device=str(device), on_progress=on_progress, **offload)
+    return DiffusersKontext(folder, device, compile)
+
+
+def edit_request(pixels: int, steps: int) -> EditRequest:
+    """The edit that is measured, of a square image."""
+    image = noise_image((pixels, pixels))
+    return EditRequest((image,), "make it snow", num_inference_steps=steps, seed=SEED, width=pixels, height=pixels)
+
+
 @dataclass(frozen=True)
 class Jobs:
-    """How some jobs went."""
+    """Measurements of some jobs."""
 
-    seconds: list[float]  # of every job, from picture to picture
+    seconds: list[float]  # of every job, from image to image
     stages: list[dict[str, float]]  # seconds of its stages
-    decoded: dict[str, Any]  # of the last one's picture, before it had 8 bits
+    decoded: dict[str, Any]  # of the last one's image, before it had 8 bits
 
 
-def run_jobs(model: Any, scale: Scale, jobs: int, picture: Path) -> Jobs:
+def run_jobs(model: Any, scale: Scale, jobs: int, image: Path) -> Jobs:
     seconds, stages = [], []
     with last_decoded(model) as decoded:
         for _ in range(jobs):
             decoded.clear()
             started = time.perf_counter()
-            edited = model.run(
-                EditRequest(
-                    (noise_picture(scale.pixels),),
-                    "make it snow",
-                    num_inference_steps=scale.steps,
-                    seed=SEED,
-                    width=scale.pixels,
-                    height=scale.pixels,
-                )
-            )
+            edited = model.run(edit_request(scale.pixels, scale.steps))
             seconds.append(time.perf_counter() - started)
             stages.append(edited.timings)
-    edited.image.save(picture)
+    edited.image.save(image)
     return Jobs(seconds, stages, {"is_finite": bool(decoded[0].isfinite().all())} if decoded else {})
 
 
 @contextmanager
 def last_decoded(model: Any) -> Iterator[list[Tensor]]:
-    """Within the context the list holds what the model decoded last: 8 bits do not tell what was no number.
+    """Within the context the list holds the tensor that the model decoded last: 8 bits hide what was no number.
 
-    It is looked at later, so that no job waits for it. Stays empty for an engine that does not tell.
+    It is checked later, so that no job waits for it. Stays empty for an engine without `decode`.
     """
     kept: list[Tensor] = []
     decode = getattr(model, "decode", None)
@@ -160,26 +183,18 @@ def last_decoded(model: Any) -> Iterator[list[Tensor]]:
         del model.decode  # the class's own is behind it
 
 
-def noise_picture(pixels: int) -> Image.Image:
-    draw = torch.Generator().manual_seed(1)
-    return Image.fromarray(torch.randint(0, 256, (pixels, pixels, 3), generator=draw, dtype=torch.uint8).numpy())
-
-
-def step_flops(config: ModelConfig, pixels: int) -> float:
-    """Floating-point operations of one step with one reference of the target's size, blocks only."""
-    rows, columns = token_grid(pixels, pixels)
-    return block_flops(config.transformer, tokens=2 * rows * columns + config.max_sequence_length)
-
-
 def block_flops(config: TransformerConfig, tokens: int) -> float:
-    """Linear layers: 4 + 2r weights of hidden^2 per token, two operations each; attention: 4 * tokens^2 * hidden."""
+    """Floating-point operations of one step, blocks only.
+
+    Linear layers: 4 + 2r weights of hidden^2 per token, two operations each; attention: 4 * tokens^2 * hidden.
+    """
     linear = 2 * (4 + 2 * config.mlp_ratio) * config.hidden_size**2 * tokens
     attention = 4 * tokens**2 * config.hidden_size
     return (config.depth + config.depth_single_blocks) * (linear + attention)
 
 
 def predicted(model: Any, steps: int) -> dict[str, Any]:
-    """What the planner expected of offload."""
+    """The planner's expectation of offload."""
     plan = getattr(model.memory, "plan", None)
     if plan is None:
         return {}
@@ -191,7 +206,7 @@ def predicted(model: Any, steps: int) -> dict[str, Any]:
 
 
 def how_compiled(model: Any, device: torch.device, mode: Mode) -> dict[str, bool]:
-    """Whether blocks are compiled, and a word where they should be and the engine goes on without a compiler."""
+    """State of the blocks; "compiler_failed" if the engine went on without the compiler that it should have used."""
     if mode.engine != "native":
         return {}
     is_compiled = "forward" in vars(model.networks.transformer.double_blocks[0])  # an instance's own hides the class's
@@ -200,7 +215,7 @@ def how_compiled(model: Any, device: torch.device, mode: Mode) -> dict[str, bool
 
 
 def cap_allocator(device: torch.device, budget_bytes: int) -> None:
-    """Keep torch's allocator to what a budget leaves beside the driver's own memory."""
+    """Limit torch's allocator to a budget less the driver's own memory."""
     if device.type != "cuda":
         return
     _, total = torch.cuda.mem_get_info(device)
@@ -213,35 +228,19 @@ def allocator_share(budget_bytes: int, total_bytes: int) -> float:
     return min(1.0, max(0, budget_bytes - CUDA_CONTEXT_BYTES) / total_bytes)
 
 
-def allocator_peak(device: torch.device) -> dict[str, float]:
+def allocator_peaks(device: torch.device) -> dict[str, int]:
+    """Most bytes that torch's allocator gave out, and held."""
     if device.type != "cuda":
         return {}
     return {
-        "peak_allocated_gib": round(torch.cuda.max_memory_allocated(device) / GIB, 2),
-        "peak_reserved_gib": round(torch.cuda.max_memory_reserved(device) / GIB, 2),
+        "allocated": torch.cuda.max_memory_allocated(device),
+        "reserved": torch.cuda.max_memory_reserved(device),
     }
 
 
-@contextmanager
-def driver_peak(device: torch.device) -> Iterator[dict[str, float]]:
-    """Watch the driver's own figure of what is used of the device, by whomever; filled in when the context ends."""
-    peak: dict[str, float] = {}
+def driver_memory(device: torch.device) -> dict[str, int]:
+    """Bytes of the device in use by any process, as the driver counts them."""
     if device.type != "cuda":
-        yield peak
-        return
-    most, ended = 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal most
-        while not ended.wait(LOOKS_EVERY_SECONDS):
-            free, total = torch.cuda.mem_get_info(device)
-            most = max(most, total - free)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        ended.set()
-        watcher.join()
-        peak["peak_driver_gib"] = round(most / GIB, 2)
+        return {}
+    free, total = torch.cuda.mem_get_info(device)
+    return {"driver": total - free}

@@ -1,16 +1,118 @@
-"""What is measured, in which order, and about how long each takes."""
+"""Plan of `python -m benchmarks.gpu`: sizes of model and edit, measurements in their order, their estimated times."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from benchmarks.gpu.scale import GIB, Scale
+from benchmarks.random_model import CLIP_WIDTH, T5_WIDTH
+from kontext.config import AutoencoderConfig, ModelConfig, TransformerConfig
 
+GIB = 2**30
 RIVALS = {"official": ("official",), "diffusers": ("diffusers", "diffusers_compiled")}  # what each `--vs` adds
 RESIDENT = "resident"  # the mode that others are compared with
 WARM_LOAD = "warm_load"
 MODEL = "model"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A model and the edit to measure it with."""
+
+    name: str
+    model: ModelConfig
+    encoders: dict[str, dict[str, Any]]  # of t5 and clip: differences from the bundled model's config.json
+    pixels: int  # of each side of the image
+    steps: int
+    jobs: int  # with all weights resident; the first and the last are reported
+    few_jobs: int  # in every other mode
+    budgets_bytes: tuple[int, ...]
+    roomy_budgets_bytes: tuple[int, ...]  # measured late: they tell least
+    shallow_depth: int  # blocks of each kind, for the comparison with a CPU
+    shallow_pixels: int
+    matmul_size: int
+    usual_seconds: float  # of a measurement with its process's start; estimated, to know what still fits
+    estimated_seconds: dict[str, float] = field(default_factory=dict)  # of those that take longer or less
+
+    @property
+    def shallow(self) -> ModelConfig:
+        """The same widths with few blocks and the bundled text encoders, small enough for a CPU."""
+        transformer = replace(
+            self.model.transformer,
+            depth=self.shallow_depth,
+            depth_single_blocks=self.shallow_depth,
+            context_in_dim=T5_WIDTH,
+            vec_in_dim=CLIP_WIDTH,
+        )
+        # With other resolutions its input image is brought to a megapixel, and a CPU has four times the tokens.
+        resolutions = ((self.shallow_pixels, self.shallow_pixels),)
+        return replace(
+            self.model, name=f"{self.model.name}, shallow", transformer=transformer, preferred_resolutions=resolutions
+        )
+
+
+FULL = Scale(
+    name="full size",
+    model=ModelConfig(name="flux1-kontext-dev, random"),
+    # T5-v1.1-XXL and CLIP-L, apart from the vocabularies, which are those of the bundled tokenizers: 0.3 GB less.
+    encoders={
+        "t5": {"d_model": 4096, "d_ff": 10240, "d_kv": 64, "num_heads": 64, "num_layers": 24},
+        "clip": {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12},
+    },
+    pixels=1024,
+    steps=30,
+    jobs=10,
+    few_jobs=2,
+    budgets_bytes=(16 * GIB, 12 * GIB, 8 * GIB),
+    roomy_budgets_bytes=(24 * GIB,),
+    shallow_depth=2,
+    shallow_pixels=512,
+    matmul_size=8192,
+    usual_seconds=45,
+    estimated_seconds={
+        "ceiling": 20,
+        "model": 60,
+        "resident": 130,
+        "warm_load": 25,
+        "offload_8": 60,
+        "fp8": 100,
+        "check": 75,
+        "official": 65,
+        "diffusers": 70,
+        "diffusers_compiled": 120,
+    },
+)
+TINY = Scale(
+    name="tiny, to try the benchmark out",
+    model=ModelConfig(
+        name="tiny, random",
+        transformer=TransformerConfig(
+            hidden_size=128,
+            num_heads=2,
+            axes_dim=(8, 28, 28),
+            depth=2,
+            depth_single_blocks=3,
+            context_in_dim=64,
+            vec_in_dim=64,
+        ),
+        autoencoder=AutoencoderConfig(ch=32, num_res_blocks=1),
+        max_sequence_length=64,
+        preferred_resolutions=((64, 64),),
+    ),
+    encoders={"t5": {"d_model": 64}, "clip": {}},
+    pixels=64,
+    steps=2,
+    jobs=2,
+    few_jobs=2,
+    budgets_bytes=(GIB,),
+    roomy_budgets_bytes=(),
+    shallow_depth=1,
+    shallow_pixels=64,
+    matmul_size=256,
+    usual_seconds=10,
+)
+SCALES = {"full": FULL, "tiny": TINY}
 
 
 @dataclass(frozen=True)
@@ -20,7 +122,7 @@ class Mode:
     engine: str = "native"  # or "official", "diffusers"
     jobs: int = 2
     budget_bytes: int | None = None  # of device memory, with offload; None for all weights resident
-    compile: bool | None = None  # None for what the engine does by itself
+    compile: bool | None = None  # None: the engine decides
     precision: str = "bf16"
     attention: str = "auto"
 
@@ -29,14 +131,22 @@ class Mode:
 class Measurement:
     """One of the things measured, each in a process of its own."""
 
-    name: str  # for the command line, its log and its picture
+    name: str  # for the command line, its log and its image
     title: str  # in results
     seconds: float  # that it takes, estimated: it is skipped when less is left
-    mode: Mode | None = None  # where edits are run
+    mode: Mode | None = None  # where the full model is run, which must be written before
+
+    @property
+    def needs_model(self) -> bool:
+        return self.mode is not None
+
+    @property
+    def has_edits(self) -> bool:
+        return self.mode is not None and self.mode.jobs > 0
 
 
 def make_plan(scale: Scale, only: Collection[str] = (), rivals: Iterable[str] = ()) -> list[Measurement]:
-    """The measurements in their order: what tells most comes first, should time run out.
+    """The measurements in their order: the most telling first, in case time runs out.
 
     Args:
         only: names of those to take, all native ones when empty.
@@ -52,15 +162,10 @@ def make_plan(scale: Scale, only: Collection[str] = (), rivals: Iterable[str] = 
     usual = set(names) - {name for group in RIVALS.values() for name in group}
     wanted = (set(only) or usual) | added
     chosen = [measurement for measurement in everything if measurement.name in wanted]
-    first = next((i for i, measurement in enumerate(chosen) if needs_model(measurement)), None)
+    first = next((i for i, measurement in enumerate(chosen) if measurement.needs_model), None)
     if first is None or MODEL in wanted:
         return chosen
     return [*chosen[:first], *(one for one in everything if one.name == MODEL), *chosen[first:]]
-
-
-def needs_model(measurement: Measurement) -> bool:
-    """Whether it runs the full model, which must have been written then."""
-    return measurement.mode is not None
 
 
 def _everything(scale: Scale) -> list[Measurement]:

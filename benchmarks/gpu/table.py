@@ -1,8 +1,6 @@
-"""The table of GPU figures in docs/performance.md, made from the results.
+"""The table of GPU figures in docs/performance.md, between two marks, made from the results.
 
-    python -m benchmarks.gpu.table
-
-Rewrites what stands between the two marks of the document.
+python -m benchmarks.gpu.table
 """
 
 from __future__ import annotations
@@ -11,8 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.scale import FULL
+from benchmarks.gpu.plan import FULL
 from benchmarks.report import RESULTS
+from training.judging.card import markdown_table
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "performance.md"
 BEGIN, END = "<!-- GPU figures: made by python -m benchmarks.gpu.table -->", "<!-- end of GPU figures -->"
@@ -32,7 +31,7 @@ COLUMNS = {
     "slow-down measured": "slow_down",
     "largest difference of a pixel": "largest_pixel_difference",
     "mean": "mean_pixel_difference",
-    "deviation of the picture": "picture_deviation",
+    "deviation of the image": "image_deviation",
 }
 NOT_MEASURED = "No GPU has been at hand: not measured yet."
 
@@ -70,22 +69,20 @@ def _section(result: dict[str, Any]) -> str:
     modes = figures.get("modes", {})
     resident_seconds = modes.get("resident", {}).get("median_job_seconds")
     rows = [_row(name, mode, resident_seconds) for name, mode in modes.items()]
-    table = "\n".join([_line(["", *COLUMNS]), _line(["---"] * (1 + len(COLUMNS))), *rows])
-    return "\n\n".join(filter(None, [heading, table, _remarks(figures)]))
+    return "\n\n".join(filter(None, [heading, markdown_table(["", *COLUMNS], rows), _remarks(figures)]))
 
 
-def _row(name: str, mode: dict[str, Any], resident_seconds: float | None) -> str:
-    for ending in ("error", "skipped"):
+def _row(name: str, mode: dict[str, Any], resident_seconds: float | None) -> list[str]:
+    for ending, word in (("error", "failed"), ("skipped", "skipped")):
         if ending in mode:
-            said = f"{'failed' if ending == 'error' else ending}: {mode[ending]}".replace("|", " ").replace("\n", " ")
-            return _line([name, said, *[""] * (len(COLUMNS) - 1)])
+            return [name, f"{word}: {mode[ending]}", *[""] * (len(COLUMNS) - 1)]
     if resident_seconds:
         mode = {**mode, "slow_down": round(mode["median_job_seconds"] / resident_seconds, 2)}
-    return _line([name, *(str(mode.get(key, "")) for key in COLUMNS.values())])
+    return [name, *(str(mode.get(key, "")) for key in COLUMNS.values())]
 
 
 def _remarks(figures: dict[str, Any]) -> str:
-    """What is not told of every mode: a warm start, the comparison with a CPU, what failed."""
+    """Figures outside the modes: a warm start, the comparison with a CPU, failures."""
     warm, check = figures.get("warm_load", {}), figures.get("check", {})
     remarks = []
     if "load_seconds_warm" in warm:
@@ -98,10 +95,6 @@ def _remarks(figures: dict[str, Any]) -> str:
         remarks.append(f"- Latents of the shallow model, relative difference: {differences}.")
     remarks += [f"- Failed: {title}: {reason}." for title, reason in figures.get("failed", {}).items()]
     return "\n".join(remarks)
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

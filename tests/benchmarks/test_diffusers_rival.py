@@ -9,10 +9,9 @@ import pytest
 import torch
 
 import kontext
-from benchmarks.gpu.edits import noise_picture
-from benchmarks.gpu.model import write_full_model
-from benchmarks.gpu.scale import TINY
-from kontext import EditRequest
+from benchmarks.gpu.edits import edit_request
+from benchmarks.gpu.plan import TINY
+from benchmarks.random_model import write_random_model
 from kontext.autoencoder import Autoencoder
 from kontext.sampling import position_ids
 from kontext.transformer import Transformer
@@ -26,9 +25,8 @@ from benchmarks.gpu import diffusers_rival
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder: Path = tmp_path_factory.mktemp("model") / "tiny"
-    write_full_model(folder, TINY, torch.device("cpu"))
-    return folder
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    return write_random_model(folder, TINY.model, seed=1, dtype=torch.bfloat16, encoders=TINY.encoders)
 
 
 @pytest.fixture
@@ -82,7 +80,7 @@ def test_the_autoencoders_latents_and_pictures_are_ours(files: ModelFiles) -> No
 
 def test_a_whole_edit_in_float32_is_ours(folder: Path) -> None:
     # The same schedule, noise, guidance and sizes; in float32, as bfloat16 rounds differently there.
-    request = EditRequest((noise_picture(64),), "make it snow", num_inference_steps=4, seed=7, width=64, height=64)
+    request = edit_request(pixels=64, steps=4)
     ours = kontext.load(folder, device="cpu", dtype=torch.float32, seam_dtype=torch.float32)
     theirs = diffusers_rival.DiffusersKontext(folder, torch.device("cpu"), dtype=torch.float32)
 

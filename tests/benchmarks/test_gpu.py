@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.gpu import table
 from benchmarks.gpu.edits import block_flops
-from benchmarks.gpu.scale import FULL
+from benchmarks.gpu.plan import FULL
 from benchmarks.report import COMMIT_VARIABLE, RESULTS
 from kontext.config import TransformerConfig
 
@@ -119,7 +119,7 @@ def test_pictures_are_no_flat_colour_and_every_value_is_a_number(result: dict[st
     resident = result["figures"]["modes"]["resident"]
 
     assert resident["is_finite"]
-    assert resident["picture_deviation"] > 20
+    assert resident["image_deviation"] > 20
     assert resident["clipped_share"] < 0.5
 
 

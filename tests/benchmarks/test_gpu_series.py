@@ -16,13 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.gpu import edits, measurement, rivals
+from benchmarks.gpu import edits, measurement
 from benchmarks.gpu.__main__ import free_name, parse, workplace
-from benchmarks.gpu.judgement import complaints, describe_picture
 from benchmarks.gpu.measurement import Place, measure, why
-from benchmarks.gpu.plan import Measurement, Mode, make_plan
-from benchmarks.gpu.scale import FULL, GIB, TINY
-from benchmarks.gpu.series import TimeBudget, measure_series
+from benchmarks.gpu.plan import FULL, GIB, TINY, Measurement, Mode, make_plan
+from benchmarks.gpu.series import TimeBudget, complaints, describe_image, measure_series
 from kontext import official
 
 NATIVE = ["ceiling", "model", "resident", "warm_load", "offload_16", "offload_12", "offload_8", "fp8", "check"]
@@ -174,12 +172,12 @@ def test_a_mode_that_does_not_fit_its_budget_is_measured_without_it_and_counts_a
 @pytest.mark.parametrize(
     ("figures", "complaint"),
     [
-        ({"median_job_seconds": 7.1, "is_close": True, "is_finite": True, "picture_deviation": 60.0}, None),
+        ({"median_job_seconds": 7.1, "is_close": True, "is_finite": True, "image_deviation": 60.0}, None),
         ({"skipped": "no time"}, None),
         ({"error": "ValueError: no"}, "ValueError: no"),
         ({"is_close": False}, "CPU"),
         ({"is_finite": False}, "number"),
-        ({"picture_deviation": 0.3}, "flat"),
+        ({"image_deviation": 0.3}, "flat"),
         ({"compiler_failed": True}, "nothing was compiled"),
         ({"mean_pixel_difference": 3.0}, None),  # other kernels, as without compiling
         ({"budget_gib": 8.0, "mean_pixel_difference": 0.5, "peak_driver_gib": 7.9}, None),
@@ -189,7 +187,7 @@ def test_a_mode_that_does_not_fit_its_budget_is_measured_without_it_and_counts_a
     ],
 )
 def test_a_measurement_must_hold_to_more_than_ending(figures: dict[str, Any], complaint: str | None) -> None:
-    found = complaints(figures)
+    found = list(complaints(figures))
 
     assert (found == []) if complaint is None else (len(found) == 1 and complaint in found[0])
 
@@ -197,11 +195,11 @@ def test_a_measurement_must_hold_to_more_than_ending(figures: dict[str, Any], co
 def test_a_saturated_picture_is_told_from_others(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8, 3), 255, np.uint8)).save(tmp_path / "white.png")
 
-    figures = describe_picture(tmp_path / "white.png", tmp_path / "white.png")
+    figures = describe_image(tmp_path / "white.png", tmp_path / "white.png")
 
     assert figures["clipped_share"] == 1
     assert figures["mean_pixel_difference"] == 0  # equal, and yet nothing is shown by it
-    assert complaints(figures) != []
+    assert list(complaints(figures)) != []
 
 
 @pytest.mark.parametrize(
@@ -251,8 +249,8 @@ def test_a_process_that_takes_too_long_says_where_it_was(place: Place, monkeypat
 def test_an_engine_that_cannot_be_imported_is_unavailable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "benchmarks.gpu.diffusers_rival", None)
 
-    with pytest.raises(rivals.Unavailable, match="diffusers: "):
-        rivals.load_rival("diffusers", tmp_path, torch.device("cpu"), False, lambda done, total: None)
+    with pytest.raises(edits.Unavailable, match="diffusers: "):
+        edits.load_rival("diffusers", tmp_path, torch.device("cpu"), False, lambda done, total: None)
 
 
 def test_an_engine_that_is_not_here_is_skipped_with_the_reason(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +261,7 @@ def test_an_engine_that_is_not_here_is_skipped_with_the_reason(place: Place, mon
     found = measurement.figures_of({**request, "is_capped": True})
 
     assert found["skipped"].startswith("official: third_party/nowhere is empty: run git submodule")
-    assert complaints(found) == []
+    assert list(complaints(found)) == []
 
 
 def test_what_is_no_number_is_seen_before_it_becomes_8_bits() -> None:

@@ -16,7 +16,7 @@ def test_every_variant_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learning, "BATCHES", {(64, 64): 2})
     monkeypatch.setattr(learning, "compile_blocks", partial(compile_blocks, backend="eager"))
 
-    figures = learning.measure((64, 64), repetitions=1)
+    figures = learning.edits_per_second((64, 64), repetitions=1)
 
     assert figures.keys() == {"as it is", "compiled", "compiled, plain attention"}
     assert all(edits > 0 for edits in figures.values())

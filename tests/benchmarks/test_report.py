@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report
+from training.machine import describe_gpu
 
 
 @pytest.fixture
@@ -47,8 +48,8 @@ def test_the_commit_can_be_given_by_a_variable(monkeypatch: pytest.MonkeyPatch, 
 def test_of_several_gpus_the_first_is_named() -> None:
     answer = "NVIDIA H200, 143771 MiB, 570.86.15\nNVIDIA H200, 143771 MiB, 570.86.15"
 
-    assert report.describe_gpu(answer) == {"gpu": "NVIDIA H200", "gpu_memory": "143771 MiB", "driver": "570.86.15"}
-    assert report.describe_gpu("") == {}
+    assert describe_gpu(answer) == {"gpu": "NVIDIA H200", "gpu_memory": "143771 MiB", "driver": "570.86.15"}
+    assert describe_gpu("") == {}
 
 
 def test_a_result_is_replaced_as_a_whole(tmp_path: Path) -> None:
