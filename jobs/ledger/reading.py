@@ -49,11 +49,17 @@ class JobReading:
         return record
 
     def get_many(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
-        """Read jobs in one round trip; None for each id that is unknown."""
+        """Read jobs in two round trips; None for each id that is unknown."""
         with redis_errors(self.scripts.redis), self.scripts.redis.pipeline(transaction=False) as pipeline:
             for job_id in job_ids:
                 pipeline.hgetall(self.scripts.key("job", job_id))
-            found = zip(job_ids, pipeline.execute(), strict=True)
+            records: list[dict[str, str]] = pipeline.execute()
+            told = [fields for fields in records if "webhook" in fields]
+            for fields in told:
+                pipeline.hget(self.scripts.key("callback", fields["webhook"]), "state")
+            for fields, state in zip(told, pipeline.execute(), strict=True):
+                fields["callback"] = state or fields["callback"]
+        found = zip(job_ids, records, strict=True)
         return [parse_record(job_id, fields) if "job" in fields else None for job_id, fields in found]
 
     def position(self, job_id: str) -> int | None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,14 +29,31 @@ from tests.waiting import eventually
 from worker.metrics.queue import QueueCollector
 from worker.settings import Settings
 
-USERS = Path(__file__).parent.parent.parent / "deploy" / "redis" / "users.acl"
+RULES = Path(__file__).parent.parent.parent / "deploy" / "redis"
 LOGINS = {name: f"{name}:change-me-{name}" for name in ("admin", "producer", "worker", "callbacks", "exporter")}
 STRANGERS_KEY = "somebody-elses:key"
 
 
+def strict_redis() -> Path:
+    """A Redis from 7 on, whose rules tell reading from writing."""
+    binary = shutil.which("redis-server") or shutil.which("valkey-server")
+    version = subprocess.run([binary, "--version"], capture_output=True, text=True).stdout if binary else ""
+    found = re.search(r"v=(\d+)", version)
+    if binary is None or found is None or int(found[1]) < 7:
+        pytest.skip("there is no Redis from 7 on here")
+    return Path(binary)
+
+
+@pytest.fixture(params=["users.acl", "users-7.acl"])
+def guarded_redis(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    binary = strict_redis() if request.param == "users-7.acl" else None
+    with running_redis(tmp_path, LOGINS["admin"], binary=binary, aclfile=RULES / request.param) as server:
+        yield server
+
+
 @pytest.fixture
-def guarded_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    with running_redis(tmp_path, LOGINS["admin"], aclfile=USERS) as server:
+def strictly_guarded_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with running_redis(tmp_path, LOGINS["admin"], binary=strict_redis(), aclfile=RULES / "users-7.acl") as server:
         yield server
 
 
@@ -118,6 +138,49 @@ def test_the_callbacks_process_can_neither_submit_nor_take_nor_end_jobs(guarded_
 
     assert producer.queue_counts() == {"queued": 1, "delayed": 0, "running": 0, "callbacks": 0}
     assert producer.get("a").state is JobState.QUEUED
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("producer", ("DEL", "edits")),
+        ("producer", ("PEXPIRE", "edits", "1")),
+        ("producer", ("LPOP", "edits")),
+        ("producer", ("RPOP", "edits")),
+        ("producer", ("BRPOP", "edits", "1")),
+        ("producer", ("LTRIM", "edits", "1", "0")),
+        ("producer", ("SET", "edits", "x")),
+        ("producer", ("RENAME", "edits", "dg:x")),
+        ("callbacks", ("HSET", "dg:job:a", "state", "succeeded")),
+        ("callbacks", ("EVAL", "return redis.call('HSET', KEYS[1], 'state', 'failed')", "1", "dg:job:a")),
+        ("callbacks", ("EVAL", "return redis.call('HSET', 'dg:job:a', 'state', 'failed')", "1", "dg:")),
+        ("callbacks", ("PEXPIRE", "dg:job:a", "1")),
+        ("callbacks", ("ZADD", "dg:queued", "1", "a")),
+        ("callbacks", ("LPUSH", "edits", "x")),
+        ("callbacks", ("LRANGE", "edits", "0", "-1")),
+        ("exporter", ("HSET", "dg:job:a", "state", "succeeded")),
+        ("exporter", ("SREM", "dg:queued", "a")),
+        ("exporter", ("LPUSH", "edits", "x")),
+        ("worker", ("FLUSHDB",)),
+        ("worker", ("GET", STRANGERS_KEY)),
+    ],
+)
+def test_what_the_page_says_a_user_cannot_is_refused_by_raw_commands_too(
+    strictly_guarded_redis: RedisServer, name: str, command: tuple[str, ...]
+) -> None:
+    with strictly_guarded_redis.client() as admin:
+        admin.hset("dg:job:a", "state", "queued")
+        admin.lpush("edits", "message")
+
+    with (
+        Redis.from_url(strictly_guarded_redis.url_of(LOGINS[name])) as redis,
+        pytest.raises(Exception, match=r"(?i)permission|can't (run|access)"),
+    ):
+        redis.execute_command(*command)
+
+    with strictly_guarded_redis.client() as admin:
+        assert admin.hgetall("dg:job:a") == {"state": "queued"}
+        assert admin.lrange("edits", 0, -1) == ["message"]
 
 
 def test_nobody_comes_in_without_a_password(guarded_redis: RedisServer) -> None:

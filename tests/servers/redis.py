@@ -26,13 +26,20 @@ class RedisServer:
     Args:
         login: `name:password` with which the tests' own clients come in.
         clock: a clock for it that a test can set; None is the machine's.
+        binary: the program; None is the one that the product would start.
         options: what its configuration has besides, or instead.
     """
 
     def __init__(
-        self, folder: Path, login: str = "", clock: FakeClock | None = None, **options: str | int | Path
+        self,
+        folder: Path,
+        login: str = "",
+        clock: FakeClock | None = None,
+        binary: Path | None = None,
+        **options: str | int | Path,
     ) -> None:
         self.folder = folder
+        self._binary = binary
         self.clock = clock
         self.port = free_port()
         self.url = self.url_of(login)
@@ -41,7 +48,7 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, on the data that is there, and wait until it answers."""
-        binary = find_redis_server()
+        binary = self._binary or find_redis_server()
         require(binary, HOW_TO_INSTALL)
         options = {
             "bind": "127.0.0.1",
@@ -104,10 +111,14 @@ class RedisServer:
 
 @contextmanager
 def running_redis(
-    folder: Path, login: str = "", clock: FakeClock | None = None, **options: str | int | Path
+    folder: Path,
+    login: str = "",
+    clock: FakeClock | None = None,
+    binary: Path | None = None,
+    **options: str | int | Path,
 ) -> Iterator[RedisServer]:
     """A Redis that runs inside the `with` block, its data in `folder`."""
-    server = RedisServer(folder, login, clock, **options)
+    server = RedisServer(folder, login, clock, binary, **options)
     server.start()
     try:
         yield server

@@ -186,11 +186,10 @@ local function best()
   return head('queued')  -- of a producer of an older version, which knows no lines
 end
 
--- The record shows the callback of the job's latest end only; an earlier round has another webhook id.
-local function set_callback(webhook, id, state, due)
+-- A callback's state stands in its own entry alone, so that who delivers callbacks needs to change no job.
+local function set_callback(webhook, state, due)
   local entry = key('callback', webhook)
   redis.call('HSET', entry, 'state', state)
-  if field(id, 'webhook') == webhook then redis.call('HSET', key('job', id), 'callback', state) end
   redis.call('ZREMRANGEBYSCORE', key('dropped'), '-inf', now - retention_us)
   if state == 'pending' then
     redis.call('ZREM', key('dropped'), webhook)

@@ -6,5 +6,5 @@ local id, before = unpack(redis.call('HMGET', entry, 'job', 'state'))
 if not id then return false end
 if state == 'dropped' and before ~= 'pending' then return before end
 if state == 'pending' then redis.call('HSET', entry, 'attempts', 0) end
-set_callback(webhook, id, state, now)
+set_callback(webhook, state, now)
 return before

@@ -2,8 +2,7 @@
 -- attempt in microseconds, the receiver's answer.
 local webhook, verdict, delay_us, said = ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
 local entry = key('callback', webhook)
-local id = redis.call('HGET', entry, 'job')
-if not id then
+if not redis.call('HGET', entry, 'job') then
   redis.call('ZREM', key('outbox'), webhook)
   return
 end
@@ -11,4 +10,4 @@ end
 if verdict == 'pending' and redis.call('HGET', entry, 'state') ~= 'pending' then return end
 redis.call('HINCRBY', entry, 'attempts', 1)
 redis.call('HSET', entry, 'said', said, 'tried_at', now)
-set_callback(webhook, id, verdict, now + delay_us)
+set_callback(webhook, verdict, now + delay_us)
