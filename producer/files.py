@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO
 from urllib.parse import unquote, urlsplit
@@ -15,16 +16,25 @@ from producer.errors import TableError
 
 def name_output(uri: str, folder: Path) -> str:
     """Output path relative to `folder`; an absolute path outside it, and the URI itself when it names no file."""
-    path = local_path(uri)
-    if path is None:
+    if not uri.startswith("file://"):
         return uri
-    root = folder.resolve()
-    return str(path.relative_to(root) if path.is_relative_to(root) else path)
+    path, root = _path_of(uri), _resolved(folder.absolute())
+    return path.removeprefix(root) if path.startswith(root) else path
 
 
 def local_path(uri: str) -> Path | None:
     """The path of a `file://` URI; None for every other URI."""
-    return Path(unquote(urlsplit(uri).path)) if uri.startswith("file://") else None
+    return Path(_path_of(uri)) if uri.startswith("file://") else None
+
+
+def _path_of(uri: str) -> str:
+    return unquote(urlsplit(uri).path)
+
+
+@cache
+def _resolved(folder: Path) -> str:
+    """The folder without links, with a slash at its end; a report asks for the same one by the thousand."""
+    return f"{str(folder.resolve()).rstrip('/')}/"
 
 
 @contextmanager

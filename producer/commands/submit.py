@@ -134,6 +134,8 @@ def _tell_plan(client: Client, table: Table, plan: Plan, check: TableCheck, as_j
     if states:
         there = ", ".join(f"{count:,} {state}" for state, count in sorted(states.items()))
         say(f"of these {plural(states.total(), 'row')} there already: {there}")
+        if states[JobState.FAILED]:
+            say(f"failed ones are taken up with: producer retry {plan.batch}")
     if as_json:
         there_already = None if states is None else {state: states[state] for state in JobState}
         planned = {"batch": plan.batch, "rows": check.rows, "refused": check.refused}
@@ -160,10 +162,12 @@ def _queue(
 ) -> Counter[str]:
     """Submit the good rows, then say what was queued, what was there before, and what was refused."""
     tally: Counter[str] = Counter()
+    failed_before = 0
     refused: Submission | None = None
     try:
         for submission in _submit_rows(client, table, plan, check, uploader, wait_for_room):
             tally[submission.verdict] += 1
+            failed_before += submission.verdict == "exists" and submission.detail == JobState.FAILED
             if submission.verdict == "conflict":
                 _tell_conflict(submission.job_id, tally["conflict"], as_json)
             if submission.verdict in FULL:
@@ -175,6 +179,8 @@ def _queue(
     if uploader is not None:
         say(f"{plural(uploader.sent, 'input')} uploaded, {uploader.there_before:,} there before")
     _tell_tally(plan, check, tally, as_json)
+    if failed_before:
+        say(f"{failed_before:,} of those already there have failed; take them up with: producer retry {plan.batch}")
     if refused is not None:
         said = f"{client.describe_full(refused)} after {plural(tally['created'], 'row')}"
         raise QueueFull(f"{said}; go on later, or with --wait-for-room")

@@ -174,6 +174,17 @@ def test_a_dry_run_tells_what_is_there_already(folder: Path, producer: Command, 
     assert "there already: 1 queued, 1 succeeded" in producer("submit", "data.csv", "--dry-run").stderr
 
 
+def test_the_same_table_again_says_how_what_failed_is_taken_up(folder: Path, producer: Command, client: Client) -> None:
+    batch = producer("submit", "data.csv").stdout.strip()
+    for job_id in client.ledger.batch_job_ids(batch):
+        finish(client, job_id, JobState.FAILED, error={"code": "input_forbidden", "message": "no"})
+
+    again, planned = producer("submit", "data.csv"), producer("submit", "data.csv", "--dry-run")
+
+    assert f"2 of those already there have failed; take them up with: producer retry {batch}\n" in again.stderr
+    assert f"failed ones are taken up with: producer retry {batch}\n" in planned.stderr
+
+
 def test_a_dry_run_without_redis_says_that_it_does_not_know(
     folder: Path, producer: Command, redis_server: RedisServer
 ) -> None:
