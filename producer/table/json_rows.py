@@ -10,7 +10,7 @@ from typing import IO, Any
 from jobs.names import check_text
 from producer.errors import TableError
 from producer.table.raw import Cells
-from producer.table.text import LONGEST_LINE, SAMPLE_BYTES, UNREAD, TextFile
+from producer.table.text import LONGEST_LINE, NOT_UTF_8, SAMPLE_BYTES, UNREAD, TextFile
 
 # JSON has no NaN and no Infinity, though Python's reader takes them: such a cell is blank.
 DECODER = json.JSONDecoder(parse_constant=lambda name: None)
@@ -88,7 +88,7 @@ class _Elements(Iterator[Any]):
 
 def _parse_line(line: str) -> tuple[Cells, str]:
     if not line.isascii() and UNREAD.search(line):
-        return {}, "has bytes that are not UTF-8; save the table as UTF-8"
+        return {}, NOT_UTF_8
     try:
         return _as_cells(DECODER.decode(line.strip()))
     except RecursionError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +12,9 @@ from producer.errors import TableError
 from producer.table.raw import Cells, as_json
 
 TEXT_TYPES = frozenset({"string", "large_string"})
+BYTES = re.compile("string|binary")
+"""In the name of a type: values of any length, perhaps inside lists and structs."""
+
 ROWS_AT_ONCE = 1000
 BYTES_AT_ONCE = 16 * 2**20
 LARGEST_ROW_BYTES = 256 * 2**20
@@ -37,7 +41,7 @@ class ParquetRows:
             raise TableError(f"{named}: reading Parquet needs pyarrow: pip install pyarrow") from error
         self._path = path
         self._named = named
-        self._texts: set[str] = set()
+        self._has_others = False
         with self._open() as file:
             self.columns = tuple(file.schema_arrow.names)
 
@@ -86,11 +90,10 @@ class ParquetRows:
     def _largest_value(self, group: Any) -> int:
         """Bytes of the largest value that may stand in every row of a group, for it is stored once and named by number.
 
-        Columns of text are read by number as well and need no such care.
+        Columns of text are read by number and need no such care. The size of a column is not asked for: of a damaged
+        file, pyarrow ends the process over that question.
         """
-        columns = (group.column(place) for place in range(group.num_columns))
-        by_number = (each for each in columns if each.has_dictionary_page and each.path_in_schema not in self._texts)
-        return max((each.total_uncompressed_size for each in by_number), default=0)
+        return int(group.total_byte_size) if self._has_others else 0
 
     def _step(self, batch: Any) -> int:
         named_by_number = [column.dictionary.nbytes for column in batch.columns if hasattr(column, "dictionary")]

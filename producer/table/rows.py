@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -34,7 +34,9 @@ from producer.table.raw import Cells, RawRow
 UNREAD_IMAGES = ["file:///unread"]
 """Placeholder for unreadable images, so that the other cells of the row are checked too."""
 
-FRACTIONS = frozenset(name for name, field in EditParams.model_fields.items() if field.annotation is float)
+FRACTIONS = frozenset(
+    name for name, field in EditParams.model_fields.items() if float in (field.annotation, *get_args(field.annotation))
+)
 
 
 @dataclass(frozen=True)

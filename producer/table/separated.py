@@ -11,7 +11,7 @@ from typing import Any
 
 from producer.errors import TableError
 from producer.table.raw import Cells, is_blank
-from producer.table.text import UNREAD, TextFile
+from producer.table.text import NOT_UTF_8, UNREAD, TextFile
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[,;\t|]*\s*', re.IGNORECASE | re.DOTALL)
@@ -61,8 +61,12 @@ class SeparatedText:
                 reader = self._reader(lines)
                 continue
             lines.taken.clear()
+            if any(UNREAD.search(value) for value in values if not value.isascii()):
+                readable = (UNREAD.sub("\N{REPLACEMENT CHARACTER}", value) for value in values)
+                yield dict(zip(self.columns, readable, strict=False)), NOT_UTF_8
+                continue
             cells = dict(zip(self.columns, values, strict=False))
-            yield cells, self._fault(cells, values[len(self.columns) :])
+            yield cells, self._fault(values[len(self.columns) :])
 
     def _find_delimiter(self, usual: str, count_known: Callable[[tuple[str, ...]], int]) -> tuple[str, int]:
         """The separator, and how many lines stand before the header."""
@@ -99,9 +103,7 @@ class SeparatedText:
             raise TableError(f"{self._named}: column {twice!r} stands twice in the header; rename one")
         return columns
 
-    def _fault(self, cells: Cells, surplus: list[str]) -> str:
-        if any(UNREAD.search(value) for value in cells.values() if not value.isascii()):
-            return "has bytes that are not UTF-8; save the table as UTF-8"
+    def _fault(self, surplus: list[str]) -> str:
         if all(is_blank(value) for value in surplus):
             return ""
         width = len(self.columns)

@@ -96,7 +96,7 @@ class Spreadsheet:
         try:
             with ZipFile(self._path) as packed:
                 unpacked = sum(part.file_size for part in packed.infolist())
-        except (BadZipFile, OSError) as error:
+        except (BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise TableError(f"{self._named}: not an .xlsx workbook ({error}); save it as .xlsx or CSV") from error
         if unpacked > LARGEST_UNPACKED_BYTES:
             raise TableError(f"{self._named}: {unpacked:,} bytes once unpacked; save it as CSV")

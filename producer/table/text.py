@@ -34,6 +34,9 @@ LONGEST_LINE = 128 * 2**20
 UNREAD = re.compile("[\udc80-\udcff]")
 """Bytes that are no characters of the encoding, as `surrogateescape` reads them."""
 
+NOT_UTF_8 = "has bytes that are not UTF-8; save the table as UTF-8"
+"""Fault of a row with such bytes."""
+
 READ_BEYOND_ASCII = re.compile("[^\x00-\x7f\udc80-\udcff]")
 
 

@@ -8,6 +8,7 @@ import csv
 import gzip
 import io
 import json
+import random
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,10 @@ from urllib.parse import unquote
 
 import pytest
 
-from jobs.schema import EditJob
+from jobs.schema import EditJob, EditParams
 from producer.errors import TableError
+from producer.report import Ending, ReportRow
+from producer.result_files import Layout, write_results
 from producer.table.columns import ColumnNames
 from producer.table.plan import RowDefaults
 from producer.table.rows import TableRow
@@ -51,6 +54,9 @@ class Refused:
 
 Wanted = tuple[Row | Refused, ...]
 
+# A name of another tool that becomes one of ours is used.
+SHAPE = {"aspect_ratio": "16:9"} if "aspect_ratio" in EditParams.model_fields else {}
+
 GIVEN: dict[str, Wanted] = {
     "excel_semicolon.csv": (Row(params={"seed": 1}), Row(("b.png",), params={"seed": 2})),
     "excel_sep_line.csv": (Row(params={"seed": 1}),),
@@ -76,7 +82,7 @@ GIVEN: dict[str, Wanted] = {
     "seed_minus_one.csv": (Row(),),
     "format_jpg.csv": (Row(params={"output_format": "jpeg"}, output="000000.jpg"),),
     "format_upper.csv": (Row(params={"output_format": "png"}, output="000000.png"),),
-    "replicate_names.csv": (Row(params={"guidance_scale": 9.0, "num_inference_steps": 5, "quality": 80}),),
+    "replicate_names.csv": (Row(params={"guidance_scale": 9.0, "num_inference_steps": 5, "quality": 80, **SHAPE}),),
 }
 
 
@@ -143,6 +149,11 @@ MEMBERS: dict[str, tuple[str, bytes, Wanted]] = {
         "t.csv",
         lines("image,prompt", f"a.png,{GRUEN}") + b"a.png,gr\xfcn\n" + lines(f"b.png,{PINK}"),
         (Row(prompt=GRUEN), Refused("row", "not UTF-8"), Row(("b.png",))),
+    ),
+    "one row in another encoding, with commas": (
+        "t.csv",
+        lines("image,prompt", f"a.png,{GRUEN}") + b"a.png,gr\xfcn,1,2\n",
+        (Row(prompt=GRUEN), Refused("row", "not UTF-8")),
     ),
     "packed CSV": ("t.csv.gz", gzip.compress(PLAIN.encode()), (Row(),)),
     "packed CSV without its suffix": ("t.csv", gzip.compress(PLAIN.encode()), (Row(),)),
@@ -430,6 +441,39 @@ def test_what_is_no_table_is_named_in_one_line(case: str, tmp_path: Path) -> Non
         read(tmp_path / name)
 
     assert "\n" not in str(refusal.value)
+
+
+TOKENS = (
+    *(b'"', b"'", b"[", b"]", b"{", b"}", b",", b";", b"\t", b"\n", b"\r", b"\0", b"\xff", b"\xc3", b"\\", b"\\ud800"),
+    *(b"~", b"C:\\", b"..", b"nan", b"1e999", b"data:", b"http://[", b"s3://", b"file:///%ff", b"b'", b"array("),
+    *(codecs.BOM_UTF8, codecs.BOM_UTF16_LE, b"sep=;", "\u202e".encode(), b"9" * 5000, b"[" * 2000, b"image"),
+)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_damaged_table_is_rows_or_one_line_and_its_results_can_be_written(folder: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    tables = [(path.name, path.read_bytes()) for path in sorted(TABLES.glob("*.csv"))]
+    tables += [(name, content) for name, content, _ in MEMBERS.values() if len(content) < 5000]
+    for number in range(100):
+        name, content = rng.choice(tables)
+        damaged = bytearray(content)
+        for _ in range(rng.randint(1, 5)):
+            place = rng.randrange(len(damaged) + 1)
+            damaged[place : place + rng.choice((0, 0, 1, 8))] = rng.choice((b"", *TOKENS))
+        path = folder / f"damaged-{seed}-{number}{''.join(Path(name).suffixes)}"
+        path.write_bytes(damaged)
+        try:
+            with open_table(str(path)) as table:
+                write_all(folder / "results.csv", table)
+        except TableError as error:
+            assert len(str(error).splitlines()) == 1  # noqa: PT017 - either end is right
+
+
+def write_all(path: Path, table: Table) -> None:
+    rows = [ReportRow(row.cells, (), "", Ending("refused", error=str(row.problems))) for row in rows_of(table)]
+    write_results(path, Layout(table.columns, path.parent), rows)
+    write_results(path, Layout(table.columns, path.parent), rows, "jsonl")
 
 
 def read(path: Path, accepted: ColumnNames | None = None) -> list[TableRow]:

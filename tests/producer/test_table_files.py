@@ -212,7 +212,7 @@ def test_one_value_named_in_every_row_of_parquet_is_unpacked_for_one_row_at_a_ti
     tmp_path: Path, nested: bool
 ) -> None:
     arrow = pytest.importorskip("pyarrow")
-    value, rows = "z" * 2_000_000, 30
+    value, rows = "z" * 2_000_000, 60 if nested else 30
     column = [{"text": value}] * rows if nested else arrow.array([value] * rows).dictionary_encode()
     columns = {"image": ["s3://b/a.png"] * rows, "prompt": ["snow"] * rows, "note": column}
     write_parquet(tmp_path / "t.parquet", columns, compression="zstd")
@@ -225,7 +225,7 @@ def test_one_value_named_in_every_row_of_parquet_is_unpacked_for_one_row_at_a_ti
         peak = max(peak, arrow.total_allocated_bytes() - before)
 
     assert count == rows
-    assert peak < 30e6, "all rows unpacked take 60 MB"
+    assert peak < rows * 1_500_000, "all rows unpacked take 2 MB each, and buffers as large again"
 
 
 def test_damaged_parquet_is_one_line(tmp_path: Path) -> None:
