@@ -28,7 +28,11 @@ from worker.health import default_runtime_dir
 
 def default_lora_dir() -> Path:
     """Folder of LoRA files when `DG_LORA_CACHE_DIR` is not set: in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kontext-edits" / "loras"
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user id without a home, as containers have
+        return default_runtime_dir() / "loras"
+    return cache / "kontext-edits" / "loras"
 
 
 class Settings(StorageSettings):

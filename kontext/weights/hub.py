@@ -19,9 +19,10 @@ from kontext.errors import CheckpointError
 T5_REPOSITORY = "google/t5-v1_1-xxl"
 CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
 
-# Files to download from a repository, without its other formats of the same weights.
+# Files to download from a repository, without its other formats of the same weights. No GGUF: their repositories hold
+# a dozen quantisations of the same model.
 ENCODER_PATTERNS = ("text_encoder*/*", "tokenizer*/*")
-KONTEXT_PATTERNS = ("config.json", "*kontext*.safetensors", "*kontext*.gguf", "ae.safetensors", *ENCODER_PATTERNS)
+KONTEXT_PATTERNS = ("config.json", "*kontext*.safetensors", "ae.safetensors", *ENCODER_PATTERNS)
 DIFFUSERS_PATTERNS = ("transformer/*.json", "transformer/*.safetensors", "vae/*.json", "vae/*.safetensors")
 TOKENIZER_PATTERNS = ("tokenizer*.json", "special_tokens_map.json", "spiece.model", "vocab.json", "merges.txt")
 VOCABULARY_PATTERNS = ("config.json", *TOKENIZER_PATTERNS)

@@ -23,6 +23,7 @@ import kontext
 from kontext.errors import CheckpointError
 from kontext.networks import Networks, load_networks
 from kontext.weights.files import read_weights
+from kontext.weights.gguf_files import T5_LAYERS, read_gguf
 from kontext.weights.layout import bundled_model, find_model
 from tests.cases import weights as forms
 from tests.cases.weights import TRANSFORMER, Weights, model_with
@@ -132,10 +133,34 @@ def gguf_model(folder: Path, kind: gguf.GGMLQuantizationType) -> Path:
     return folder
 
 
+def test_t5_in_a_gguf_loads_under_llama_cpps_names(tmp_path: Path, bundled: Networks) -> None:
+    folder = forms.comfyui_folder(tmp_path / "ComfyUI") / "models"
+    theirs = {f"{ours}.": f"{name}." for name, ours in T5_LAYERS.items()}
+    single = folder / "text_encoders" / "t5xxl_fp16.safetensors"
+    writer = gguf.GGUFWriter(single.with_suffix(".gguf"), "t5encoder")
+    for key, weight in load_file(single).items():
+        name = key.replace("shared.", "token_embd.").replace("encoder.final_layer_norm.", "enc.output_norm.")
+        if key.startswith("encoder.block."):
+            _, _, index, rest = key.split(".", 3)
+            ours = next(layer for layer in theirs if rest.startswith(layer))
+            name = f"enc.blk.{index}.{theirs[ours]}{rest.removeprefix(ours)}"
+        is_matrix = weight.dim() == 2 and weight.shape[1] % 32 == 0
+        kind = gguf.GGMLQuantizationType.Q8_0 if is_matrix else gguf.GGMLQuantizationType.F32
+        writer.add_tensor(name, gguf.quantize(weight.float().numpy(), kind), raw_dtype=kind)
+    single.unlink()
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+    networks = load(folder)
+
+    assert worst_error(networks, bundled) <= E4M3
+    assert networks.approximations == ("transformer stored in fp8", "T5 stored in GGUF Q8_0")
+
+
 def test_a_gguf_in_k_quants_gives_llama_cpps_numbers(tmp_path: Path) -> None:
     # The package does not write Q4_K: random blocks are as good a file, and its own numbers the reference.
-    from kontext.weights.gguf_files import read_gguf
-
     kind = gguf.GGMLQuantizationType.Q4_K
     block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     raw = np.random.default_rng(1).integers(0, 255, (6, 2 * block_bytes), dtype=np.uint8)
