@@ -42,7 +42,9 @@ HEADERS = {
 }
 
 
-def guarded_client(settings: StorageSettings, timeout_seconds: float) -> httpx2.Client:
+def guarded_client(
+    settings: StorageSettings, timeout_seconds: float, silence_seconds: float | None = None
+) -> httpx2.Client:
     """Make an HTTP client that calls only public addresses and `DG_PRIVATE_HOSTS`, and follows no redirect.
 
     It keeps neither cookies nor connections from one request to the next, asks for no compression, and takes no proxy
@@ -50,6 +52,7 @@ def guarded_client(settings: StorageSettings, timeout_seconds: float) -> httpx2.
 
     Args:
         timeout_seconds: for a whole exchange, from the name's addresses to the last byte, however slowly it trickles.
+        silence_seconds: longest wait for the next bytes within an exchange; None: until its end.
     Raises (by each request):
         ForbiddenAddress: the URL's host has an address that may not be called.
         httpx2.TransportError: no name, no connection, or no whole answer in time.
@@ -57,7 +60,9 @@ def guarded_client(settings: StorageSettings, timeout_seconds: float) -> httpx2.
     # At INFO the library logs whole URLs, and presigned ones carry their signature.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     return httpx2.Client(
-        transport=GuardedTransport(AddressRules.parse(settings.private_hosts, settings.ports)),
+        transport=GuardedTransport(
+            AddressRules.parse(settings.private_hosts, settings.ports), silence_seconds or timeout_seconds
+        ),
         timeout=timeout_seconds,
         headers=HEADERS,
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # one person's session is not the next one's
@@ -68,11 +73,11 @@ def guarded_client(settings: StorageSettings, timeout_seconds: float) -> httpx2.
 class GuardedTransport(httpx2.HTTPTransport):
     """httpx2's own transport over connections that `GuardedBackend` makes."""
 
-    def __init__(self, rules: AddressRules) -> None:
+    def __init__(self, rules: AddressRules, silence_seconds: float) -> None:
         certificates = httpx2.create_ssl_context()  # the system's, or SSL_CERT_FILE
         super().__init__(verify=certificates)
         self._pool = httpcore2.ConnectionPool(
-            ssl_context=certificates, network_backend=GuardedBackend(rules), max_connections=None
+            ssl_context=certificates, network_backend=GuardedBackend(rules, silence_seconds), max_connections=None
         )
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -84,8 +89,9 @@ class GuardedTransport(httpx2.HTTPTransport):
 class GuardedBackend(httpcore2.NetworkBackend):
     """Makes TCP connections to allowed addresses, each of which lives until its deadline."""
 
-    def __init__(self, rules: AddressRules) -> None:
+    def __init__(self, rules: AddressRules, silence_seconds: float) -> None:
         self._rules = rules
+        self._silence_seconds = silence_seconds
         self._backend = httpcore2.SyncBackend()
 
     def connect_tcp(
@@ -113,7 +119,7 @@ class GuardedBackend(httpcore2.NetworkBackend):
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
             else:
-                return DeadlineStream(stream, deadline)
+                return DeadlineStream(stream, deadline, self._silence_seconds)
         raise type(failure)(f"cannot connect to {host}: {failure}") from failure
 
     def _allowed_addresses(self, host: str, port: int, deadline: float) -> list[str]:
@@ -132,27 +138,32 @@ class DeadlineStream(httpcore2.NetworkStream):
     The timeouts of HTTP clients count anew with every byte, so one byte a second would hold a thread for ever.
     """
 
-    def __init__(self, stream: httpcore2.NetworkStream, deadline: float) -> None:
+    def __init__(self, stream: httpcore2.NetworkStream, deadline: float, silence_seconds: float) -> None:
         self._stream = stream
         self._deadline = deadline
+        self._silence_seconds = silence_seconds
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, seconds_until(self._deadline, httpcore2.ReadTimeout))
+        return self._stream.read(max_bytes, self._limit(httpcore2.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, seconds_until(self._deadline, httpcore2.WriteTimeout))
+        self._stream.write(buffer, self._limit(httpcore2.WriteTimeout))
 
     def start_tls(
         self, ssl_context: SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.NetworkStream:
-        limit = seconds_until(self._deadline, httpcore2.ConnectTimeout)
-        return DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, limit), self._deadline)
+        limit = self._limit(httpcore2.ConnectTimeout)
+        stream = self._stream.start_tls(ssl_context, server_hostname, limit)
+        return DeadlineStream(stream, self._deadline, self._silence_seconds)
 
     def close(self) -> None:
         self._stream.close()
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
+
+    def _limit(self, late: type[httpcore2.TimeoutException]) -> float:
+        return min(self._silence_seconds, seconds_until(self._deadline, late))
 
 
 def resolve(host: str, port: int, seconds: float = DNS_SECONDS) -> list[str]:

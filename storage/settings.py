@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from jobs.settings import BrokerSettings, Bytes, Names, Paths, Ports
+from jobs.settings import BrokerSettings, Bytes, Names, Paths, Ports, Seconds
 
 
 class StorageSettings(BrokerSettings):
@@ -20,5 +20,8 @@ class StorageSettings(BrokerSettings):
     private_hosts: Names = Field((), description="private hosts or networks that http(s):// may reach")
     input_cache_dir: Path | None = Field(None, description="folder that keeps downloaded inputs; default: none is kept")
     ports: Ports = Field((80, 443), description="ports of public hosts that http(s):// and callbacks may reach")
+    input_stall_seconds: Seconds = Field(
+        15, description="longest silence of an http(s) input's host, before and between bytes"
+    )
     max_input_bytes: Bytes = Field(64 * 2**20, description="largest input file")
     max_input_pixels: int = Field(64_000_000, gt=0, description="largest input picture, width times height")

@@ -33,7 +33,8 @@ class Web(Source):
     def __init__(self, settings: StorageSettings, download_seconds: float = DOWNLOAD_SECONDS) -> None:
         self._max_bytes = settings.max_input_bytes
         self._download_seconds = download_seconds
-        self._client = guarded_client(settings, download_seconds)
+        self._stall_seconds = settings.input_stall_seconds
+        self._client = guarded_client(settings, download_seconds, self._stall_seconds)
         self._hosts = Hosts()
 
     def read(self, uri: str) -> bytes:
@@ -60,7 +61,7 @@ class Web(Source):
         except ForbiddenAddress as error:
             raise RejectJob(error.code, f"{show_uri(uri)}: {error.message}") from error
         except (httpx2.ReadTimeout, httpx2.WriteTimeout) as error:
-            raise too_slow(uri, deadline) from error
+            raise self._late(uri, deadline) from error
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
             raise RejectJob(INPUT.not_found, f"{show_uri(uri)}: not a web address ({error})") from error
         except httpx2.HTTPError as error:
@@ -68,6 +69,15 @@ class Web(Source):
 
     def close(self) -> None:
         self._client.close()
+
+    def _late(self, uri: str, deadline: Deadline) -> RetryJob:
+        if deadline.seconds_left <= 0:
+            return too_slow(uri, deadline)
+        return RetryJob(
+            INPUT.unavailable,
+            f"{show_uri(uri)}: its host sent nothing for {self._stall_seconds:g} s (DG_INPUT_STALL_SECONDS); "
+            "a later try may do",
+        )
 
     def _download(self, uri: str, deadline: Deadline) -> bytes:
         """Redirects are followed here and not by the client, so that each hop meets the same rules."""

@@ -1,8 +1,13 @@
 """Decides when this process may take the next message, and tells Celery's consumer.
 
 Celery would take as many messages as there are threads. A job taken by a busy worker then waits while another worker is
-idle. So the gate opens only when the job can begin soon: nothing else of this process is on its way to the GPU, and the
-GPU is free or will be by the time the inputs have been fetched.
+idle. So the gate opens only when the job can begin soon: the GPU is free, or will be by the time the inputs have been
+fetched, and no other job of this process is about to need it.
+
+    received --> FETCHING --fetched--> READY --has_gpu--> BEGUN --ended-->
+
+A job whose inputs take longer than is usual here is not about to need the GPU: the gate opens for another one, up to
+the number of threads. So a silent source costs its own job time, and no other.
 
 The hook is the one that Celery's own `worker_disable_prefetch` uses: `can_consume` of the channel's QoS, which kombu
 asks before it sends BRPOP. A test fails when it moves.
@@ -11,7 +16,11 @@ asks before it sends BRPOP. A test fails when it moves.
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum, auto
 from threading import Lock
 from types import MethodType
 from typing import Any
@@ -22,7 +31,23 @@ from celery.worker.consumer.tasks import Tasks
 from worker.model_pool import ModelPool
 
 SHORTEST_LEAD_SECONDS = 1.0
-"""How long before the GPU is free the next job may be taken, at least; longer where fetching takes longer."""
+"""Time before the GPU is free at which the next job may be taken, at least; longer where fetching takes longer."""
+
+
+class Stage(Enum):
+    """Stage of a message's job on its way to the GPU."""
+
+    FETCHING = auto()
+    READY = auto()
+    BEGUN = auto()
+
+
+@dataclass
+class InFlight:
+    """One message of this process that has not ended."""
+
+    since: float
+    stage: Stage = Stage.FETCHING
 
 
 class Admission:
@@ -30,14 +55,18 @@ class Admission:
 
     Once open it stays open until a message comes: by then BRPOP is under way in Redis, and a message that it brings
     to a closed gate would lie there unread.
+
+    Args:
+        threads: most messages in flight.
+        clock: seconds, for tests.
     """
 
-    def __init__(self, pool: ModelPool, threads: int) -> None:
+    def __init__(self, pool: ModelPool, threads: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool
         self._threads = threads
+        self._clock = clock
         self._lock = Lock()
-        self._on_the_way: set[str] = set()
-        self._in_flight: set[str] = set()
+        self._in_flight: dict[str, InFlight] = {}
         self._fetch_seconds = 0.0
         self._is_open = False
         self._is_closed_for_good = False
@@ -47,29 +76,35 @@ class Admission:
         os.set_blocking(self._wake_writer, False)
 
     def is_open(self) -> bool:
-        """Whether the next message may be taken."""
+        """True when the next message may be taken."""
         with self._lock:
             self._is_open = not self._is_closed_for_good and (self._is_open or self._has_room())
             return self._is_open
 
     def received(self, task_id: str) -> None:
-        """A message has arrived: the gate closes until its job has the GPU."""
+        """A message has arrived: the gate closes until its job has the GPU or turns out to be slow."""
         with self._lock:
-            self._on_the_way.add(task_id)
-            self._in_flight.add(task_id)
+            self._in_flight[task_id] = InFlight(self._clock())
             self._is_open = False
 
-    def has_gpu(self, task_id: str, fetch_seconds: float) -> None:
-        """The job of that message has begun its turn, `fetch_seconds` after it was claimed."""
+    def fetched(self, task_id: str, fetch_seconds: float) -> None:
+        """The job of that message has its inputs, `fetch_seconds` after it began, and needs the GPU next."""
         with self._lock:
-            self._on_the_way.discard(task_id)
-            self._fetch_seconds = max(fetch_seconds, 0.9 * self._fetch_seconds)
+            self._move(task_id, Stage.READY)
+            usual = 0.9 * self._fetch_seconds
+            # A source that was slow once must not make this worker take jobs long before it can begin them.
+            self._fetch_seconds = max(min(fetch_seconds, usual + SHORTEST_LEAD_SECONDS), usual)
+
+    def has_gpu(self, task_id: str) -> None:
+        """The job of that message has begun its turn."""
+        with self._lock:
+            self._move(task_id, Stage.BEGUN)
         self.look_again()
 
     def ended(self, task_id: str) -> None:
+        """Nothing more comes of that message."""
         with self._lock:
-            self._on_the_way.discard(task_id)
-            self._in_flight.discard(task_id)
+            self._in_flight.pop(task_id, None)
         self.look_again()
 
     def close(self) -> None:
@@ -90,9 +125,21 @@ class Admission:
         with suppress(BlockingIOError):
             os.read(self.wake_reader, 4096)
 
+    def _move(self, task_id: str, stage: Stage) -> None:
+        if task_id in self._in_flight:
+            self._in_flight[task_id].stage = stage
+
     def _has_room(self) -> bool:
         lead_seconds = max(SHORTEST_LEAD_SECONDS, 2 * self._fetch_seconds)
-        return not self._on_the_way and len(self._in_flight) < self._threads and self._pool.free_within(lead_seconds)
+        return (
+            len(self._in_flight) < self._threads
+            and self._pool.free_within(lead_seconds)
+            and not any(self._needs_gpu_soon(item, lead_seconds) for item in self._in_flight.values())
+        )
+
+    def _needs_gpu_soon(self, item: InFlight, usual_seconds: float) -> bool:
+        is_slow = item.stage is Stage.FETCHING and self._clock() - item.since > usual_seconds
+        return item.stage is not Stage.BEGUN and not is_slow
 
 
 class AdmissionStep(bootsteps.StartStopStep):

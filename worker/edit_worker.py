@@ -23,6 +23,7 @@ from worker.admission import Admission
 from worker.background import Periodic
 from worker.callbacks import INTERVAL_SECONDS as CALLBACK_SECONDS
 from worker.callbacks import CallbackSender
+from worker.decoding import Decoder
 from worker.device_memory import device_memory
 from worker.engines import load_engine
 from worker.event_log import log_event
@@ -48,6 +49,10 @@ AFTER_DRAIN_SECONDS = 10
 """A handed-back run ends at its next step and writes that down; longer than this means that it cannot."""
 
 
+class StoppedWhileLoading(Exception):
+    """Raised when the process is to end before its model is loaded; the load itself cannot be interrupted."""
+
+
 class EditWorker:
     """One process's worker, as Celery's hooks drive it: `start`, `drain`, `stop`."""
 
@@ -69,12 +74,14 @@ class EditWorker:
         self.settlement = Settlement(settings, ledger, queue, self.events)
         self._storage = Storage(settings)
         self._loras = LoraStore(settings)
+        self._decoder = Decoder(settings.max_input_pixels, settings.decode_seconds, settings.decode_memory)
         self.runner = EditRunner(
             settings,
             ledger,
             queue,
             self._storage,
             self._loras,
+            self._decoder,
             self.pool,
             self.leases,
             self.admission,
@@ -114,7 +121,8 @@ class EditWorker:
         Thread(target=self._follow_drain_wishes, name="drain", daemon=True).start()
         for thread in self._threads:
             thread.start()
-        self.pool.load()
+        self._decoder.warm_up()
+        self.pool.load(self._leave_when_draining)
 
     def begin_drain(self) -> None:
         """Take nothing more; hand back what has not reached the GPU.
@@ -144,6 +152,7 @@ class EditWorker:
         self._callbacks.close()
         self._storage.close()
         self._loras.close()
+        self._decoder.close()
         self._health_file.remove()
         with suppress(BrokerError):  # the registry forgets silent workers by itself
             self._registry.leave(self.settings.worker_name)
@@ -184,6 +193,10 @@ class EditWorker:
     def _note_failure(self, event: Event) -> None:
         if isinstance(event, RunFailed):
             self._last_error = f"{event.code} in {event.job_id}"
+
+    def _leave_when_draining(self) -> None:
+        if self._is_draining:
+            raise StoppedWhileLoading
 
     def _follow_drain_wishes(self) -> None:
         while True:

@@ -46,8 +46,7 @@ class Event:
 
     def items(self) -> Iterator[tuple[str, str]]:
         """The fields of the event's line: key and text."""
-        kind: Any = type(self)
-        for field, marked in _said_fields(kind):
+        for field, marked in _said_fields(type(self)):
             yield marked.key, marked.form.format(getattr(self, field))
 
     def facts(self) -> dict[str, Any]:
@@ -429,8 +428,7 @@ class Events:
                 log.exception("listener_failed event=%s", event.name)
 
 
-@cache
-def _said_fields(kind: Any) -> tuple[tuple[str, Said], ...]:
+def _said_fields(kind: type[Event]) -> tuple[tuple[str, Said], ...]:
     hints = get_type_hints(kind, include_extras=True)
     return tuple(
         (field.name, marked)

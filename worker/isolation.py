@@ -1,7 +1,8 @@
 """Keeps a suspect apart: a job that was being worked on when a worker was lost runs alone next time.
 
-Ordinary jobs overlap: while one samples, its neighbours decode and upload. Should one of them kill the process, all pay
-an attempt. So a job that may do that waits until nobody works here and lets nobody begin before it has ended.
+Ordinary jobs overlap: while one samples, its neighbour uploads. Should one of them kill the process, both pay an
+attempt. So a job that may do that waits on the GPU until nobody else works here, and lets nobody begin before it has
+ended.
 """
 
 from __future__ import annotations

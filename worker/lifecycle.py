@@ -7,6 +7,8 @@ leases are still renewed; then Celery's pool has nothing left to wait for.
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from typing import Any
 
@@ -15,7 +17,7 @@ from celery import bootsteps, signals
 from jobs.errors import Error
 from kontext import KontextError
 from worker.admission import AdmissionStep
-from worker.edit_worker import EditWorker
+from worker.edit_worker import EditWorker, StoppedWhileLoading
 from worker.event_log import log_event
 from worker.events import ModelNotLoaded, WorkerTakesJobs
 from worker.intake import IntakeStep
@@ -36,6 +38,10 @@ class ServiceStep(bootsteps.StartStopStep):
             raise SystemExit("start Celery with --pool threads: one process holds one model, and threads share it")
         try:
             worker.start()
+        except StoppedWhileLoading:
+            worker.stop()
+            logging.shutdown()
+            os._exit(0)  # the thread that loads would keep the interpreter from ending
         except (KontextError, Error) as error:
             worker.events.send(ModelNotLoaded(str(error)))
             raise SystemExit(EXIT_NO_MODEL) from error

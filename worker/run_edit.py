@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -15,11 +15,12 @@ from jobs.errors import EditFailure, ErrorCode, LeaseLost, RejectJob, StopWorker
 from jobs.ledger import Ledger, Refusal
 from jobs.queue import EditQueue
 from jobs.registry import WorkerState
-from jobs.schema import CONTENT_TYPES, JOB_ID_PATTERN, EditJob, EngineInfo, Outcome, Timings
-from kontext import DecodedImage, Edited, EditRequest, ImageError, ImageOptions, decode_with_warnings, encode_image
+from jobs.schema import CONTENT_TYPES, JOB_ID_PATTERN, EditJob, EngineInfo, Lora, Outcome, Timings
+from kontext import DecodedImage, Edited, EditRequest, ImageError, encode_image
 from storage import Storage
 from storage.uris import show_uri
 from worker.admission import Admission
+from worker.decoding import Decoder
 from worker.engines import Engine, edit_request
 from worker.events import (
     DeviceTriedOut,
@@ -40,6 +41,7 @@ from worker.loras import FetchedLora, LoraStore
 from worker.model_pool import ModelPool
 from worker.settings import Settings
 from worker.settle import Settlement
+from worker.transfers import Transfers
 
 OnStep = Callable[[int, int], None]
 
@@ -54,6 +56,7 @@ class EditRunner:
         queue: EditQueue,
         storage: Storage,
         loras: LoraStore,
+        decoder: Decoder,
         pool: ModelPool,
         leases: LeaseKeeper,
         admission: Admission,
@@ -65,6 +68,8 @@ class EditRunner:
         self._queue = queue
         self._storage = storage
         self._loras = loras
+        self._transfers = Transfers()
+        self._decoder = decoder
         self._pool = pool
         self._leases = leases
         self._admission = admission
@@ -156,38 +161,25 @@ class EditRunner:
         output = job.output
         assert output is not None  # filled in when the ledger accepted the job
         with self._stage(run, "fetching", "fetch"):
-            self._storage.check_output(output)  # a wrong bucket should cost no GPU time
+            # A wrong bucket should cost no GPU time.
+            self._transfers.run(lambda: self._storage.check_output(output), run.check)
             inputs = [self._read(uri, run) for uri in job.image]
-            loras = [self._loras.fetch(lora, run.check) for lora in job.params.loras]
-        with self._isolation.work(run.claim.is_suspect, run.check):
-            self._spend(run)
-            with self._stage(run, "decoding", "fetch"):
-                images = [self._decode(uri, data, run) for uri, data in zip(job.image, inputs, strict=True)]
-            return self._edit(job, output, images, loras, run, task_id)
-
-    def _spend(self, run: Run) -> None:
-        """Record that the work begins: from here on a worker that is lost has spent the attempt."""
-        if not self._settlement.persist(lambda: self._ledger.spend(run.job_id, run.claim.token)):
-            raise LeaseLost
-
-    def _edit(
-        self,
-        job: EditJob,
-        output: str,
-        images: list[DecodedImage],
-        loras: list[FetchedLora],
-        run: Run,
-        task_id: str,
-    ) -> Outcome:
-        request = edit_request(job, [image.image for image in images], [lora.for_engine for lora in loras])
-        with run.stage("waiting"), self._pool.turn(run.check) as engine:
-            self._admission.has_gpu(task_id, run.timings["fetch"])
-            edited = self._sample(engine, request, run)
-            described = describe_engine(engine)
-        with self._stage(run, "uploading", "upload"):
-            data = encode(edited, job, described)
-            run.check()
-            self._storage.publish(output, data, CONTENT_TYPES[job.params.output_format or "png"])
+            loras = [self._fetch_lora(lora, run) for lora in job.params.loras]
+        with self._stage(run, "decoding", "fetch"):
+            images = [self._decode(uri, data, run) for uri, data in zip(job.image, inputs, strict=True)]
+        self._admission.fetched(task_id, run.timings["fetch"])
+        with ExitStack() as until_the_end:
+            with run.stage("waiting"), self._pool.turn(run.check) as engine:
+                until_the_end.enter_context(self._isolation.work(run.claim.is_suspect, run.check))
+                self._spend(run)
+                self._admission.has_gpu(task_id)
+                request = edit_request(job, [image.image for image in images], [lora.for_engine for lora in loras])
+                edited = self._sample(engine, request, run)
+                described = describe_engine(engine)
+            with self._stage(run, "uploading", "upload"):
+                data = encode(edited, job, described)
+                run.check()
+                self._storage.publish(output, data, CONTENT_TYPES[job.params.output_format or "png"])
         run.timings.update(edited.timings)
         return Outcome(
             output=output,
@@ -199,16 +191,21 @@ class EditRunner:
             warnings=(*chain.from_iterable(image.warnings for image in images), *edited.warnings),
         )
 
+    def _spend(self, run: Run) -> None:
+        """Record that the work begins: from here on a worker that is lost has spent the attempt."""
+        if not self._settlement.persist(lambda: self._ledger.spend(run.job_id, run.claim.token)):
+            raise LeaseLost
+
     def _read(self, uri: str, run: Run) -> bytes:
-        run.check()
-        return self._storage.read(uri)
+        return self._transfers.run(lambda: self._storage.read(uri), run.check)
+
+    def _fetch_lora(self, lora: Lora, run: Run) -> FetchedLora:
+        return self._transfers.run(lambda: self._loras.fetch(lora, run.check), run.check)
 
     def _decode(self, uri: str, data: bytes, run: Run) -> DecodedImage:
         """Decode one input image; its warnings name it."""
-        run.check()
-        max_pixels = self._settings.max_input_pixels
         try:
-            image = decode_with_warnings(data, max_pixels=max_pixels, options=ImageOptions())
+            image = self._decoder.decode(data, run.check)
         except ImageError as error:
             raise RejectJob(ErrorCode.INPUT_NOT_AN_IMAGE, f"{show_uri(uri)}: {error}") from error
         return replace(image, warnings=tuple(f"{show_uri(uri)}: {warning}" for warning in image.warnings))

@@ -90,7 +90,9 @@ class Settings(StorageSettings):
     worker_name: str = Field(
         default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", description="shown in status"
     )
-    worker_threads: int = Field(3, ge=1, description="jobs in flight: one samples while others download and upload")
+    decode_seconds: Seconds = Field(30, description="longest time to decode one input image")
+    decode_memory: BytesOrZero = Field(3 * 2**30, description="memory of a process that decodes inputs; 0: no bound")
+    worker_threads: int = Field(6, ge=1, description="jobs in flight: one samples while others download and upload")
     runtime_dir: Path = Field(default_factory=default_runtime_dir, description="where a worker leaves its health file")
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="HTTP port of /livez, /readyz and /metrics; default: none"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -74,7 +74,7 @@ class Top:
         ]
         if ages.callback_overdue_seconds > 1:
             words.append(f"one overdue by {_ago(ages.callback_overdue_seconds)}")
-        parts = [Text("; ".join(words)), self._table(workers, records)]
+        parts: list[RenderableType] = [Text("; ".join(words)), self._table(workers, records)]
         if not workers:
             parts.append(Text("no worker has reported within 15 s", style="yellow"))
         return Group(*parts)

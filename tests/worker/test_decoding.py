@@ -1,0 +1,151 @@
+"""Decoding in a helper process: the same pixels, and nothing that an image does reaches the worker."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+from PIL import Image
+
+from jobs.errors import Cancelled
+from kontext import ImageError, decode_with_warnings
+from tests.waiting import eventually
+from worker.decoding import Decoder
+
+MEBIBYTE = 2**20
+
+
+def never() -> None:
+    """No reason to end."""
+
+
+def encoded(image: Image.Image, name: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, name)
+    return buffer.getvalue()
+
+
+def gradient(size: tuple[int, int]) -> Image.Image:
+    return Image.merge("RGB", [Image.linear_gradient("L").resize(size).rotate(angle) for angle in (0, 90, 180)])
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    decoder = Decoder(4_000_000, max_seconds=60, max_memory_bytes=1024 * MEBIBYTE)
+    yield decoder
+    decoder.close()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (641, 479), (2000, 2000)])
+@pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP"])
+def test_pixels_and_warnings_are_those_of_decoding_here(decoder: Decoder, size: tuple[int, int], name: str) -> None:
+    data = encoded(gradient(size), name)
+
+    there, here = decoder.decode(data, never), decode_with_warnings(data)
+
+    assert (there.image.mode, there.image.size) == ("RGB", size)
+    assert there.image.tobytes() == here.image.tobytes()
+    assert there.warnings == here.warnings
+    assert there.image.resize((7, 7)).tobytes() == here.image.resize((7, 7)).tobytes()
+
+
+def test_an_image_outlives_its_helper_and_can_be_changed() -> None:
+    decoder = Decoder(4_000_000, 60, 0)
+    image = decoder.decode(encoded(gradient((64, 48)), "PNG"), never).image
+    decoder.close()
+
+    image.putpixel((0, 0), (1, 2, 3))
+
+    assert image.getpixel((0, 0)) == (1, 2, 3)
+
+
+def test_a_jpeg_without_its_end_keeps_its_warning(decoder: Decoder) -> None:
+    data = encoded(gradient((256, 256)), "JPEG")[:-2]
+
+    assert decoder.decode(data, never).warnings == ("the JPEG picture lacks its end; what there is of it was used",)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG\r\n\x1a\n" + b"\0" * 100])
+def test_what_is_no_image_says_what_it_says_here(decoder: Decoder, data: bytes) -> None:
+    with pytest.raises(ImageError) as here:
+        decode_with_warnings(data)
+    with pytest.raises(ImageError) as there:
+        decoder.decode(data, never)
+
+    assert str(there.value) == str(here.value)
+
+
+def test_an_image_that_needs_too_much_memory_is_refused_and_the_next_one_decoded() -> None:
+    decoder = Decoder(100_000_000, 60, 150 * MEBIBYTE)
+    with pytest.raises(ImageError, match=r"more memory to decode than 150 MiB \(DG_DECODE_MEMORY\)"):
+        decoder.decode(encoded(Image.new("RGB", (8000, 8000)), "PNG"), never)
+
+    assert decoder.decode(encoded(gradient((64, 48)), "PNG"), never).image.size == (64, 48)
+    decoder.close()
+
+
+def test_an_image_that_takes_too_long_is_refused_and_the_next_one_decoded() -> None:
+    decoder = Decoder(100_000_000, 0.0, 0)
+
+    with pytest.raises(ImageError, match=r"took longer than 0 s to decode \(DG_DECODE_SECONDS\)"):
+        decoder.decode(encoded(gradient((6000, 6000)), "PNG"), never)
+
+    decoder.close()
+
+
+def test_a_cancel_ends_the_decoding_at_once(decoder: Decoder) -> None:
+    started = time.monotonic()
+
+    def cancelled() -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        Decoder(100_000_000, 600, 0).decode(encoded(gradient((8000, 8000)), "PNG"), cancelled)
+
+    assert time.monotonic() - started < 60
+
+
+def test_a_decoder_that_crashes_ends_its_image_only(decoder: Decoder) -> None:
+    decoder.decode(encoded(gradient((64, 48)), "PNG"), never)
+    (helper,) = decoder._idle
+    os.kill(helper._process.pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(decoder.decode, encoded(gradient((64, 48)), "PNG"), never)
+        eventually(lambda: not decoder._idle, 5)
+        os.kill(helper._process.pid, signal.SIGKILL)
+
+        with pytest.raises(ImageError, match=r"ended its decoder \(SIGKILL\)"):
+            waiting.result()
+
+    assert decoder.decode(encoded(gradient((64, 48)), "PNG"), never).image.size == (64, 48)
+
+
+def test_a_helper_knows_no_secrets_and_leaves_with_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    monkeypatch.setenv("DG_CALLBACK_SECRET", "whsec_x")
+    decoder = Decoder(4_000_000, 60, 0)
+    decoder.decode(encoded(gradient((64, 48)), "PNG"), never)
+    (helper,) = decoder._idle
+    with suppress(FileNotFoundError):  # where there is no /proc
+        with open(f"/proc/{helper._process.pid}/environ", "rb") as file:
+            names = {item.partition(b"=")[0] for item in file.read().split(b"\0")}
+        assert not names & {b"AWS_SECRET_ACCESS_KEY", b"DG_CALLBACK_SECRET"}
+
+    helper._connection.close()
+
+    eventually(lambda: not helper.is_alive, 10)
+
+
+def test_images_at_the_same_time_have_a_helper_each(decoder: Decoder) -> None:
+    data = encoded(gradient((1500, 1500)), "PNG")
+    with ThreadPoolExecutor(4) as threads:
+        images = list(threads.map(lambda _: decoder.decode(data, never).image, range(4)))
+
+    assert len({image.tobytes() for image in images}) == 1
+    assert len(decoder._idle) <= 2
