@@ -6,11 +6,12 @@ Endpoint, region and credentials are boto3's own settings (`AWS_*`); `DG_BUCKETS
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
+import botocore.session
 from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
@@ -24,8 +25,25 @@ from storage.uris import scheme_of, show_uri
 CHECK_LASTS_SECONDS = 300
 """Time during which a folder that passed the write check is not checked again."""
 
+EVERY_BUCKET = "*"
+
 PASSING = {"ExpiredToken", "RequestTimeout", "OperationAborted", "400"}
 """Codes of errors that pass; a bare 400 is an answer that broke off before its error code."""
+
+REMEDIES = {
+    "NoSuchBucket": "there is no such bucket; create it or correct the URI",
+    "InvalidAccessKeyId": "the store does not know AWS_ACCESS_KEY_ID; correct it where the worker runs",
+    "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY is not that of AWS_ACCESS_KEY_ID; correct it where the worker runs",
+    "RequestTimeTooSkewed": "the clocks of the worker's machine and of the store differ; set them, as NTP does",
+    "PermanentRedirect": "the bucket lies in another region; set AWS_DEFAULT_REGION to it",
+    "AuthorizationHeaderMalformed": "the bucket lies in another region; set AWS_DEFAULT_REGION to it",
+    "MethodNotAllowed": "the store may expect the bucket in its host name; set addressing_style = virtual under `s3 =` "
+    "in the file that AWS_CONFIG_FILE names",
+}
+"""Codes of errors whose mending the code itself tells."""
+
+INCONCLUSIVE_STATUSES = {400, 411, 412, 501}
+"""Answers to a damaged object that say neither that writing is allowed nor that it is not."""
 
 WRONG_MD5 = "AAAAAAAAAAAAAAAAAAAAAA=="  # 16 zero bytes in base64
 
@@ -65,7 +83,10 @@ class Buckets(Store):
             self._client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=content_type)
 
     def check_output(self, uri: str) -> None:
-        """Offer an object with a wrong checksum: who may not write is refused for that, who may for the checksum."""
+        """Offer an object with a wrong checksum: who may not write is refused for that, who may for the checksum.
+
+        A store that answers otherwise is offered a small object that is right, which is removed again where allowed.
+        """
         bucket, key = _allowed(uri, self._writable, OUTPUT)
         folder, now = (bucket, key.rpartition("/")[0]), time.monotonic()
         if self._tried.get(folder, 0) > now:
@@ -81,11 +102,13 @@ class Buckets(Store):
         try:
             self._client.put_object(Bucket=bucket, Key=key, Body=b"damaged", ContentMD5=WRONG_MD5)
         except ClientError as error:
-            if error.response["Error"].get("Code") != "BadDigest":
+            if _code_of(error) == "BadDigest":
+                return
+            if not _is_inconclusive(error):
                 raise
-        else:
-            with contextlib.suppress(ClientError):  # the store does not look at checksums and has kept it
-                self._client.delete_object(Bucket=bucket, Key=key)
+            self._client.put_object(Bucket=bucket, Key=key, Body=b"write check")
+        with contextlib.suppress(ClientError):  # it was kept, the damaged one by a store that looks at no checksum
+            self._client.delete_object(Bucket=bucket, Key=key)
 
     def close(self) -> None:
         self._client.close()
@@ -94,10 +117,26 @@ class Buckets(Store):
 def make_client() -> Any:  # boto3 makes the class of its clients at run time
     """A client that several threads may use, with bounded waits.
 
+    The person's AWS configuration counts, `addressing_style` too. Without one, a store that is not Amazon's is asked
+    with the bucket in the path: buckets as host names need DNS entries that such stores rarely have.
+
     Raises:
         SettingsError: boto3 cannot use its settings.
     """
-    has_own_endpoint = bool(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
+    try:
+        configuration = botocore.session.get_session()
+        session = Session(botocore_session=configuration)
+        client = _make_client(session, addressing_style=None)
+        is_chosen = "addressing_style" in (configuration.get_config_variable("s3") or {})
+        if is_chosen or _is_amazons(client.meta.endpoint_url):
+            return client
+        client.close()
+        return _make_client(session, addressing_style="path")
+    except (BotoCoreError, ValueError) as error:
+        raise SettingsError(f"S3 cannot be used: {error}; correct the AWS_* variables") from error
+
+
+def _make_client(session: Session, addressing_style: str | None) -> Any:
     config = Config(
         connect_timeout=10,
         read_timeout=30,
@@ -106,13 +145,13 @@ def make_client() -> Any:  # boto3 makes the class of its clients at run time
         # Checksums that boto3 adds on its own are refused by many servers that speak S3.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        # Buckets as host names need DNS entries that such servers rarely have.
-        s3={"addressing_style": "path"} if has_own_endpoint else None,
+        s3={"addressing_style": addressing_style} if addressing_style else None,
     )
-    try:
-        return Session().client("s3", config=config)
-    except (BotoCoreError, ValueError) as error:
-        raise SettingsError(f"S3 cannot be used: {error}; correct the AWS_* variables") from error
+    return session.client("s3", config=config)
+
+
+def _is_amazons(endpoint_url: str) -> bool:
+    return (urlsplit(endpoint_url).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
 def _bucket_and_key(uri: str) -> tuple[str, str]:
@@ -122,7 +161,7 @@ def _bucket_and_key(uri: str) -> tuple[str, str]:
 
 def _allowed(uri: str, places: tuple[str, ...], side: Side) -> tuple[str, str]:
     bucket, key = _bucket_and_key(uri)
-    if not any(place == "*" or f"{bucket}/{key}".startswith(f"{place.rstrip('/')}/") for place in places):
+    if not any(_holds(place, bucket, key) for place in places):
         raise RejectJob(
             side.forbidden,
             f"{show_uri(uri)}: not below a place of DG_BUCKETS (now: {', '.join(places) or 'none'}); "
@@ -131,6 +170,14 @@ def _allowed(uri: str, places: tuple[str, ...], side: Side) -> tuple[str, str]:
     if not key:
         raise RejectJob(side.not_found, f"{show_uri(uri)}: names no object; expected s3://bucket/key")
     return bucket, key
+
+
+def _holds(place: str, bucket: str, key: str) -> bool:
+    """Report whether an object lies below `bucket`, `bucket/prefix` or `*`."""
+    if place in (EVERY_BUCKET, bucket):
+        return True
+    # A store that resolves dots, as file servers do, would leave the prefix.
+    return f"{bucket}/{key}".startswith(f"{place.rstrip('/')}/") and {".", ".."}.isdisjoint(key.split("/"))
 
 
 @contextlib.contextmanager
@@ -155,12 +202,23 @@ def _failures(uri: str, side: Side) -> Iterator[None]:
 def _refusal(error: ClientError, uri: str, side: Side) -> EditFailure:
     """Translate an error answer of the server into a failure of the job."""
     status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-    code = error.response["Error"].get("Code", "")
+    code = _code_of(error)
     answer = f"{show_uri(uri)}: {code} (HTTP {status})"
-    if code == "NoSuchBucket":
-        return RejectJob(side.not_found, f"{answer}: there is no such bucket; create it or correct the URI")
+    if code == "RequestTimeTooSkewed":  # no fault of the job: it is done when the clocks agree
+        return Outage(side.unavailable, f"{answer}: {REMEDIES[code]}")
+    if code in REMEDIES:
+        return RejectJob(side.not_found if status == 404 else side.forbidden, f"{answer}: {REMEDIES[code]}")
     if status == 404:
         return RejectJob(side.not_found, f"{answer}: check bucket and key")
     if status >= 500 or status in (408, 429) or code in PASSING:
         return Outage(side.unavailable, f"{answer}; a later try may do")
     return RejectJob(side.forbidden, f"{answer}: check the rights of the worker's credentials")
+
+
+def _is_inconclusive(error: ClientError) -> bool:
+    is_known = _code_of(error) in REMEDIES or _code_of(error) in PASSING
+    return error.response["ResponseMetadata"]["HTTPStatusCode"] in INCONCLUSIVE_STATUSES and not is_known
+
+
+def _code_of(error: ClientError) -> str:
+    return error.response["Error"].get("Code", "")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from jobs.settings import BrokerSettings, Bytes, Names, Paths, Ports, Seconds
 
@@ -16,7 +16,7 @@ class StorageSettings(BrokerSettings):
     """The variables that say which files, buckets and hosts a job may touch, and how large an input may be."""
 
     file_roots: Paths = Field((), description="folders that file:// may touch, separated by ':'")
-    buckets: Names = Field((), description="buckets that s3:// may touch, or *")
+    buckets: Names = Field((), description="what s3:// may touch: bucket, bucket/prefix, or *")
     private_hosts: Names = Field((), description="private hosts or networks that http(s):// may reach")
     input_cache_dir: Path | None = Field(None, description="folder that keeps downloaded inputs; default: none is kept")
     ports: Ports = Field((80, 443), description="ports of public hosts that http(s):// and callbacks may reach")
@@ -25,3 +25,11 @@ class StorageSettings(BrokerSettings):
     )
     max_input_bytes: Bytes = Field(64 * 2**20, description="largest input file")
     max_input_pixels: int = Field(64_000_000, gt=0, description="largest input picture, width times height")
+
+    @field_validator("buckets")
+    @classmethod
+    def _places_in_buckets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        places = tuple(place.removeprefix("s3://").rstrip("/") for place in value)
+        if not all(place and ":" not in place and place[0] != "/" for place in places):
+            raise ValueError("expected names of buckets, s3://bucket/prefix, or *")
+        return places

@@ -155,14 +155,14 @@ def top(
     Reads Redis only, so it runs on any machine.
     """
     settings = load_settings(Settings)
+    from rich.console import Console
+
     from jobs.connection import connect
     from jobs.ledger import Ledger
     from jobs.registry import WorkerRegistry
     from worker.top import Top, show, show_once
 
     view = Top(Ledger.from_settings(settings), WorkerRegistry(connect(settings.redis_url), settings.key_prefix))
-    from rich.console import Console
-
     console = Console(highlight=False)
     if once:
         show_once(view, console)

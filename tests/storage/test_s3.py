@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from jobs.errors import EditFailure, ErrorCode, RejectJob, RetryJob, SettingsErr
 from jobs.settings import load_settings
 from storage.s3 import Buckets
 from storage.settings import StorageSettings
+from tests.servers.http import Answer, HttpServer
 from tests.servers.redis import free_port
 from tests.servers.s3 import S3Server
 from tests.storage.s3_gate import s3_gate
@@ -209,7 +212,7 @@ def test_a_wrong_secret_is_rejected_and_checking_finds_it(connect: Connect, s3_b
 
     assert isinstance(reading, RejectJob)
     assert reading.code is ErrorCode.INPUT_FORBIDDEN
-    assert "SignatureDoesNotMatch (HTTP 403): check the rights of the worker's credentials" in reading.message
+    assert "SignatureDoesNotMatch (HTTP 403): AWS_SECRET_ACCESS_KEY is not that of AWS_ACCESS_KEY_ID" in reading.message
     assert failure_of(buckets.check_output, uri).code is ErrorCode.OUTPUT_FORBIDDEN
     assert failure_of(buckets.publish, uri, b"picture", "image/png").code is ErrorCode.OUTPUT_FORBIDDEN
 
@@ -271,6 +274,39 @@ def test_an_input_that_breaks_off_is_not_taken_for_whole(
     assert failure.code is ErrorCode.INPUT_UNREACHABLE
 
 
+def error_answer(status: int, code: str) -> Answer:
+    return Answer(status, f"<Error><Code>{code}</Code><Message>No.</Message></Error>".encode())
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind", "error_code", "words"),
+    [
+        (403, "AccessDenied", RejectJob, ErrorCode.OUTPUT_FORBIDDEN, "check the rights"),
+        (404, "NoSuchBucket", RejectJob, ErrorCode.OUTPUT_NOT_FOUND, "there is no such bucket"),
+        (403, "InvalidAccessKeyId", RejectJob, ErrorCode.OUTPUT_FORBIDDEN, "does not know AWS_ACCESS_KEY_ID"),
+        (403, "RequestTimeTooSkewed", RetryJob, ErrorCode.OUTPUT_UNAVAILABLE, "the clocks of the worker's machine"),
+        (400, "AuthorizationHeaderMalformed", RejectJob, ErrorCode.OUTPUT_FORBIDDEN, "set AWS_DEFAULT_REGION"),
+        (405, "MethodNotAllowed", RejectJob, ErrorCode.OUTPUT_FORBIDDEN, "set addressing_style"),
+    ],
+)
+def test_a_refusal_tells_what_is_wrong_and_what_to_do(
+    status: int, code: str, kind: type[EditFailure], error_code: ErrorCode, words: str,
+    connect: Connect, http_server: HttpServer,
+) -> None:  # fmt: skip
+    http_server.answer("/pics/out/cat.png.write-check", error_answer(status, code))
+    http_server.answer("/pics/out/cat.png", error_answer(status, code))
+    buckets = connect(AWS_ENDPOINT_URL=http_server.url(""))
+
+    checking = failure_of(buckets.check_output, "s3://pics/out/cat.png")
+    publishing = failure_of(buckets.publish, "s3://pics/out/cat.png", b"picture", "image/png")
+
+    for failure in (checking, publishing):
+        assert isinstance(failure, kind)
+        assert failure.code is error_code
+        assert f"{code} (HTTP {status}): " in failure.message
+        assert words in failure.message
+
+
 # Checking
 
 
@@ -296,6 +332,61 @@ def test_a_folder_that_could_be_written_is_not_asked_about_for_each_job(
         assert len(asked) == 2
 
 
+CHECKED = "/pics/out/cat.png.write-check"
+
+
+@pytest.mark.parametrize(("status", "code"), [(400, "InvalidDigest"), (501, "NotImplemented"), (400, "InvalidRequest")])
+def test_a_store_that_takes_no_damaged_object_for_another_reason_is_offered_a_right_one(
+    status: int, code: str, connect: Connect, http_server: HttpServer, quick_retries: None
+) -> None:
+    http_server.answer(CHECKED, error_answer(status, code), Answer(200), Answer(204))
+
+    connect(AWS_ENDPOINT_URL=http_server.url("")).check_output("s3://pics/out/cat.png")
+
+    asked = http_server.requests(CHECKED)
+    assert [request.method for request in asked] == ["PUT", "PUT", "DELETE"]
+    assert "content-md5" not in asked[1].headers
+
+
+def test_a_right_object_that_is_refused_too_is_the_answer(connect: Connect, http_server: HttpServer) -> None:
+    http_server.answer(CHECKED, error_answer(400, "InvalidDigest"), error_answer(403, "AccessDenied"))
+
+    failure = failure_of(connect(AWS_ENDPOINT_URL=http_server.url("")).check_output, "s3://pics/out/cat.png")
+
+    assert failure.code is ErrorCode.OUTPUT_FORBIDDEN
+    assert "AccessDenied (HTTP 403): check the rights" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("configuration", "path"),
+    [
+        ("", "/pics/cat.png"),
+        ("[default]\ns3 =\n  addressing_style = virtual\n", "/cat.png"),
+        ("[default]\ns3 =\n  addressing_style = path\n", "/pics/cat.png"),
+        ("[default]\nendpoint_url = {url}\n", "/pics/cat.png"),
+    ],
+)
+def test_the_persons_aws_configuration_counts(
+    configuration: str, path: str, connect: Connect, http_server: HttpServer, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    endpoint_url = http_server.url("").replace("127.0.0.1", "localhost")  # pics.localhost is this machine too
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *more, **named: resolve("localhost" if "." in host else host, *more, **named),
+    )
+    (tmp_path / "config").write_text(configuration.format(url=endpoint_url))
+    http_server.answer(path, Answer(200, b"picture"))
+    given = {} if "endpoint_url" in configuration else {"AWS_ENDPOINT_URL": endpoint_url}
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+
+    buckets = connect(**({"AWS_ENDPOINT_URL": ""} | given))
+
+    assert buckets.read("s3://pics/cat.png") == b"picture"
+
+
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """boto3 repeats a failed request at once; its own pauses grow to seconds."""
@@ -315,6 +406,8 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
         (("{bucket}/in/",), "s3://elsewhere", "in/a.png", True, True),
         (("{bucket}/in",), "s3://elsewhere", "inside.png", False, False),
         (("{bucket}/in",), "s3://elsewhere", "in", False, False),
+        (("s3://{bucket}/in",), "s3://elsewhere", "in/a.png", True, True),
+        (("s3://{bucket}/in",), "s3://elsewhere", "in/../secret.png", False, False),
         (("{bucket}",), "s3://elsewhere", "in/a.png", True, True),
         (("*",), "s3://elsewhere", "in/a.png", True, True),
     ],

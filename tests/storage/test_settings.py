@@ -28,3 +28,15 @@ def test_a_size_that_is_none_is_one_line_that_names_the_variable(monkeypatch: py
 
     with pytest.raises(SettingsError, match=r"^DG_MAX_INPUT_BYTES='12 parsec': expected a number of bytes"):
         load_settings(StorageSettings)
+
+
+def test_places_in_buckets_are_written_with_and_without_their_scheme() -> None:
+    settings = load_settings(StorageSettings, buckets=("cats", "s3://dogs/in/", "birds/out", "*"))
+
+    assert settings.buckets == ("cats", "dogs/in", "birds/out", "*")
+
+
+@pytest.mark.parametrize("place", ["file:///srv", "https://pics.example.org", "s3://", "/in"])
+def test_what_is_no_place_in_a_bucket_is_named(place: str) -> None:
+    with pytest.raises(SettingsError, match=r"^DG_BUCKETS=.*: expected names of buckets, s3://bucket/prefix, or \*"):
+        load_settings(StorageSettings, buckets=(place,))
