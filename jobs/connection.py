@@ -132,7 +132,8 @@ def broker_error(error: BaseException, server: str) -> BrokerError:
     if isinstance(error, AuthenticationError):
         return BrokerUnavailable(f"{server} refuses the password: correct DG_BROKER_URL")
     said = _said(error)
-    if found := re.search(r"WRONGKEY (\S+) (\S+) (.*)", said):
+    # From 7 on, Redis appends the place in the script.
+    if found := re.search(r"WRONGKEY (\S+) (\S+) (.*?)(?:,? script: .*)?$", said):
         wanted, kind, key = found.groups()
         return BrokerRefused(
             f"{server} holds other data under the ledger's keys: {key} is a {kind}, not a {wanted}; "

@@ -51,7 +51,7 @@ class Event:
 
     def facts(self) -> dict[str, Any]:
         """The same fields, for programs: key and value, unformatted."""
-        kind: type[Any] = type(self)
+        kind: Any = type(self)
         return {marked.key: getattr(self, field) for field, marked in _said_fields(kind)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from base64 import b64encode
 from collections.abc import Iterator
 from http.client import HTTPConnection
@@ -30,7 +31,7 @@ from tests.waiting import eventually
 from tests.worker.life import a_whole_life
 from worker.events import Event, Events, JobTaken
 from worker.metrics.activity import worker_metrics
-from worker.metrics.queue import QueueCollector, queue_registry
+from worker.metrics.queue import FRESH_SECONDS, QueueCollector, queue_registry
 from worker.metrics.server import MetricsServer, serve_metrics
 from worker.settings import Settings
 
@@ -153,6 +154,22 @@ def test_without_redis_the_exporter_says_so_and_invents_nothing(redis_server: Re
     assert shown["kontext_redis_up"] == 0
     assert [name for name in shown if name.startswith("kontext_")] == ["kontext_redis_up"]
     assert why_not_ready() == "Redis does not answer"
+
+
+def test_a_redis_that_hangs_is_told_before_prometheus_gives_up(
+    redis_server: RedisServer, collector: QueueCollector
+) -> None:
+    assert samples(collector)["kontext_redis_up"] == 1
+    redis_server.pause()
+    time.sleep(FRESH_SECONDS)
+    started = time.monotonic()
+    try:
+        assert samples(collector) == {"kontext_redis_up": 0}
+        assert time.monotonic() - started < 8
+    finally:
+        redis_server.resume()
+    eventually(lambda: samples(collector)["kontext_redis_up"] == 1, 60)
+    assert "kontext_jobs queued" in samples(collector)
 
 
 def test_the_exporter_serves_until_sigterm(redis_server: RedisServer, tmp_path: Path) -> None:

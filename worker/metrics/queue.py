@@ -10,6 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from typing import Any
 
@@ -40,6 +41,10 @@ def queue_registry(settings: Settings) -> tuple[CollectorRegistry, WhyNot]:
     return registry, collector.why_not_ready
 
 
+ANSWER_SECONDS = 2.0
+"""A scrape is answered by then, also while Redis hangs: Prometheus would give up, and miss that Redis is away."""
+
+
 class QueueCollector(Collector):
     """Reads the service's state from Redis; while Redis is away it shows `kontext_redis_up 0` and nothing else."""
 
@@ -51,6 +56,8 @@ class QueueCollector(Collector):
         self._read_at = float("-inf")
         self._last: list[Metric] = []
         self._is_cut_off = False
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="queue-metrics")
+        self._reading: Future[list[Metric]] | None = None
 
     def describe(self) -> list[Metric]:
         """Names nothing, so that making the registry asks nothing of Redis."""
@@ -58,10 +65,20 @@ class QueueCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         with self._lock:
-            if time.monotonic() - self._read_at > FRESH_SECONDS:
-                self._last = list(self._read())
-                self._read_at = time.monotonic()
+            if self._reading is None and time.monotonic() - self._read_at > FRESH_SECONDS:
+                self._reading = self._executor.submit(lambda: list(self._read()))
+            if self._reading is not None:
+                self._last = self._wait_for(self._reading)
             yield from self._last
+
+    def _wait_for(self, reading: Future[list[Metric]]) -> list[Metric]:
+        """The reading, if it comes in time; otherwise it goes on, and a later scrape takes it."""
+        try:
+            known = reading.result(ANSWER_SECONDS)
+        except TimeoutError:
+            return [_redis_up(False)]
+        self._read_at, self._reading = time.monotonic(), None
+        return known
 
     def why_not_ready(self) -> str | None:
         """Reason for which the queue cannot be read; None when Redis answers."""
@@ -79,7 +96,7 @@ class QueueCollector(Collector):
             if self._is_cut_off:
                 log.info("redis_back thread=metrics")
             self._is_cut_off = False
-        yield _gauge("kontext_redis_up", "1 while Redis answers the exporter.", float(not self._is_cut_off))
+        yield _redis_up(not self._is_cut_off)
         yield from known
 
     def _queue(self) -> Iterator[Metric]:
@@ -123,6 +140,10 @@ class QueueCollector(Collector):
         yield _gauge("kontext_redis_memory_limit_bytes", "Its maxmemory, otherwise its machine's memory.", limit)
         is_well = all(facts.get(name, "ok") == "ok" for name in ("aof_last_write_status", "rdb_last_bgsave_status"))
         yield _gauge("kontext_redis_persistence_ok", "1 while Redis can write its files.", float(is_well))
+
+
+def _redis_up(is_up: bool) -> Metric:
+    return _gauge("kontext_redis_up", "1 while Redis answers the exporter.", float(is_up))
 
 
 def _gauge(name: str, meaning: str, value: float) -> Metric:
