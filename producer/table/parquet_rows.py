@@ -63,11 +63,11 @@ class ParquetRows:
 
     def _open(self) -> Any:
         try:
-            self._texts = {
-                field.name for field in self._parquet.read_schema(self._path) if str(field.type) in TEXT_TYPES
-            }
+            schema = self._parquet.read_schema(self._path)
+            texts = [field.name for field in schema if str(field.type) in TEXT_TYPES]
+            self._has_others = any(BYTES.search(str(field.type)) for field in schema if field.name not in texts)
             # Texts that are named by number stay so: unpacked, a small file may have no end.
-            return self._parquet.ParquetFile(self._path, read_dictionary=[*self._texts])
+            return self._parquet.ParquetFile(self._path, read_dictionary=texts)
         except Exception as error:
             raise TableError(f"{self._named}: not a Parquet file that can be read ({_line(error)})") from error
 
