@@ -17,9 +17,8 @@ from typing import Annotated, Any, TypeVar
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from redis.connection import parse_url
 
-from jobs.connection import SentinelAddress
+from jobs.broker_url import as_redis_url, check_broker_url
 from jobs.errors import SettingsError
 
 TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
@@ -110,28 +109,12 @@ class BrokerSettings(BaseSettings):
     @field_validator("broker_url")
     @classmethod
     def _broker_is_redis(cls, value: str) -> str:
-        if value.startswith("sentinel://"):
-            SentinelAddress.parse(value)
-        elif not re.match(r"(redis|rediss|redis\+socket)://", value) or not _is_redis_url(_as_redis_url(value)):
-            raise ValueError("expected redis://host:port/db, rediss://..., sentinel://... or redis+socket:///path")
-        return value
+        return check_broker_url(value)
 
     @property
     def redis_url(self) -> str:
-        """The broker's address as redis-py spells it (Celery says `redis+socket://` where redis-py says `unix://`)."""
-        return _as_redis_url(self.broker_url)
-
-
-def _as_redis_url(broker_url: str) -> str:
-    return broker_url.replace("redis+socket://", "unix://", 1).replace("virtual_host=", "db=")
-
-
-def _is_redis_url(url: str) -> bool:
-    try:
-        parse_url(url)  # type: ignore[no-untyped-call]
-    except ValueError:  # its message may hold a part of the password
-        return False
-    return True
+        """The broker's address as redis-py spells it."""
+        return as_redis_url(self.broker_url)
 
 
 def load_settings(kind: type[S], /, **overrides: Any) -> S:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.connection import SentinelAddress
+from jobs.connection import SentinelAddress, connect
 from jobs.errors import SettingsError
 from jobs.settings import BrokerSettings, load_settings, unknown_variables
 
@@ -27,7 +27,20 @@ def test_the_defaults_are_the_documented_ones(tmp_path: Path, monkeypatch: pytes
         ("DG_OUTPUT_URI", "out", "expected s3://bucket/prefix or file:///absolute/folder"),
         ("DG_BROKER_URL", "amqp://host", "expected redis://host:port/db"),
         ("DG_BROKER_URL", "redis://host:port", "expected redis://host:port/db"),
-        ("DG_BROKER_URL", "redis://:pa/ss@host", "expected redis://host:port/db"),
+        ("DG_BROKER_URL", "redis://:pa/ss@host", "a password with / ? or # must be percent-encoded: %2F for /"),
+        ("DG_BROKER_URL", "redis://me:pa#ss@host/0", "a password with / ? or # must be percent-encoded: %2F for /"),
+        (
+            "DG_BROKER_URL",
+            "redis://host/0?socket_timeuot=3",
+            "no option 'socket_timeuot'; did you mean 'socket_timeout'?",
+        ),
+        ("DG_BROKER_URL", "redis://host/0?colour=red", "there is no option 'colour'"),
+        ("DG_BROKER_URL", "redis://host/0?socket_timeout=soon", "expected redis://host:port/db"),
+        (
+            "DG_BROKER_URL",
+            "rediss://host/0?ssl_cert_reqs=never",
+            "ssl_cert_reqs is 'never', expected required, optional",
+        ),
         ("DG_RETENTION_SECONDS", "soon", "DG_RETENTION_SECONDS='soon': input should be a valid number"),
         ("DG_MAX_QUEUED", "-1", "DG_MAX_QUEUED='-1': input should be greater than or equal to 0"),
     ],
@@ -43,6 +56,28 @@ def test_a_wrong_value_is_one_line_that_names_the_variable(
     assert str(error.value).startswith(name)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("rediss://host/0?ssl_cert_reqs=CERT_REQUIRED", "rediss://host/0?ssl_cert_reqs=required"),
+        ("rediss://host/0?ssl_cert_reqs=CERT_NONE&ssl_ca_certs=/ca.pem", None),
+        ("rediss://host/0?ssl_cert_reqs=optional", "rediss://host/0?ssl_cert_reqs=optional"),
+        ("redis://host/0?socket_timeout=3&health_check_interval=5&max_connections=9&db=2", None),
+        ("redis://me:p%2Fa%40ss@host:6380/1", None),
+        ("redis://:p@ss@host", None),
+        ("redis+socket:///run/redis.sock?virtual_host=3", None),
+    ],
+)
+def test_words_of_celery_and_options_of_redis_py_are_taken(given: str, used: str | None) -> None:
+    used = used or given.replace("CERT_NONE", "none")
+
+    settings = load_settings(BrokerSettings, broker_url=given)
+
+    assert settings.broker_url == used
+    with connect(settings.redis_url) as redis:  # it knows every option
+        redis.connection_pool.make_connection()
 
 
 def test_a_password_of_the_broker_never_shows(monkeypatch: pytest.MonkeyPatch) -> None:
