@@ -11,7 +11,16 @@ from typing import Annotated, Any, Literal
 from urllib.parse import unquote_to_bytes, urlsplit
 from uuid import uuid4
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import to_json
 
 from jobs.errors import ErrorCode, RejectJob
@@ -22,6 +31,7 @@ from jobs.shown import hide_in_url, hide_secrets
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 Priority = Literal["high", "normal", "low"]
+SizeMode = Literal["match", "fit", "reference"]
 CallbackEvent = Literal["succeeded", "failed", "cancelled"]
 
 JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
@@ -40,6 +50,12 @@ FORMAT_OF_SUFFIX: dict[str, OutputFormat] = {".png": "png", ".jpg": "jpeg", ".jp
 SUFFIX_OF_FORMAT = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 FORMAT_OF_NAME: dict[str, OutputFormat] = {"jpg": "jpeg", "jpe": "jpeg", "jfif": "jpeg"}
 """What people call a format beside its own name."""
+
+RATIO_AS_WRITTEN = re.compile(r"^0*([1-9][0-9]{0,3})\s*[:/]\s*0*([1-9][0-9]{0,3})(?::00)?$", re.ASCII)
+"""A shape as people write it, or as Excel keeps it: 16:9 in a cell becomes the time 16:09:00."""
+
+OTHERS_NAME_FOR_NO_RATIO = "match_input_image"
+"""What other services call it that nothing is asked for: the nearest preferred resolution."""
 
 RANDOM_SEED = -1
 """The seed by which other tools ask for a random one."""
@@ -128,9 +144,10 @@ class AppliedLora(Contract):
 class EditParams(Contract):
     """Parameters of sampling and of the output's encoding.
 
-    `width` and `height` are pixels of the output; what is absent follows from the input picture. `output_format`
-    follows from the suffix of the output's name when absent; otherwise it is png. The producer's options and columns
-    come from these fields: `description` is the option's help, and `absent` describes the default where there is none.
+    `width` and `height` are pixels of the output; what is absent follows from the input picture. `aspect_ratio` asks
+    for a shape instead, or for the input's own size. `output_format` follows from the suffix of the output's name when
+    absent; otherwise it is png. The producer's options and columns come from these fields: `description` is the
+    option's help, and `absent` describes the default where there is none.
     """
 
     num_inference_steps: int = Field(30, ge=1, le=1000, description="Sampling steps, 1 to 1000.")
@@ -148,6 +165,15 @@ class EditParams(Contract):
     height: int | None = Field(
         None, ge=16, le=4096, description="Output pixels.", json_schema_extra={"absent": "follows the input"}
     )
+    size_mode: SizeMode = Field(
+        "match",
+        description="match: sample at the size; fit: sample at the model's size, then scale; reference: official code.",
+    )
+    aspect_ratio: str | None = Field(
+        None,
+        description="Shape instead of width and height, 21:9 to 9:21; input: the input's own size.",
+        json_schema_extra={"absent": "by width and height"},
+    )
     output_format: OutputFormat | None = Field(
         None, description="png, jpeg or webp.", json_schema_extra={"absent": "by the output's name, else png"}
     )
@@ -164,6 +190,33 @@ class EditParams(Contract):
     @classmethod
     def _minus_one_is_random(cls, value: Any) -> Any:
         return None if value == RANDOM_SEED or value == str(RANDOM_SEED) else value
+
+    @field_validator("size_mode", mode="before")
+    @classmethod
+    def _size_mode_in_any_case(cls, value: Any) -> Any:
+        return value.strip().lower() if isinstance(value, str) else value
+
+    @field_validator("aspect_ratio", mode="before")
+    @classmethod
+    def _aspect_ratio_as_people_write_it(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        name = value.strip().lower()
+        return None if name == OTHERS_NAME_FOR_NO_RATIO else RATIO_AS_WRITTEN.sub(r"\1:\2", name)
+
+    @field_validator("aspect_ratio")
+    @classmethod
+    def _aspect_ratio_can_be_had(cls, value: str | None, others: ValidationInfo) -> str | None:
+        if value is None:
+            return None
+        if value != "input" and not _is_between_9_21_and_21_9(value):
+            raise ValueError("should be input, or a shape from 21:9 to 9:21 such as 16:9")
+        for side in ("width", "height"):
+            if (pixels := others.data.get(side)) is not None:
+                raise ValueError(f"contradicts {side} {pixels}; leave out {side}, or aspect_ratio")
+        if others.data.get("size_mode") == "reference":
+            raise ValueError("is nothing that size_mode reference knows; use match or fit, or give width and height")
+        return value
 
     @field_validator("output_format", mode="before")
     @classmethod
@@ -412,6 +465,11 @@ def describe_problem(problem: Any) -> str:
         else ""
     )
     return f"{field}: {message[0].lower()}{message[1:]}{shown}"
+
+
+def _is_between_9_21_and_21_9(ratio: str) -> bool:
+    numbers = RATIO_AS_WRITTEN.fullmatch(ratio)
+    return numbers is not None and 9 / 21 <= int(numbers[1]) / int(numbers[2]) <= 21 / 9
 
 
 def _suffix(uri: str | None) -> str:

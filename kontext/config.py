@@ -14,6 +14,7 @@ Resolution = tuple[int, int]  # width, height in pixels
 LATENT_CHANNELS = 16
 PIXELS_PER_LATENT = 8
 PIXELS_PER_TOKEN = 16  # a token is a patch of 2x2 latents
+LEAST_MOST_PIXELS = PIXELS_PER_TOKEN**2
 SHORTEST_TEXT, LONGEST_TEXT = 64, 1024  # T5 tokens
 
 # Sizes Kontext was trained on, about a megapixel each, from tall to wide.
@@ -109,6 +110,18 @@ class ModelConfig:
     max_sequence_length: int = 512  # T5 tokens
     clip_max_length: int = 77
     preferred_resolutions: tuple[Resolution, ...] = PREFERRED_RESOLUTIONS
+    most_pixels: int | None = None  # of a target that is sampled as asked; None: twice the usual area
+
+    @property
+    def usual_area(self) -> int:
+        """Pixels of the preferred resolution that is nearest to a square: a megapixel for the 12B model."""
+        width, height = min(self.preferred_resolutions, key=lambda size: max(size) / min(size))
+        return width * height
+
+    @property
+    def largest_area(self) -> int:
+        """Pixels up to which a target is sampled at the size asked for: 2 megapixels (2 * 2^20) for the 12B model."""
+        return self.most_pixels or 2 * self.usual_area
 
     @classmethod
     def from_json(cls, described: dict[str, Any]) -> ModelConfig:
@@ -119,6 +132,7 @@ class ModelConfig:
         """
         default = cls()
         resolutions = described.get("preferred_resolutions", default.preferred_resolutions)
+        most_pixels = described.get("most_pixels")
         return cls(
             name=str(described.get("name", default.name)),
             transformer=_read(TransformerConfig, described.get("transformer", {})),
@@ -126,6 +140,7 @@ class ModelConfig:
             max_sequence_length=int(described.get("max_sequence_length", default.max_sequence_length)),
             clip_max_length=int(described.get("text", {}).get("clip_max_length", default.clip_max_length)),
             preferred_resolutions=tuple((int(width), int(height)) for width, height in resolutions),
+            most_pixels=None if most_pixels is None else int(most_pixels),
         )
 
 

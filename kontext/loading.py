@@ -64,7 +64,7 @@ def load(
     # 4. Place: every weight gets its room on the device or in host memory, and is queued to be read into it.
     loaded = Kontext(
         networks,
-        choice.files.config,
+        replace(choice.files.config, most_pixels=options.most_pixels or choice.files.config.most_pixels),
         fingerprint=fingerprint(choice.files),
         memory=Streamed(choice.device, options.vram_budget_bytes) if options.offload else Resident(choice.device),
         seam_dtype=options.seam_dtype,

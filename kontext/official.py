@@ -43,6 +43,7 @@ from kontext.offload.workload import (
 from kontext.options import EngineOptions
 from kontext.pipeline import Encoded, Kontext
 from kontext.request import EditRequest, OnStep
+from kontext.sizes import SizePlan, plan_sizes
 from kontext.text import TextEncoder
 from kontext.weights.checkpoint import build_on_meta
 from kontext.weights.fingerprint import fingerprint
@@ -82,7 +83,7 @@ def load(
     loaded = OfficialKontext(
         code,
         load_networks(code, files, options.dtype or torch.bfloat16, reader.convert),
-        files.config,
+        replace(files.config, most_pixels=options.most_pixels or files.config.most_pixels),
         fingerprint=fingerprint(files),
         memory=Streamed(chosen, options.vram_budget_bytes) if options.offload else Resident(chosen),
         max_sequence_length=options.max_sequence_length or files.config.max_sequence_length,
@@ -211,12 +212,13 @@ class OfficialKontext(Kontext):
         self._t5 = _embedder(code, networks.t5, max_sequence_length)
         self._clip = _embedder(code, networks.clip, config.clip_max_length)
 
-    def encode(self, request: EditRequest) -> Encoded:
+    def encode(self, request: EditRequest, plan: SizePlan | None = None) -> Encoded:
         if request.loras:
             raise RequestError("loras: the official engine has no LoRA layers; leave them out or use the native one")
+        plan = plan or plan_sizes(request, self.config)
         txt, pooled = self._encode_prompt(request.prompt)
         with self.memory.on_device(self.networks.autoencoder.encoder):
-            prepared = [self._prepare(image, txt, pooled, request) for image in request.images]
+            prepared = [self._prepare(index, txt, pooled, request, plan) for index in range(len(request.images))]
         for index, (inputs, _, _) in enumerate(prepared):
             inputs["img_cond_seq_ids"][..., 0] = 1 + index  # theirs takes one image and writes 1
         _, height, width = prepared[0]
@@ -257,19 +259,27 @@ class OfficialKontext(Kontext):
         return self._across_seam(txt), self._across_seam(pooled)
 
     def _prepare(
-        self, image: Image.Image, txt: Tensor, pooled: Tensor, request: EditRequest
+        self, index: int, txt: Tensor, pooled: Tensor, request: EditRequest, plan: SizePlan
     ) -> tuple[dict[str, Tensor], int, int]:
-        """One reference in the official way: its tokens, their positions, and the target's (height, width) from it."""
+        """One reference in the official way: its tokens, their positions, and the target's (height, width) from it.
+
+        Their code chooses among the preferred resolutions. For a size of our own it gets a list of this one.
+        """
+        placement, is_theirs = plan.references[index], request.size_mode == "reference"
+        self.code.sampling.PREFERED_KONTEXT_RESOLUTIONS = (
+            list(self.config.preferred_resolutions) if is_theirs else [placement.size]
+        )
+        width, height = (request.width, request.height) if is_theirs else plan.sampled
         return self.code.sampling.prepare_kontext(
             t5=lambda _: txt,  # encoded already, and the same for every picture
             clip=lambda _: pooled,
             prompt=request.prompt,
             ae=self.networks.autoencoder,
-            img_cond_path=_as_file(image),
+            img_cond_path=_as_file(placement.prepare(request.images[index])),
             seed=request.seed,
             device=self.memory.device,
-            target_width=request.width,
-            target_height=request.height,
+            target_width=width,
+            target_height=height,
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from kontext.choices import CPU_KERNELS, DEFAULT_BUDGET_BYTES, DEFAULT_CACHE_BYTES, DEFAULT_LORA_BYTES
-from kontext.config import LONGEST_TEXT, SHORTEST_TEXT
+from kontext.config import LEAST_MOST_PIXELS, LONGEST_TEXT, SHORTEST_TEXT
 from kontext.errors import RequestError
 from kontext.images import DEFAULT_OPTIONS, ImageOptions
 
@@ -23,6 +23,8 @@ class EngineOptions:
         offload: keep on the device no more weights than the budget allows and stream the others through it.
         vram_budget_bytes: with offload, the device's memory for weights and everything else of a usual edit.
         max_sequence_length: T5 tokens of a prompt, 64 to 1024; None for the model's own, 512 unless it says otherwise.
+        most_pixels: of a target that is sampled at the asked size; a larger one is sampled smaller and enlarged. None
+            for the model's own, twice the area of its squarest preferred resolution unless it says otherwise.
         image_options: how images come in at `Kontext.edit`, and whether the output has the asked size. A request has
             its images in RGB already.
         seam_dtype: what one network hands to the next is rounded to it. The reference rounds to bfloat16 even
@@ -36,7 +38,7 @@ class EngineOptions:
             rounded differently; "auto": fast in float32, where last bits do not show.
         lora_bytes: of LoRA layers that stay for jobs with the same LoRAs: device memory, with offload host memory.
     Raises:
-        RequestError: max_sequence_length, cache_bytes or kernels is none of these.
+        RequestError: max_sequence_length, most_pixels, cache_bytes or kernels is none of these.
     """
 
     device: str = "auto"
@@ -44,6 +46,7 @@ class EngineOptions:
     offload: bool = False
     vram_budget_bytes: int = DEFAULT_BUDGET_BYTES
     max_sequence_length: int | None = None
+    most_pixels: int | None = None
     image_options: ImageOptions = DEFAULT_OPTIONS
     # From here on ours alone: the official code has its own ways.
     seam_dtype: torch.dtype = torch.bfloat16
@@ -60,5 +63,7 @@ class EngineOptions:
         length = self.max_sequence_length
         if length is not None and not SHORTEST_TEXT <= length <= LONGEST_TEXT:
             raise RequestError(f"max_sequence_length is {length}, expected {SHORTEST_TEXT} to {LONGEST_TEXT}")
+        if self.most_pixels is not None and self.most_pixels < LEAST_MOST_PIXELS:
+            raise RequestError(f"most_pixels is {self.most_pixels}, expected {LEAST_MOST_PIXELS} or more")
         if self.kernels not in CPU_KERNELS:
             raise RequestError(f"kernels is {self.kernels!r}, expected {', '.join(CPU_KERNELS)}")

@@ -20,13 +20,14 @@ from kontext.cache import TensorCache, image_key, prompt_key
 from kontext.choices import DEFAULT_LORA_BYTES
 from kontext.config import ModelConfig, Resolution
 from kontext.device import synchronize
-from kontext.images import ImageOptions, crop_to_size, image_to_tensor, tensor_to_image, to_rgb
+from kontext.images import ImageOptions, image_to_tensor, tensor_to_image, to_rgb
 from kontext.lora.adapters import AdapterCache, Adapters, make_adapters
 from kontext.matmul import using_products
 from kontext.networks import Networks
 from kontext.offload.memory import Memory, spared
 from kontext.progress import report_steps
-from kontext.request import Edited, EditRequest, Lora, OnStep, random_seed
+from kontext.request import Edited, EditRequest, Lora, OnStep, SizeMode, random_seed
+from kontext.sizes import SizePlan, plan_sizes
 
 Images = Image.Image | Sequence[Image.Image]
 
@@ -89,30 +90,35 @@ class Kontext:
                 model stays usable.
         """
         timings: dict[str, float] = {}
+        plan = plan_sizes(request, self.config)
         with self._timed(timings, "encode"):
-            encoded = self.encode(request)
+            encoded = self.encode(request, plan)
         with self._timed(timings, "sample"):
             latents = self.sample(encoded, request, on_step)
         with self._timed(timings, "decode"):
             image = tensor_to_image(self.decode(latents))
-        if self.image_options.crop_to_asked_size:
-            image = crop_to_size(image, encoded.size)
-        return Edited(image, request.seed, timings, self._warnings(request.prompt))
+        image = plan.finish(image, is_exact=self.image_options.crop_to_asked_size)
+        return Edited(image, request.seed, timings, (*self._warnings(request.prompt), *plan.warnings))
 
-    def encode(self, request: EditRequest) -> Encoded:
-        """Take a request through T5, CLIP and the autoencoder's encoder, and read its LoRAs."""
+    def encode(self, request: EditRequest, plan: SizePlan | None = None) -> Encoded:
+        """Take a request through T5, CLIP and the autoencoder's encoder, and read its LoRAs.
+
+        Args:
+            plan: other sizes than `plan_sizes` gives.
+        """
+        plan = plan or plan_sizes(request, self.config)
         adapters = self._adapters(request.loras)  # first, since a file that cannot be used is found out here
-        sizes = [sampling.preferred_size(*image.size, self.config.preferred_resolutions) for image in request.images]
         txt, pooled = self.cache.recall(
             prompt_key(request.prompt), self.memory.device, lambda: self._encode_prompt(request.prompt)
         )
-        references = [self._reference(image, size) for image, size in zip(request.images, sizes, strict=True)]
+        placed = zip(request.images, plan.references, strict=True)
+        references = [self._reference(placement.prepare(image), placement.size) for image, placement in placed]
         return Encoded(
             txt=txt,
             pooled=pooled,
             references=torch.cat(references, dim=1),
-            reference_ids=reference_ids(sizes).to(self.memory.device),
-            size=(request.width or sizes[0][0], request.height or sizes[0][1]),
+            reference_ids=reference_ids([placement.size for placement in plan.references]).to(self.memory.device),
+            size=plan.sampled,
             adapters=adapters,
         )
 
@@ -161,6 +167,8 @@ class Kontext:
         seed: int | None = None,
         width: int | None = None,
         height: int | None = None,
+        size_mode: SizeMode = "match",
+        aspect_ratio: str | None = None,
         loras: Sequence[Lora] = (),
         on_step: OnStep | None = None,
     ) -> Image.Image:
@@ -170,8 +178,9 @@ class Kontext:
             images: one, or 1 to 4 of which the first sets the size.
             prompt: the instruction.
             seed: of the starting noise; drawn at random when None.
-            width, height: pixels of the output; each one that is None follows from the preferred resolution of the
-                first image.
+            width, height: pixels of the output. Of two that are None both follow from the preferred resolution for the
+                first image, of one that is None its shape decides.
+            size_mode, aspect_ratio: how a size is reached, and a shape instead of a size; see `EditRequest`.
             loras: up to 4 LoRA files, as in `[Lora(Path("snow.safetensors"), scale=0.8)]`.
             on_step: as for `run`.
         Raises:
@@ -187,6 +196,8 @@ class Kontext:
             seed=random_seed() if seed is None else seed,
             width=width,
             height=height,
+            size_mode=size_mode,
+            aspect_ratio=aspect_ratio,
             loras=tuple(loras),
         )
         return self.run(request, on_step).image

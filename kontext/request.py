@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 from PIL import Image
 
@@ -19,6 +21,10 @@ MOST_LORAS = 4
 MOST_LORA_SCALE = 10.0
 LARGEST_SIDE = 4096  # pixels
 LARGEST_SEED = 2**64 - 1  # of torch's generators
+
+SizeMode = Literal["match", "fit", "reference"]
+SIZE_MODES: tuple[str, ...] = get_args(SizeMode)
+WIDEST_RATIO = 21 / 9
 
 OnStep = Callable[[int, int], None]  # (steps done, total)
 
@@ -63,8 +69,13 @@ class EditRequest:
         prompt: the instruction.
         guidance_scale: how closely the edit follows the prompt, 0 to 100.
         seed: of the starting noise.
-        width, height: pixels of the output; each one that is None follows from the preferred resolution of the first
-            image.
+        width, height: pixels of the output. Of two that are None both follow from the preferred resolution for the
+            first image, of one that is None its shape decides.
+        size_mode: "match": the target is sampled at the asked size and the images are brought to its grid; "fit": all
+            are at preferred resolutions and the result is resampled; "reference": as in the official code, where the
+            images keep their preferred resolutions and each side that is None is that of the first.
+        aspect_ratio: instead of width and height. "input": the output has the first image's own size; "16:9" and
+            others from 21:9 to 9:21: that shape at the model's usual area.
         loras: up to 4 LoRAs, which act together.
     Raises:
         RequestError: a value cannot work; the message names it and what is expected.
@@ -77,7 +88,15 @@ class EditRequest:
     seed: int = field(default_factory=random_seed)
     width: int | None = None
     height: int | None = None
+    size_mode: SizeMode = "match"
+    aspect_ratio: str | None = None
     loras: tuple[Lora, ...] = ()
+
+    @property
+    def shape(self) -> float | None:
+        """Width / height of the output that `aspect_ratio` names in numbers."""
+        numbers = re.fullmatch(r"([1-9]\d{0,3}):([1-9]\d{0,3})", self.aspect_ratio or "")
+        return int(numbers[1]) / int(numbers[2]) if numbers else None
 
     def __post_init__(self) -> None:
         if not isinstance(self.images, tuple):
@@ -102,6 +121,19 @@ class EditRequest:
             raise RequestError(f"loras holds {len(self.loras)}, expected at most {MOST_LORAS}")
         if not _is_number(self.guidance_scale) or not 0 <= self.guidance_scale <= MOST_GUIDANCE:
             raise RequestError(f"guidance_scale is {self.guidance_scale!r}, expected 0 to {MOST_GUIDANCE:g}")
+        if self.size_mode not in SIZE_MODES:
+            raise RequestError(f"size_mode is {self.size_mode!r}, expected {', '.join(SIZE_MODES)}")
+        if self.aspect_ratio is not None:
+            self._check_aspect_ratio()
+
+    def _check_aspect_ratio(self) -> None:
+        ratio = self.aspect_ratio
+        if ratio != "input" and (self.shape is None or not 1 / WIDEST_RATIO <= self.shape <= WIDEST_RATIO):
+            raise RequestError(f"aspect_ratio is {ratio!r}, expected input, or a shape from 21:9 to 9:21 such as 16:9")
+        if self.width is not None or self.height is not None:
+            raise RequestError(f"aspect_ratio is {ratio!r} beside width or height; give one or the other")
+        if self.size_mode == "reference":
+            raise RequestError(f"aspect_ratio is {ratio!r}, which size_mode 'reference' does not know; leave one out")
 
 
 @dataclass(frozen=True)

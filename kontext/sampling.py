@@ -1,4 +1,4 @@
-"""Sizes, noise, packing, positions, schedule and the Euler loop, as pure functions.
+"""Noise, packing, positions, schedule and the Euler loop, as pure functions.
 
 Flow matching: a latent is x_t = (1 - t) * image + t * noise. The transformer predicts the velocity dx/dt, and sampling
 integrates it from t = 1 to t = 0. Source: FLUX.1 reference code, sampling.py; Esser et al. 2024, "Scaling Rectified
@@ -15,18 +15,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from kontext.config import LATENT_CHANNELS, PIXELS_PER_TOKEN, Resolution
+from kontext.config import LATENT_CHANNELS, PIXELS_PER_TOKEN
 from kontext.request import OnStep
-
-
-def preferred_size(width: int, height: int, resolutions: Sequence[Resolution]) -> Resolution:
-    """Preferred resolution whose width / height is nearest to the image's, in whole tokens.
-
-    On a tie the narrower resolution wins. Both sides are rounded down to multiples of 16.
-    """
-    ratio = width / height
-    _, width, height = min((abs(ratio - w / h), w, h) for w, h in resolutions)
-    return width // PIXELS_PER_TOKEN * PIXELS_PER_TOKEN, height // PIXELS_PER_TOKEN * PIXELS_PER_TOKEN
 
 
 def token_grid(width: int, height: int) -> tuple[int, int]:

@@ -28,10 +28,21 @@ OF_THE_FILE = {"output_format", "quality", "embed_prompt"}
 
 BOTH_DEFAULT_TO_A_RANDOM_ONE = {"seed"}
 
-OTHER_VALUES = {"num_inference_steps": 7, "guidance_scale": 4.5, "seed": 11, "width": 80, "height": 96}
-OTHER_VALUES["loras"] = [{"uri": "file:///a.safetensors", "scale": 0.5}]
-LORA = Lora(Path("/kept/a.safetensors"), 0.5)
+OTHER_VALUES = {
+    "num_inference_steps": 7,
+    "guidance_scale": 4.5,
+    "seed": 11,
+    "width": 80,
+    "height": 96,
+    "size_mode": "fit",
+    "loras": [{"uri": "file:///a.safetensors", "scale": 0.5}],
+}
 """A value of each parameter that is not its default."""
+
+LORA = Lora(Path("/kept/a.safetensors"), 0.5)
+
+INSTEAD_OF_OTHERS = {"aspect_ratio": ("16:9", {"width", "height"})}
+"""A value of each parameter that excludes others, and those."""
 
 
 def parameters_of_a_request() -> set[str]:
@@ -42,13 +53,16 @@ def test_the_schema_and_the_engines_request_have_the_same_sampling_parameters() 
     assert EditParams.model_fields.keys() - OF_THE_FILE == parameters_of_a_request()
 
 
-def test_every_sampling_parameter_of_a_job_reaches_the_engine() -> None:
-    job = EditJob.model_validate({"image": "file:///a.png", "prompt": "snow", "params": OTHER_VALUES})
+@pytest.mark.parametrize("one", [None, *INSTEAD_OF_OTHERS])
+def test_every_sampling_parameter_of_a_job_reaches_the_engine(one: str | None) -> None:
+    value, excluded = INSTEAD_OF_OTHERS[one] if one else (None, set(INSTEAD_OF_OTHERS))
+    values = {name: given for name, given in {**OTHER_VALUES, one: value}.items() if name and name not in excluded}
+    job = EditJob.model_validate({"image": "file:///a.png", "prompt": "snow", "params": values})
 
     request = edit_request(job, [IMAGE], [LORA])
 
-    assert OTHER_VALUES.keys() == parameters_of_a_request(), "a new parameter needs a value in OTHER_VALUES"
-    assert {name: getattr(request, name) for name in OTHER_VALUES} == OTHER_VALUES | {"loras": (LORA,)}
+    assert values.keys() | excluded == parameters_of_a_request(), "a new parameter needs a value in OTHER_VALUES"
+    assert {name: getattr(request, name) for name in values} == values | {"loras": (LORA,)}
     assert (request.images, request.prompt) == ((IMAGE,), "snow")
 
 

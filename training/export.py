@@ -65,5 +65,6 @@ def write_config(config: ModelConfig, path: Path, files: Mapping[str, str] = FIL
         "max_sequence_length": config.max_sequence_length,
         "preferred_resolutions": config.preferred_resolutions,
         "preferred_resolutions_order": "width, height",
+        **({"most_pixels": config.most_pixels} if config.most_pixels else {}),
     }
     path.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")

@@ -94,6 +94,7 @@ def engine_options(settings: Settings) -> EngineOptions:
         offload=settings.flux_kontext_offload,
         vram_budget_bytes=settings.flux_kontext_vram_budget,
         max_sequence_length=settings.flux_kontext_max_sequence_length,
+        most_pixels=settings.flux_kontext_max_pixels,
         cache_bytes=settings.flux_kontext_cache_bytes,
         compile=settings.flux_kontext_compile,
         attention=settings.flux_kontext_attention,

@@ -20,7 +20,7 @@ from kontext.choices import (
     CpuKernels,
     Precision,
 )
-from kontext.config import LONGEST_TEXT, SHORTEST_TEXT
+from kontext.config import LEAST_MOST_PIXELS, LONGEST_TEXT, SHORTEST_TEXT
 from storage.settings import StorageSettings
 from storage.signing import CallbackSecrets
 from worker.health import default_runtime_dir
@@ -59,6 +59,11 @@ class Settings(StorageSettings):
         ge=SHORTEST_TEXT,
         le=LONGEST_TEXT,
         description=f"T5 tokens ({SHORTEST_TEXT} to {LONGEST_TEXT}); default: the model's, else 512",
+    )
+    flux_kontext_max_pixels: int | None = Field(
+        None,
+        ge=LEAST_MOST_PIXELS,
+        description="larger outputs are sampled smaller and enlarged; default: the model's, 2 * 2^20 for the 12B",
     )
 
     flux_kontext_lora_bytes: BytesOrZero = Field(

@@ -25,7 +25,11 @@ from PIL import Image
 
 from jobs.errors import SettingsError
 from kontext import Edited, EditRequest
+from kontext.sizes import asked_size
 from worker.settings import Settings
+
+SQUARE_OF_SHAPES = 1024 * 1024
+"""Pixels of an image of which only the shape is asked for, as with the 12B model."""
 
 
 class StandinEngine:
@@ -77,7 +81,7 @@ class StandinEngine:
         if self._turns:
             with self._turns.open("a") as file:
                 file.write(f"{began_at:.6f} {time.time():.6f}\n")
-        size = (request.width or request.images[0].width, request.height or request.images[0].height)
+        size = asked_size(request, SQUARE_OF_SHAPES) or request.images[0].size
         return Edited(Image.new("RGB", size, colour_of(request.seed)), request.seed, timings)
 
     def step(self, prompt: str) -> None:

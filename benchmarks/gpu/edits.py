@@ -135,7 +135,15 @@ def load_rival(
 def edit_request(pixels: int, steps: int) -> EditRequest:
     """The edit that is measured, of a square image."""
     image = noise_image((pixels, pixels))
-    return EditRequest((image,), "make it snow", num_inference_steps=steps, seed=SEED, width=pixels, height=pixels)
+    return EditRequest(
+        (image,),
+        "make it snow",
+        num_inference_steps=steps,
+        seed=SEED,
+        width=pixels,
+        height=pixels,
+        size_mode="reference",  # the work that diffusers does for the same request
+    )
 
 
 @dataclass(frozen=True)

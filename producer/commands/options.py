@@ -102,7 +102,8 @@ def _option_type(annotation: Any) -> Any:
     """The type of an option for a field: the field's own, or a string for a choice, which the schema checks."""
     if get_origin(annotation) is tuple:
         return list[str] | None
-    (kind,) = [member for member in get_args(annotation) or (annotation,) if member is not NoneType]
+    members = (annotation,) if get_origin(annotation) is Literal else get_args(annotation) or (annotation,)
+    (kind,) = [member for member in members if member is not NoneType]
     return (str if get_origin(kind) is Literal else kind) | None
 
 

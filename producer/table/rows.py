@@ -31,6 +31,7 @@ from producer.table.paths import LocalFiles
 from producer.table.plan import PARAM_COLUMNS, Plan, advice
 from producer.table.raw import Cells, RawRow
 
+SIZE_COLUMNS = {"width", "height", "aspect_ratio"}
 UNREAD_IMAGES = ["file:///unread"]
 """Placeholder for unreadable images, so that the other cells of the row are checked too."""
 
@@ -119,6 +120,8 @@ class RowReader:
         batch = self._plan.batch
         index = self._index(raw, cells, problems)
         values = {**self._defaults, **{role: cells[role] for role in JOB_COLUMNS if role in cells}}
+        for name in SIZE_COLUMNS - cells.keys() if SIZE_COLUMNS & cells.keys() else ():
+            values.pop(name, None)  # the row's own way of asking for a size wins
         if "output_format" not in cells and has_suffix(cells.get("output")):
             values.pop("output_format", None)  # the row's own suffix wins
         params = {name: read_number(values[name], name in FRACTIONS) for name in PARAM_COLUMNS if name in values}

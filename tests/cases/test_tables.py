@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from jobs.schema import EditJob, EditParams
+from jobs.schema import EditJob
 from producer.errors import TableError
 from producer.report import Ending, ReportRow
 from producer.result_files import Layout, write_results
@@ -54,9 +54,6 @@ class Refused:
 
 Wanted = tuple[Row | Refused, ...]
 
-# A name of another tool that becomes one of ours is used.
-SHAPE = {"aspect_ratio": "16:9"} if "aspect_ratio" in EditParams.model_fields else {}
-
 GIVEN: dict[str, Wanted] = {
     "excel_semicolon.csv": (Row(params={"seed": 1}), Row(("b.png",), params={"seed": 2})),
     "excel_sep_line.csv": (Row(params={"seed": 1}),),
@@ -82,7 +79,9 @@ GIVEN: dict[str, Wanted] = {
     "seed_minus_one.csv": (Row(),),
     "format_jpg.csv": (Row(params={"output_format": "jpeg"}, output="000000.jpg"),),
     "format_upper.csv": (Row(params={"output_format": "png"}, output="000000.png"),),
-    "replicate_names.csv": (Row(params={"guidance_scale": 9.0, "num_inference_steps": 5, "quality": 80, **SHAPE}),),
+    "replicate_names.csv": (
+        Row(params={"guidance_scale": 9.0, "num_inference_steps": 5, "quality": 80, "aspect_ratio": "16:9"}),
+    ),
 }
 
 

@@ -39,7 +39,7 @@ STEPS = 20
 HELD_SECONDS = LEASE_SECONDS + 1
 END_SECONDS = 120
 NO_ROOM_BYTES = 120 * 2**20
-LARGE = {"width": 512, "height": 512, "num_inference_steps": 2}
+LARGE = {"width": 512, "height": 512, "size_mode": "reference", "num_inference_steps": 2}
 """A job that needs about twice as much."""
 
 DISK_BYTES = 256 * 1024

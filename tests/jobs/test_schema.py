@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.errors import ErrorCode, RejectJob
-from jobs.schema import EditJob, JobState, parse_job, salvage_job
+from jobs.schema import EditJob, EditParams, JobState, parse_job, salvage_job
 
 EVERYTHING = {
     "version": 1,
@@ -173,3 +173,50 @@ def test_an_at_sign_behind_the_host_is_part_of_the_path() -> None:
     assert parse_job({"image": "https://host/cat@2x.png?to=a@b", "prompt": "x"}).image == (
         "https://host/cat@2x.png?to=a@b",
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("16:9", "16:9"),
+        (" 16 : 9 ", "16:9"),
+        ("4/3", "4:3"),
+        ("16:09", "16:9"),  # a time, as Excel writes it
+        ("16:09:00", "16:9"),
+        ("01:01:00", "1:1"),
+        ("21:9", "21:9"),
+        ("9:21", "9:21"),
+        ("1920:1080", "1920:1080"),
+        ("INPUT", "input"),
+        ("match_input_image", None),
+        (None, None),
+    ],
+)
+def test_a_shape_is_read_as_people_write_it(given: str | None, kept: str | None) -> None:
+    assert EditParams.model_validate({"aspect_ratio": given}).aspect_ratio == kept
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"aspect_ratio": "3:1"}, "aspect_ratio: should be input, or a shape from 21:9 to 9:21 such as 16:9"),
+        ({"aspect_ratio": "wide"}, "such as 16:9 (given 'wide')"),
+        ({"aspect_ratio": "0:9"}, "aspect_ratio: should be input"),
+        ({"aspect_ratio": "1024x768"}, "(given '1024x768')"),
+        ({"aspect_ratio": 1.5}, "aspect_ratio: input should be a valid string (given 1.5)"),
+        ({"aspect_ratio": "16:9", "width": 512}, "contradicts width 512; leave out width, or aspect_ratio"),
+        ({"aspect_ratio": "input", "height": 512}, "contradicts height 512; leave out height, or aspect_ratio"),
+        ({"aspect_ratio": "1:1", "size_mode": "reference"}, "aspect_ratio: is nothing that size_mode reference knows"),
+        ({"size_mode": "stretch"}, "size_mode: input should be 'match', 'fit' or 'reference' (given 'stretch')"),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused_by_its_field(params: dict[str, Any], said: str) -> None:
+    with pytest.raises(RejectJob) as refused:
+        parse_job({"image": "file:///a.png", "prompt": "snow", "params": params})
+
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_size_mode_is_read_in_any_case() -> None:
+    assert EditParams.model_validate({"size_mode": " Fit"}).size_mode == "fit"

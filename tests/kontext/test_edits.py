@@ -62,6 +62,7 @@ def requests(name: str, case: dict[str, Any]) -> list[EditRequest]:
             seed=case["seed"],
             width=case["target_width"],
             height=case["target_height"],
+            size_mode="reference",
         )
         for prompt in prompts
     ]

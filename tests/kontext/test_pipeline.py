@@ -68,7 +68,7 @@ def test_a_seed_that_is_not_given_is_drawn_and_recorded(model: kontext.Kontext) 
 
 def test_the_output_has_the_size_asked_for(model: kontext.Kontext) -> None:
     assert model.edit(PICTURE, "x", num_inference_steps=1, width=100, height=72).size == (100, 72)
-    assert model.edit(PICTURE, "x", num_inference_steps=1, height=48).size == (96, 48)
+    assert model.edit(PICTURE, "x", num_inference_steps=1, height=48).size == (72, 48)  # the input is 120 x 80
 
 
 def test_the_references_output_is_rounded_up_to_whole_tokens() -> None:
@@ -188,6 +188,18 @@ def test_fast_kernels_are_no_farther_from_float32_than_the_references() -> None:
 def test_unknown_kernels_are_refused() -> None:
     with pytest.raises(kontext.RequestError, match="kernels is 'best', expected auto, reference, fast"):
         kontext.load(device="cpu", kernels="best")
+
+
+def test_the_largest_area_that_is_sampled_can_be_set() -> None:
+    request = EditRequest((PICTURE,), "x", num_inference_steps=1, width=96, height=64)
+    small = kontext.load(MODEL, device="cpu", most_pixels=2048)
+
+    assert kontext.load(MODEL, device="cpu").run(request).warnings == ()
+    edited = small.run(request)
+    assert edited.image.size == (96, 64)
+    assert "sampled at 48x32 and enlarged" in edited.warnings[0]
+    with pytest.raises(kontext.RequestError, match="most_pixels is 255, expected 256 or more"):
+        kontext.load(MODEL, device="cpu", most_pixels=255)
 
 
 @pytest.mark.parametrize("length", [63, 1025, 0, -1])

@@ -1,4 +1,4 @@
-"""Sizes, noise, packing, positions, schedule and the Euler loop."""
+"""Noise, packing, positions, schedule and the Euler loop."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kontext.config import PREFERRED_RESOLUTIONS
 from kontext.sampling import (
     integrate,
     pack_latents,
     position_ids,
-    preferred_size,
     starting_noise,
     time_schedule,
     token_grid,
@@ -26,30 +24,6 @@ PREPARED = read_json("preprocess/preprocess")
 INDEX = read_json("schedule/noise_index")
 NOISE = [entry for group in INDEX.values() for entry in group if entry["num_samples"] == 1]  # as an edit draws it
 SCHEDULES = [entry for entry in read_json("schedule/schedules") if entry["shift"]]
-
-
-@pytest.mark.parametrize("picture", PREPARED, ids=lambda picture: picture["name"])
-def test_preferred_size_is_the_references(picture: dict[str, Any]) -> None:
-    width, height = picture["source_size_wh"]
-
-    size = preferred_size(width, height, PREFERRED_RESOLUTIONS)
-
-    assert size == (picture["chosen_width"], picture["chosen_height"])
-
-
-def test_a_tie_between_preferred_sizes_goes_to_the_narrower_one() -> None:
-    # 1.25 is as far from 96/64 = 1.5 as from 64/64 = 1.
-    assert preferred_size(100, 80, [(96, 64), (64, 64)]) == (64, 64)
-
-
-@pytest.mark.parametrize(
-    ("resolution", "rounded"),
-    [((1104, 944), (1104, 944)), ((100, 72), (96, 64))],  # 6 * 16 and 4 * 16
-)
-def test_preferred_sizes_are_whole_tokens(resolution: tuple[int, int], rounded: tuple[int, int]) -> None:
-    width, height = resolution
-
-    assert preferred_size(width, height, [resolution]) == rounded
 
 
 @pytest.mark.parametrize("entry", NOISE, ids=lambda entry: f"{entry['width']}x{entry['height']}-{entry['seed']}")

@@ -23,13 +23,17 @@ from tests.parity.closeness import DTYPES
 pytestmark = pytest.mark.usefixtures("official")
 
 PROMPT = "Make the background black"
+REFERENCE = {"size_mode": "reference"}
 # What is asked of both: arguments beside pictures and prompt, and how many pictures.
 REQUESTS: dict[str, tuple[int, dict[str, Any]]] = {
     "one picture": (1, {}),
-    "odd target size": (1, {"width": 100, "height": 72}),
-    "height only": (1, {"height": 48, "guidance_scale": 4.0}),
-    "four pictures, seed of 33 bits": (4, {"width": 90, "height": 130, "seed": 2**32 + 5}),
+    "odd target size": (1, {"width": 100, "height": 72, **REFERENCE}),
+    "height only": (1, {"height": 48, "guidance_scale": 4.0, **REFERENCE}),
+    "four pictures, seed of 33 bits": (4, {"width": 90, "height": 130, "seed": 2**32 + 5, **REFERENCE}),
     "one step": (1, {"num_inference_steps": 1}),
+    "same grid": (1, {"width": 168, "height": 128, "num_inference_steps": 2}),
+    "other shape, two pictures": (2, {"width": 128, "height": 128, "num_inference_steps": 1}),
+    "resampled": (1, {"width": 60, "size_mode": "fit", "num_inference_steps": 1}),
 }
 
 
@@ -65,7 +69,7 @@ def test_both_engines_read_a_picture_the_same_way(options: ImageOptions, mode: s
     picture.getexif()[0x0112] = 6  # to be turned by 90 degrees
 
     ours, theirs = (
-        engine.edit(picture, PROMPT, seed=1, num_inference_steps=1, width=50)
+        engine.edit(picture, PROMPT, seed=1, num_inference_steps=1, width=50, size_mode="reference")
         for engine in load_both(None, image_options=options)
     )
 
@@ -76,7 +80,7 @@ def test_a_different_seed_prompt_or_picture_would_be_seen(engines: tuple[Kontext
     """What "the same" is worth: each of these moves the picture by more than the widest tolerance."""
     ours, theirs = engines
     first, *_, last = drawings()
-    small: dict[str, Any] = {"num_inference_steps": 2, "width": 64, "height": 64}
+    small: dict[str, Any] = {"num_inference_steps": 2, "width": 64, "height": 64, **REFERENCE}
 
     picture = theirs.edit(first, PROMPT, seed=7, **small)
 
@@ -86,6 +90,15 @@ def test_a_different_seed_prompt_or_picture_would_be_seen(engines: tuple[Kontext
         ours.edit(last, PROMPT, seed=7, **small),
     ):
         assert np.abs(pixels(picture) - pixels(other)).mean() > 1
+
+
+def test_a_long_picture_is_padded_for_both_engines(engines: tuple[Kontext, Kontext]) -> None:
+    request = EditRequest((drawings()[0].resize((400, 40)),), PROMPT, seed=7, num_inference_steps=1)
+
+    ours, theirs = (engine.run(request) for engine in engines)
+
+    assert theirs.warnings == ours.warnings != ()
+    assert_same_picture(ours.image, theirs.image, engines[0].dtype)
 
 
 def test_both_engines_name_the_same_weights(engines: tuple[Kontext, Kontext]) -> None:

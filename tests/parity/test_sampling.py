@@ -15,6 +15,7 @@ from kontext import sampling
 from kontext.config import PREFERRED_RESOLUTIONS, Resolution
 from kontext.images import ImageOptions, image_to_tensor, to_rgb
 from kontext.official import OfficialCode, import_official
+from kontext.sizes import preferred_size
 
 SIZES = ((16, 16), (256, 256), (100, 72), (1568, 672), (1, 17))  # width, height
 INPUT_SIZES = ((640, 480), (480, 640), (1, 1), (1000, 10), (10, 1000), (999, 1001), (1024, 1088), (33, 31))
@@ -59,7 +60,7 @@ def test_the_same_preferred_resolution_is_chosen(official: OfficialCode, input_s
     theirs, height, width = prepare(official, Image.new("RGB", input_size))
     rows, columns = sampling.token_grid(width, height)
 
-    assert sampling.preferred_size(*input_size, PREFERRED_RESOLUTIONS) == (width, height)
+    assert preferred_size(*input_size, PREFERRED_RESOLUTIONS) == (width, height)
     assert torch.equal(sampling.position_ids(1, rows, columns), theirs["img_cond_seq_ids"])
 
 
@@ -72,7 +73,7 @@ def test_a_picture_of_any_mode_is_prepared_the_same(mode: str) -> None:
         picture = noisy_picture(size).convert(mode)
         theirs, height, width = prepare(small, picture)
 
-        chosen = sampling.preferred_size(*size, resolutions)
+        chosen = preferred_size(*size, resolutions)
         ours = image_to_tensor(to_rgb(picture, ImageOptions.reference()), chosen)
 
         assert chosen == (width, height)

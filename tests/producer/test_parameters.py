@@ -22,6 +22,8 @@ EXAMPLES = {
     "seed": 11,
     "width": 64,
     "height": 96,
+    "size_mode": "fit",
+    "aspect_ratio": "16:9",
     "output_format": "webp",
     "quality": 80,
     "embed_prompt": True,

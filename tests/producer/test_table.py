@@ -262,12 +262,52 @@ def test_options_fill_blank_cells_only(folder: Path) -> None:
     [
         ({"num_inference_steps": 0}, "--num-inference-steps 0: should be greater than or equal to 1"),
         ({"output_format": "gif"}, "--output-format gif: should be 'png', 'jpeg' or 'webp'"),
+        ({"aspect_ratio": "16:9", "width": 64}, "--aspect-ratio 16:9: contradicts width 64; leave out width"),
+        ({"size_mode": "crop"}, "--size-mode crop: should be 'match', 'fit' or 'reference'"),
         ({"callback_url": "ftp://host"}, "--callback-url ftp://host: 'ftp://host' is not a URI"),
     ],
 )
 def test_a_wrong_option_is_named(options: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         RowDefaults.read(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "columns", "cells", "kept"),
+    [
+        ({"width": 640}, "aspect_ratio", "16:9", {"aspect_ratio": "16:9"}),
+        ({"aspect_ratio": "1:1"}, "width", "640", {"width": 640}),
+        ({"width": 640, "height": 480}, "width", "320", {"width": 320}),
+        ({"width": 640}, "size_mode", "fit", {"width": 640, "size_mode": "fit"}),
+        ({"aspect_ratio": "1:1"}, "aspect_ratio", "", {"aspect_ratio": "1:1"}),
+    ],
+)
+def test_a_rows_own_way_of_asking_for_a_size_wins(
+    folder: Path, options: dict[str, Any], columns: str, cells: str, kept: dict[str, Any]
+) -> None:
+    (job,) = jobs_of(folder, f"image,prompt,{columns}\ncat.png,snow,{cells}\n", **options)
+
+    assert job.params.model_dump(include={"width", "height", "aspect_ratio"}, exclude_none=True) == {
+        name: value for name, value in kept.items() if name != "size_mode"
+    }
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "said"),
+    [
+        (
+            "width,aspect_ratio",
+            "640,16:9",
+            "aspect_ratio '16:9': contradicts width 640; leave out width, or aspect_ratio",
+        ),
+        ("aspect_ratio", "5:1", "aspect_ratio '5:1': should be input, or a shape from 21:9 to 9:21 such as 16:9"),
+        ("size_mode", "crop", "size_mode 'crop': should be 'match', 'fit' or 'reference'"),
+    ],
+)
+def test_sizes_that_contradict_are_named(folder: Path, columns: str, cells: str, said: str) -> None:
+    (problem,) = problems_of(folder, f"image,prompt,{columns}\ncat.png,snow,{cells}\n")
+
+    assert str(problem) == f"row 1, {said}"
 
 
 def test_outputs_are_numbered_by_row_or_by_the_index_column(folder: Path) -> None:
