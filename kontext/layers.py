@@ -228,6 +228,8 @@ def _mlp(config: TransformerConfig) -> nn.Sequential:
 
 
 def _run_mlp(mlp: nn.Sequential, x: Tensor, adapters: tuple[Adapter | None, Adapter | None]) -> Tensor:
+    if adapters[0] is None and adapters[1] is None:
+        return mlp(x)  # as one module, so that hooks on it are called
     first, activation, second = mlp
     return adapted(second, activation(adapted(first, x, adapters[0])), adapters[1])
 

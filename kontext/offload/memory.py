@@ -88,7 +88,7 @@ class Streamed(Memory):
 
     def __init__(self, device: torch.device, budget_bytes: int | None, copies: Copies | None = None) -> None:
         self.device = device
-        self.home_of_adapters = torch.device("cpu")  # on the device those of one block at a time, within its slack
+        self.home_of_adapters = torch.device("cpu")  # on the device those of one block at a time
         self.budget_bytes = budget_bytes
         self.plan: Plan | None = None
         self._copies = copies
