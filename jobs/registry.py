@@ -83,8 +83,16 @@ def _parse(report: str) -> WorkerInfo:
     return WorkerInfo(
         **{
             **given,
-            "state": WorkerState(given["state"]),
+            "state": _state(given["state"]),
             "jobs": tuple(given.get("jobs", ())),
             "file_roots": None if roots is None else tuple(roots),
         }
     )
+
+
+def _state(name: str) -> WorkerState:
+    """A state that only newer workers have means, to us, a worker that does something."""
+    try:
+        return WorkerState(name)
+    except ValueError:
+        return WorkerState.BUSY

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Literal, cast
 from uuid import uuid4
 
-from jobs.errors import ErrorCode, JobNotFound, RejectJob
+from jobs.errors import ErrorCode, JobNotFound, Outage, RejectJob
 from jobs.ledger.reading import JobReading
 from jobs.ledger.record import CANCELLED, Progress
 from jobs.ledger.scripts import MICROSECONDS, PIPELINE_LENGTH, chunks
@@ -39,7 +39,7 @@ class Claim:
     """A lease on one job; its token proves that this worker may run and end it.
 
     `outages` counts the runs so far that ended because a store or a host was unavailable. A suspect was being worked on
-    when a worker was lost; it should run alone.
+    when a worker was lost; it should run alone. An invalid job was no job when it was accepted.
     """
 
     job_id: str
@@ -49,6 +49,7 @@ class Claim:
     queued_seconds: float
     job_json: str
     is_suspect: bool = False
+    is_invalid: bool = False
 
     @cached_property
     def job(self) -> EditJob:
@@ -56,8 +57,15 @@ class Claim:
 
         Raises:
             RejectJob: a Celery client sent something that is not a job.
+            Outage: a newer version accepted it, so a newer worker may run it.
         """
-        return parse_job(json.loads(self.job_json))
+        try:
+            return parse_job(json.loads(self.job_json))
+        except RejectJob as error:
+            if self.is_invalid:
+                raise
+            newer = f"accepted by a newer version than this worker's ({error.message}); it waits for a newer worker"
+            raise Outage(error.code, newer) from error
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,7 @@ class JobLife(JobReading):
                     *_submit_arguments(job, _as_json(job), _as_json(job.completed(output_root))),
                     max_queued,
                     max_queued_per_tenant,
+                    0,
                 ]
                 for job in chunk
             ]
@@ -104,7 +113,7 @@ class JobLife(JobReading):
         except RejectJob:
             as_sent = json.dumps(raw)
             verdict, detail = self.scripts.run(
-                "submit", *_submit_arguments(salvage_job(raw, job_id), as_sent, as_sent), 0, 0
+                "submit", *_submit_arguments(salvage_job(raw, job_id), as_sent, as_sent), 0, 0, 1
             )
             return Submission(job_id, verdict, detail)
 
@@ -131,9 +140,9 @@ class JobLife(JobReading):
         answer = self.scripts.run("claim", job_id, worker, token, int(lease_seconds * MICROSECONDS), hint)
         if not answer or answer[0] != "claimed":
             return Refusal(answer[0] if answer else "unknown")
-        _, claimed_id, job, attempts, outages, queued_at, now, is_suspect = answer
+        _, claimed_id, job, attempts, outages, queued_at, now, is_suspect, is_invalid = answer
         waited = max(0, int(now) - int(queued_at)) / MICROSECONDS  # the clock may have been set back
-        return Claim(claimed_id, token, int(attempts), int(outages), waited, job, is_suspect == "1")
+        return Claim(claimed_id, token, int(attempts), int(outages), waited, job, is_suspect == "1", is_invalid == "1")
 
     def spend(self, job_id: str, token: str) -> bool:
         """Record that the run begins to work on its job; False when the lease is lost.

@@ -1,4 +1,8 @@
-"""A job's record, read from its hash in Redis, and the outcomes that the ledger itself writes there."""
+"""A job's record, read from its hash in Redis, and the outcomes that the ledger itself writes there.
+
+What is accepted is read strictly; what is in the ledger already may be of a newer version and is read tolerantly:
+unknown fields are passed over, unknown states and codes become the nearest known ones.
+"""
 
 from __future__ import annotations
 
@@ -113,31 +117,49 @@ def parse_record(job_id: str, fields: Mapping[str, str]) -> JobRecord:
     outcome = fields.get("outcome")
     return JobRecord(
         job=_job(job_id, fields["job"]),
-        state=JobState(fields["state"]),
+        state=_state(fields),
         attempts=int(fields["attempts"]),
         retries=int(fields.get("retries", 0)),
         created_at=_time(fields.get("created_at")),
         started_at=_time(fields.get("started_at")),
         finished_at=_time(fields.get("finished_at")),
         worker=fields.get("worker"),
-        progress=Progress(**json.loads(progress)) if progress else None,
+        progress=_progress(json.loads(progress)) if progress else None,
         cancel_requested="cancel" in fields,
         callback=cast("CallbackState | None", fields.get("callback")),
         webhook_id=fields.get("webhook"),
         history=tuple(_attempt(item) for item in json.loads(fields.get("history", "[]"))),
-        outcome=Outcome.model_validate_json(outcome) if outcome else Outcome(),
+        outcome=_outcome(json.loads(outcome)) if outcome else Outcome(),
     )
 
 
 def _job(job_id: str, text: str) -> EditJob:
     try:
-        return EditJob.model_validate_json(text)
+        return EditJob.model_validate_json(text, extra="ignore")
     except ValidationError:
         return salvage_job(json.loads(text), job_id)
 
 
 def _attempt(item: Mapping[str, Any]) -> Attempt:
     return Attempt(item["worker"], _time(item["started_at"]), _time(item["ended_at"]), item["reason"], item["retries"])
+
+
+def _state(fields: Mapping[str, str]) -> JobState:
+    try:
+        return JobState(fields["state"])
+    except ValueError:
+        return JobState.FAILED if fields.get("finished_at") else JobState.RUNNING
+
+
+def _progress(item: Mapping[str, Any]) -> Progress:
+    return Progress(item["stage"], item.get("step", 0), item.get("total_steps", 0))
+
+
+def _outcome(item: dict[str, Any]) -> Outcome:
+    error = item.get("error")
+    if error and error.get("code") not in set(ErrorCode):
+        error |= {"code": ErrorCode.INTERNAL, "message": f"{error.get('code')}: {error.get('message')}"}
+    return Outcome.model_validate(item, extra="ignore")
 
 
 def _time(microseconds: str | None) -> datetime | None:

@@ -1,6 +1,6 @@
 -- Take a job for one run. ARGV: id ('' for the best that waits), worker, token, lease in microseconds, the id in the message
 -- that led here.
--- Returns {'claimed', id, job, attempts, outages, queued_at, now, 1 for a suspect}; otherwise the state of the job that was
+-- Returns {'claimed', id, job, attempts, outages, queued_at, now, 1 for a suspect, 1 for what is no job}; otherwise the state of the job that was
 -- asked for, or else of the one in the message: {state} or {'delayed'} or {} when it is unknown.
 -- The same token may ask again: its first answer may have been lost on the way.
 local id, worker, token, lease_us, hint = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7]
@@ -21,5 +21,6 @@ if not is_repeat then
   redis.call('SET', key('claim', token), id, 'PX', math.floor(retention_us / 1000))
 end
 redis.call('ZADD', key('running'), now + lease_us, id)
-local claimed = redis.call('HMGET', record, 'job', 'attempts', 'outages', 'queued_at', 'suspect')
-return {'claimed', id, claimed[1], claimed[2], claimed[3] or '0', claimed[4], string.format('%.0f', now), claimed[5] or '0'}
+local claimed = redis.call('HMGET', record, 'job', 'attempts', 'outages', 'queued_at', 'suspect', 'invalid')
+return {'claimed', id, claimed[1], claimed[2], claimed[3] or '0', claimed[4], string.format('%.0f', now), claimed[5] or '0',
+        claimed[6] or '0'}

@@ -1,5 +1,5 @@
 -- Accept a job once. ARGV: id, job, digest, batch, events, priority, tenant, largest queue and largest number of waiting jobs of
--- one tenant (0: no bound). Returns {'created' | 'exists' | 'conflict' | 'full' | 'tenant_full', state or number of waiting jobs}.
+-- one tenant (0: no bound), 1 for what is no job. Returns {'created' | 'exists' | 'conflict' | 'full' | 'tenant_full', state or number of waiting jobs}.
 local id, job, digest, batch, events = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local priority, tenant = ARGV[8], ARGV[9]
 local record = key('job', id)
@@ -24,7 +24,7 @@ if batch ~= '' then
   expect('zset', key('batch', batch, 'jobs'))
 end
 redis.call('HSET', record, 'job', job, 'digest', digest, 'batch', batch, 'events', events, 'attempts', 0,
-           'created_at', now, 'priority', priority, 'tenant', tenant)
+           'created_at', now, 'priority', priority, 'tenant', tenant, 'invalid', ARGV[12])
 move(id, 'queued')
 enqueue(id, false)
 if batch ~= '' then
