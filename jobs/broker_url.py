@@ -31,7 +31,7 @@ def check_broker_url(url: str) -> str:
         raise ValueError("a password with / ? or # must be percent-encoded: %2F for /, %3F for ?, %23 for #")
     url = re.sub(r"(?<=ssl_cert_reqs=)CERT_(?=NONE|OPTIONAL|REQUIRED)(\w+)", lambda found: found[1].lower(), url)
     for name, value in parse_qsl(urlsplit(url).query, keep_blank_values=True):
-        _check_option(name, value)
+        _check_option(name, value, is_tls=url.startswith("rediss://"))
     try:
         parse_url(as_redis_url(url))  # type: ignore[no-untyped-call]
     except ValueError as error:  # its message may hold a part of the password
@@ -46,8 +46,10 @@ def as_redis_url(broker_url: str) -> str:
     return broker_url.replace("redis+socket://", "unix://", 1).replace("virtual_host=", "db=")
 
 
-def _check_option(name: str, value: str) -> None:
-    known = _options()
+def _check_option(name: str, value: str, is_tls: bool) -> None:
+    known = _options(is_tls)
+    if name not in known and name in _options(is_tls=True):
+        raise ValueError(f"option {name!r} is for TLS: write rediss:// for redis://")
     if name not in known:
         near = get_close_matches(name, known, n=1)
         raise ValueError(f"there is no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
@@ -56,9 +58,9 @@ def _check_option(name: str, value: str) -> None:
 
 
 @cache
-def _options() -> frozenset[str]:
+def _options(is_tls: bool) -> frozenset[str]:
     """Names that may stand behind the question mark of an address: the arguments of redis-py's connections."""
-    kinds = (Connection, SSLConnection, UnixDomainSocketConnection, ConnectionPool)
+    kinds = (Connection, UnixDomainSocketConnection, ConnectionPool, *((SSLConnection,) if is_tls else ()))
     classes = {parent for kind in kinds for parent in kind.__mro__ if parent is not object}
     names = {name for parent in classes for name in inspect.signature(parent).parameters}
     return frozenset((names | CELERYS_OPTIONS | {"db"}) - {"args", "kwargs", "connection_kwargs"})

@@ -34,6 +34,7 @@ def test_the_defaults_are_the_documented_ones(tmp_path: Path, monkeypatch: pytes
             "redis://host/0?socket_timeuot=3",
             "no option 'socket_timeuot'; did you mean 'socket_timeout'?",
         ),
+        ("DG_BROKER_URL", "redis://host/0?ssl_cert_reqs=none", "option 'ssl_cert_reqs' is for TLS: write rediss://"),
         ("DG_BROKER_URL", "redis://host/0?colour=red", "there is no option 'colour'"),
         ("DG_BROKER_URL", "redis://host/0?socket_timeout=soon", "expected redis://host:port/db"),
         (
