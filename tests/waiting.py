@@ -11,7 +11,7 @@ T = TypeVar("T")
 POLL_SECONDS = 0.01
 
 
-def eventually(predicate: Callable[[], T], timeout_seconds: float = 10, *, what: str = "") -> T:
+def eventually(predicate: Callable[[], T], timeout_seconds: float = 30, *, what: str = "") -> T:
     """Ask again and again until the answer is true, and return it.
 
     Raises:
