@@ -20,7 +20,7 @@ from kontext.cache import TensorCache, image_key, prompt_key
 from kontext.choices import DEFAULT_LORA_BYTES
 from kontext.config import ModelConfig, Resolution
 from kontext.device import synchronize
-from kontext.images import ImageOptions, image_to_tensor, tensor_to_image, to_rgb
+from kontext.images import ImageOptions, image_to_tensor, refuse_one_colour, tensor_to_image, to_rgb
 from kontext.lora.adapters import AdapterCache, Adapters, make_adapters
 from kontext.matmul import using_products
 from kontext.networks import Networks
@@ -97,6 +97,7 @@ class Kontext:
             latents = self.sample(encoded, request, on_step)
         with self._timed(timings, "decode"):
             image = tensor_to_image(self.decode(latents))
+        refuse_one_colour(image, request.images)
         image = plan.finish(image, is_exact=self.image_options.crop_to_asked_size)
         return Edited(image, request.seed, timings, (*self._warnings(request.prompt), *plan.warnings))
 

@@ -20,6 +20,7 @@ from jobs.errors import EditFailure, Outage, RejectJob, SettingsError
 from storage.limits import CHUNK_BYTES, DOWNLOAD_SECONDS, Deadline, collect, too_large
 from storage.settings import StorageSettings
 from storage.store import INPUT, OUTPUT, Side, Store
+from storage.unpacking import unpacked
 from storage.uris import scheme_of, show_uri
 
 CHECK_LASTS_SECONDS = 300
@@ -73,7 +74,8 @@ class Buckets(Store):
                 announced = answer.get("ContentLength", 0)
                 if announced > self._max_bytes:
                     raise too_large(uri, announced, self._max_bytes)
-                return collect(body.iter_chunks(CHUNK_BYTES), uri, self._max_bytes, deadline)
+                chunks = unpacked(body.iter_chunks(CHUNK_BYTES), answer.get("ContentEncoding"), uri)
+                return collect(chunks, uri, self._max_bytes, deadline)
 
     def publish(self, uri: str, data: bytes, content_type: str) -> None:
         # One request, which takes up to 5 GiB: the object appears when all of it has arrived. An upload in parts would

@@ -14,6 +14,7 @@ from storage.hosts import Hosts
 from storage.limits import CHUNK_BYTES, DOWNLOAD_SECONDS, Deadline, collect, too_large, too_slow
 from storage.settings import StorageSettings
 from storage.store import INPUT, Source
+from storage.unpacking import unpacked
 from storage.uris import scheme_of, show_uri
 
 MAX_REDIRECTS = 3
@@ -99,7 +100,12 @@ class Web(Source):
         announced = response.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > self._max_bytes:
             raise too_large(uri, int(announced), self._max_bytes)
-        return collect(response.iter_raw(CHUNK_BYTES), uri, self._max_bytes, deadline)
+        return collect(
+            unpacked(response.iter_raw(CHUNK_BYTES), response.headers.get("content-encoding"), uri),
+            uri,
+            self._max_bytes,
+            deadline,
+        )
 
 
 def _check_redirect(uri: str, url: str, target: str) -> None:

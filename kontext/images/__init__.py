@@ -16,7 +16,7 @@ from kontext.images.decoding import (
 )
 from kontext.images.encoding import OutputFormat, encode_image
 from kontext.images.options import DEFAULT_OPTIONS, ImageOptions
-from kontext.images.tensors import crop_to_size, image_to_tensor, tensor_to_image
+from kontext.images.tensors import crop_to_size, image_to_tensor, refuse_one_colour, tensor_to_image
 
 __all__ = [
     "DEFAULT_OPTIONS",
@@ -30,6 +30,7 @@ __all__ = [
     "decode_with_warnings",
     "encode_image",
     "image_to_tensor",
+    "refuse_one_colour",
     "tensor_to_image",
     "to_rgb",
 ]

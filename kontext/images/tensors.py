@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from PIL import Image
@@ -52,6 +53,23 @@ def _refuse_what_is_no_number(values: Tensor) -> None:
             f"the model's picture is not a number in {wrong} of its {values.numel()} values (NaN or infinite): "
             "check the weights (sha256), then try float32 or bfloat16 without fp8"
         )
+
+
+def refuse_one_colour(image: Image.Image, inputs: Sequence[Image.Image]) -> None:
+    """Refuse a result of one colour where no input has one: a sampling that broke down without a NaN looks like that.
+
+    Raises:
+        NotANumber: every pixel of the result has the same colour.
+    """
+    if _has_one_colour(image) and not any(_has_one_colour(given) for given in inputs):
+        raise NotANumber(
+            "the model's image has one colour only, as when values overflow: "
+            "check the weights (sha256), then try float32 or bfloat16 without fp8"
+        )
+
+
+def _has_one_colour(image: Image.Image) -> bool:
+    return all(low == high for low, high in cast("tuple[tuple[int, int], ...]", image.convert("RGB").getextrema()))
 
 
 def crop_to_size(image: Image.Image, size: Resolution) -> Image.Image:

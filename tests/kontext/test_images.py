@@ -20,6 +20,7 @@ from kontext.images import (
     decode_image,
     encode_image,
     image_to_tensor,
+    refuse_one_colour,
     tensor_to_image,
 )
 from tests.kontext.golden import GOLDEN, read_json
@@ -239,3 +240,12 @@ def png(image: Image.Image) -> bytes:
 
 def sha256(pixels: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def test_a_result_of_one_colour_is_refused_unless_an_input_has_one() -> None:
+    grey, drawn = Image.new("RGB", (8, 8), "grey"), Image.linear_gradient("L").convert("RGB")
+
+    with pytest.raises(NotANumber, match="one colour only"):
+        refuse_one_colour(grey, [drawn])
+    refuse_one_colour(grey, [drawn, grey])
+    refuse_one_colour(drawn, [drawn])

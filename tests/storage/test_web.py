@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import time
-from collections.abc import Iterator
+import tracemalloc
+import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import brotli
 import pytest
 
 from jobs.errors import EditFailure, ErrorCode, Outage, RejectJob, RetryJob
@@ -84,11 +88,56 @@ def test_proxies_of_the_environment_are_not_used(http_server: HttpServer, monkey
     web.close()
 
 
-def test_compressed_bytes_are_not_unpacked(http_server: HttpServer, web: Web) -> None:
-    # A few kilobytes of gzip can stand for gigabytes.
-    url = http_server.answer("/cat.png", Answer(body=b"\x1f\x8b...", headers={"Content-Encoding": "gzip"}))
+@pytest.mark.parametrize(
+    ("encoding", "packed"),
+    [
+        ("gzip", gzip.compress(b"a cat")),
+        ("deflate", zlib.compress(b"a cat")),
+        ("BR", brotli.compress(b"a cat")),
+        ("identity", b"a cat"),
+    ],
+)
+def test_what_is_stored_packed_is_unpacked(encoding: str, packed: bytes, http_server: HttpServer, web: Web) -> None:
+    url = http_server.answer("/cat.png", Answer(body=packed, headers={"Content-Encoding": encoding}))
 
-    assert web.read(url) == b"\x1f\x8b..."
+    assert web.read(url) == b"a cat"
+
+
+@pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("br", brotli.compress)])
+def test_a_few_packed_bytes_that_stand_for_many_end_at_the_limit(
+    encoding: str, pack: Callable[[bytes], bytes], http_server: HttpServer
+) -> None:
+    web = Web(load_settings(StorageSettings, private_hosts=("127.0.0.1",), max_input_bytes=2**20))
+    url = http_server.answer("/cat.png", Answer(body=pack(bytes(2**28)), headers={"Content-Encoding": encoding}))
+    tracemalloc.start()
+
+    failure = failure_of(web, url)
+
+    assert failure.code is ErrorCode.INPUT_TOO_LARGE
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+    web.close()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "words"),
+    [
+        ("gzip", b"\x1f\x8b...", "its Content-Encoding says gzip, but its bytes are not"),
+        ("gzip", gzip.compress(b"a cat")[:-6], "cut short"),
+        ("br", b"a cat", "its Content-Encoding says br, but its bytes are not"),
+        ("br", brotli.compress(b"a cat" * 100)[:-3], "cut short"),
+        ("zstd", b"a cat", "stored with Content-Encoding 'zstd'; store it as it is, or as gzip or br"),
+    ],
+)
+def test_what_is_packed_otherwise_or_badly_is_named(
+    encoding: str, body: bytes, words: str, http_server: HttpServer, web: Web
+) -> None:
+    url = http_server.answer("/cat.png", Answer(body=body, headers={"Content-Encoding": encoding}))
+
+    failure = failure_of(web, url)
+
+    assert isinstance(failure, RejectJob)
+    assert words in failure.message
 
 
 # What the server says
