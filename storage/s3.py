@@ -147,7 +147,7 @@ def _make_client(session: Session, addressing_style: str | None) -> Any:
         # Checksums that boto3 adds on its own are refused by many servers that speak S3.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        s3={"addressing_style": addressing_style} if addressing_style else None,
+        s3={"addressing_style": addressing_style} if addressing_style else None,  # type: ignore[arg-type]
     )
     return session.client("s3", config=config)
 

@@ -41,7 +41,7 @@ def test_a_worker_killed_while_it_uploads_to_a_bucket_leaves_no_part_of_it(bench
     # Over 8 MiB, above which S3 clients like to cut an object into parts.
     size = {"width": 2048, "height": 2048}
     jobs = submit(bench, "a", prompt="noise", output=bench.bucket_uri("a.png"), params=size)
-    eventually(lambda: [path for method, path in bench.store.requests if method == "PUT" and "a.png" in path], 20)
+    eventually(lambda: any(method == "PUT" and path.endswith("a.png") for method, path in bench.store.requests), 20)
     first.kill()
     bench.store.delay_seconds = 0
     bench.start_worker("w2")
