@@ -266,9 +266,8 @@ class OfficialKontext(Kontext):
         Their code chooses among the preferred resolutions. For a size of our own it gets a list of this one.
         """
         placement, is_theirs = plan.references[index], request.size_mode == "reference"
-        self.code.sampling.PREFERED_KONTEXT_RESOLUTIONS = (
-            list(self.config.preferred_resolutions) if is_theirs else [placement.size]
-        )
+        chosen_among = list(self.config.preferred_resolutions) if is_theirs else [placement.size]
+        vars(self.code.sampling)["PREFERED_KONTEXT_RESOLUTIONS"] = chosen_among
         width, height = (request.width, request.height) if is_theirs else plan.sampled
         return self.code.sampling.prepare_kontext(
             t5=lambda _: txt,  # encoded already, and the same for every picture
