@@ -81,10 +81,13 @@ def batches(broker_url: options.BrokerUrl = None, as_json: options.AsJson = Fals
 
 def _put_queue(client: Client, as_json: bool) -> None:
     counts, workers = client.ledger.queue_counts(), client.registry.workers()
+    tenants = client.ledger.tenant_counts()
     if as_json:
-        put_json(**counts, workers=[asdict(worker) for worker in workers])
+        put_json(**counts, tenants=tenants, workers=[asdict(worker) for worker in workers])
         return
     put(", ".join(f"{count:,} {name}" for name, count in counts.items()))
+    for tenant, by_state in tenants.items() if any(tenants) else ():
+        put(f"tenant {tenant or '(none)'}: {', '.join(f'{count:,} {name}' for name, count in by_state.items())}")
     for worker in workers:
         facts = [worker.state, worker.device, worker.model, worker.detail, ", ".join(worker.jobs)]
         put(f"{worker.name}: {'; '.join(fact for fact in facts if fact)}")

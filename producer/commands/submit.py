@@ -58,6 +58,14 @@ def submit(
         str | None,
         options.option("--callback-url", help="Where to report each job's end. [default: nowhere]"),
     ] = None,
+    priority: Annotated[
+        str | None,
+        options.option("--priority", help="high, normal or low. [default: normal]"),
+    ] = None,
+    tenant: Annotated[
+        str | None,
+        options.option("--tenant", help="Whom the jobs are for; tenants take turns. [default: nobody in particular]"),
+    ] = None,
     strict: Annotated[
         bool, options.option("--strict", help="Queue nothing when any row is wrong. [default: off]")
     ] = False,
@@ -98,6 +106,8 @@ def submit(
     defaults = RowDefaults.read(
         **params or {},
         callback_url=callback_url,
+        priority=priority,
+        tenant=tenant,
     )
     with open_table(source, ColumnNames.chosen(image_column, prompt_column, output_column)) as table:
         plan = table.plan(client.settings.output_uri, defaults, batch, options.folder_uri(images_to or upload))

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from producer.errors import TableError
-from producer.table.plan import PARAM_COLUMNS
+from producer.table.plan import PARAM_COLUMNS, TURN_COLUMNS
 
 IMAGE_COLUMNS = ("image", "image_url", "image_uri", "input_image", "input_images")
 PROMPT_COLUMNS = ("prompt", "instruction")
 OUTPUT_COLUMNS = ("output",)
-JOB_COLUMNS = ("id", "index", "output", "callback_url", *PARAM_COLUMNS)
+JOB_COLUMNS = ("id", "index", "output", "callback_url", *TURN_COLUMNS, *PARAM_COLUMNS)
 
 OTHER_NAMES = {
     "image": (

@@ -9,9 +9,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from jobs.errors import SettingsError
-from jobs.schema import Callback, EditParams
+from jobs.schema import Callback, EditJob, EditParams
 
 PARAM_COLUMNS = tuple(EditParams.model_fields)
+TURN_COLUMNS = ("priority", "tenant")
+"""Fields of a job that decide its turn."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,15 @@ class RowDefaults:
             self.params()
             if "callback_url" in self.given:
                 Callback(url=self.given["callback_url"])
+            turn = {name: value for name, value in self.given.items() if name in TURN_COLUMNS}
+            EditJob(image=("s3://any/image",), prompt="any", **turn)
         except ValidationError as error:
             raise SettingsError(_describe(error)) from error
         return self
 
     def params(self) -> EditParams:
         """The values as the parameters of a job."""
-        return EditParams(**{name: value for name, value in self.given.items() if name != "callback_url"})
+        return EditParams(**{name: value for name, value in self.given.items() if name in PARAM_COLUMNS})
 
 
 @dataclass(frozen=True)

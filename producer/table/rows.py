@@ -28,7 +28,7 @@ from producer.table.images import RowImages
 from producer.table.loras import read_loras
 from producer.table.overwriting import InputsAndOutputs
 from producer.table.paths import LocalFiles
-from producer.table.plan import PARAM_COLUMNS, Plan, advice
+from producer.table.plan import PARAM_COLUMNS, TURN_COLUMNS, Plan, advice
 from producer.table.raw import Cells, RawRow
 
 SIZE_COLUMNS = {"width", "height", "aspect_ratio"}
@@ -136,6 +136,7 @@ class RowReader:
             "output": self._output(raw, cells, index, chosen_format, problems),
             "callback": {"url": str(values["callback_url"]).strip()} if "callback_url" in values else None,
             "batch": batch,
+            **{name: str(values[name]).strip() for name in TURN_COLUMNS if name in values},
             "metadata": {
                 name: value for name, value in raw.cells.items() if name in self._kept and not has_bytes(value)
             },

@@ -364,3 +364,18 @@ def waiting(redis_client: Redis, count: int) -> list[str]:
 
 def rows_of(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_priority_and_tenant_come_by_option_and_by_column_and_status_counts_tenants(
+    folder: Path, producer: Command, client: Client
+) -> None:
+    picture = folder / "cat.png"
+    table = folder / "turns.csv"
+    table.write_text(f"image,prompt,priority,id\n{picture},snow,,a\n{picture},rain,high,b\n{picture},sun,urgent,c\n")
+
+    ended = producer("submit", str(table), "--tenant", "lab", "--priority", "low")
+
+    assert "priority" in ended.stderr
+    jobs = [client.get(name).job for name in ("a", "b")]
+    assert [(job.priority, job.tenant) for job in jobs] == [("low", "lab"), ("high", "lab")]
+    assert "tenant lab: 2 queued, 0 running" in producer("status").stdout

@@ -264,6 +264,8 @@ def test_options_fill_blank_cells_only(folder: Path) -> None:
         ({"output_format": "gif"}, "--output-format gif: should be 'png', 'jpeg' or 'webp'"),
         ({"aspect_ratio": "16:9", "width": 64}, "--aspect-ratio 16:9: contradicts width 64; leave out width"),
         ({"size_mode": "crop"}, "--size-mode crop: should be 'match', 'fit' or 'reference'"),
+        ({"priority": "urgent"}, "--priority urgent: should be 'high', 'normal' or 'low'"),
+        ({"tenant": "a b"}, "--tenant a b: "),
         ({"callback_url": "ftp://host"}, "--callback-url ftp://host: 'ftp://host' is not a URI"),
     ],
 )
