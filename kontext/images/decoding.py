@@ -82,8 +82,6 @@ def _open(data: bytes) -> Image.Image:
             continue
         try:
             return factory(io.BytesIO(data), "")
-        except MemoryError:
-            raise
         except Exception as error:  # decoders meet hostile bytes and raise whatever comes
             refusals.append(f"the picture cannot be read as {name}: {_first_line(error)}")
     raise ImageError(refusals[0] if refusals else f"not a picture that can be read: {name_what_it_is(data)}")
@@ -115,8 +113,6 @@ def _load(image: Image.Image, data: bytes) -> tuple[Image.Image, Warnings]:
         raise ImageError("the picture is a camera's raw file: develop it to JPEG or TIFF")
     try:
         image.load()
-    except MemoryError:
-        raise
     except Exception as error:  # decoders meet hostile bytes and raise whatever comes
         whole = _without_its_end(data) if image.format in ("JPEG", "MPO") else None
         if whole is None:
@@ -158,7 +154,7 @@ def _convert(image: Image.Image, options: ImageOptions) -> DecodedImage:
     kind = f"the {image.format} picture" if image.format else "the picture"
     try:
         return _rgb(image, options)
-    except (ImageError, MemoryError):
+    except ImageError:
         raise
     except Exception as error:  # palettes, transparency and EXIF are only judged when they are used
         raise ImageError(f"{kind} is damaged: {_first_line(error)}") from error

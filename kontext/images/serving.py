@@ -43,6 +43,8 @@ def _answer(request: dict[str, Any], descriptor: int) -> tuple[dict[str, Any], l
         decoded = _decode(request, descriptor)
         pixels = share(decoded.image)
     except ImageError as error:
+        if isinstance(error.__cause__, MemoryError):
+            return {"out_of_memory": True}, []
         return {"error": str(error)[:2000]}, []
     except MemoryError:
         return {"out_of_memory": True}, []

@@ -189,7 +189,7 @@ def test_a_command_that_cannot_work_says_so_in_one_line(
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        ("image,text\ncat.png,make it snow\n", "prompt"),
+        ("image,words\ncat.png,make it snow\n", "prompt"),
         ("prompt\nmake it snow\n", "image"),
         ("image,prompt\nCAT,\n", "prompt"),
         ("image,prompt,height\nCAT,make it snow,100000\n", "100000"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,13 +34,12 @@ def s3_gate(endpoint_url: str, refusal: Refusal) -> Iterator[str]:
         do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_request  # noqa: N815 - the library's names
 
         def pass_on(self, body: bytes, is_cut: bool) -> None:
-            server = http.client.HTTPConnection(str(urlsplit(endpoint_url).netloc))
-            server.request(self.command, self.path, body, dict(self.headers.items()))
-            with server.getresponse() as answer:
-                content = answer.read()
-                headers = {name: value for name, value in answer.headers.items() if name.lower() not in HOP_BY_HOP}
-                self.answer(answer.status, headers, content[: len(content) // 2] if is_cut else content)
-            server.close()
+            with closing(http.client.HTTPConnection(str(urlsplit(endpoint_url).netloc))) as server:
+                server.request(self.command, self.path, body, dict(self.headers.items()))
+                with server.getresponse() as answer:
+                    content = answer.read()
+                    headers = {name: value for name, value in answer.headers.items() if name.lower() not in HOP_BY_HOP}
+                    self.answer(answer.status, headers, content[: len(content) // 2] if is_cut else content)
             self.close_connection = is_cut
 
         def answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
