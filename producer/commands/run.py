@@ -113,8 +113,8 @@ def run_table(
 
 
 def _do(embedded: EmbeddedRun, as_json: bool) -> dict[JobState, int]:
-    if embedded.finished:
-        say(f"{plural(len(embedded.finished), 'row')} done before; --overwrite does them again")
+    if embedded.done_before:
+        say(f"{plural(embedded.done_before, 'row')} done before; --overwrite does them again")
     if next(embedded.jobs(), None) is None:
         embedded.report(nothing_known)
         return dict.fromkeys(JobState, 0)
@@ -127,7 +127,7 @@ def _do(embedded: EmbeddedRun, as_json: bool) -> dict[JobState, int]:
 
 
 def _tell(embedded: EmbeddedRun, counts: dict[JobState, int], refused: int, as_json: bool) -> None:
-    done = counts[JobState.SUCCEEDED] + len(embedded.finished)
+    done = counts[JobState.SUCCEEDED] + embedded.done_before
     failed = counts[JobState.FAILED] + counts[JobState.CANCELLED]
     say(f"{done:,} done, {failed:,} failed, {refused:,} refused; pictures in {embedded.files.folder}")
     if as_json:

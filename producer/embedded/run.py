@@ -77,7 +77,8 @@ class EmbeddedRun:
         plan: the batch and the values for all rows.
         files: the paths of what is written.
         options: what is done otherwise than usual.
-        finished: endings by job id of the rows that an earlier run has done.
+        finished: endings by job id of the rows that an earlier run has done and this one does not do again.
+        done_before: number of the selected rows among them.
     """
 
     def __init__(self, table: Table, folder: Path, defaults: RowDefaults, options: RunOptions) -> None:
@@ -88,6 +89,7 @@ class EmbeddedRun:
         self.files = RunFiles(folder, (options.results or folder / "results.csv").expanduser().resolve())
         self.plan: Plan = table.plan_for_folder(folder.as_uri(), defaults)
         self.finished: Mapping[str, Ending] = {}
+        self.done_before = 0
 
     def jobs(self) -> Iterator[EditJob]:
         """The jobs that are still to be done."""
@@ -104,8 +106,22 @@ class EmbeddedRun:
             self.files.folder.mkdir(parents=True, exist_ok=True)
             self.files.worker_log.touch()
         with only_run_in(self.files.folder):
-            self.finished = {} if self.options.overwrite else read_finished(self.files.results, self._layout)
+            self.finished = self._read_finished()
+            self.done_before = self._count_done_before()
             yield
+
+    def _read_finished(self) -> dict[str, Ending]:
+        options = self.options
+        if options.overwrite and options.selection == ALL_ROWS:
+            return {}
+        finished = read_finished(self.files.results, self._layout)
+        for row in self._table.rows(self.plan, options.selection) if options.overwrite and finished else ():
+            finished.pop(row.job_id, None)
+        return finished
+
+    def _count_done_before(self) -> int:
+        rows = self._table.rows(self.plan, self.options.selection) if self.finished else ()
+        return sum(row.job is not None and row.job_id in self.finished for row in rows)
 
     def start(self, as_json: bool) -> dict[JobState, int]:
         """Do the jobs, show how far they are, write the reports, and return how many ended in which state.

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from jobs.errors import SettingsError
+from producer.table.cells import shorten
 from producer.table.raw import RawRow
 
-PART = re.compile(r"(?P<only>\d+)|(?P<first>\d*):(?P<end>\d*)")
+PART = re.compile(r"(?P<only>[0-9]{1,12})|(?P<first>[0-9]{0,12}):(?P<end>[0-9]{0,12})")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class RowSelection:
         ranges = [_as_range(part) for part in parts if part is not None]
         if not parts or len(ranges) != len(parts) or any(end is not None and end <= first for first, end in ranges):
             raise SettingsError(
-                f"{option} {text!r}: expected places of rows such as 0:100, 100: or 0,5; the first is 0"
+                f"{option} {shorten(text)!r}: expected places of rows such as 0:100, 100: or 0,5; the first is 0"
             )
         return cls(tuple(ranges))
 

@@ -115,6 +115,23 @@ def test_no_resume_does_everything_again(table: Path, diffgentor: Command) -> No
     assert [row["seed"] for row in results(table / "output/results.csv")] != [row["seed"] for row in before]
 
 
+def test_doing_some_rows_again_leaves_the_results_of_the_others(table: Path, diffgentor: Command) -> None:
+    diffgentor(*KNOWN, "--input", "data.csv")
+    before = results(table / "output/results.csv")
+
+    again = diffgentor(*KNOWN, "--input", "data.csv", "--filter_rows", "1:2", "--no_resume")
+    after = results(table / "output/results.csv")
+    idle = diffgentor(*KNOWN, "--input", "data.csv", "--filter_rows", "0:2")
+
+    assert [row["state"] for row in after] == ["succeeded"] * 3
+    assert [row == old for row, old in zip(after, before, strict=True)] == [True, False, True]
+    assert "done before" not in again.stderr
+    assert "1 done, 0 failed, 0 refused" in again.stderr, "the selected row alone"
+    assert "2 rows done before" in idle.stderr
+    assert "2 done, 0 failed, 0 refused" in idle.stderr
+    assert results(table / "output/results.csv") == after
+
+
 def test_a_folder_of_parquet_files_is_one_table(table: Path, diffgentor: Command) -> None:
     arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     (table / "shards").mkdir()
@@ -158,6 +175,7 @@ def test_options_reach_the_worker(table: Path, diffgentor: Command, monkeypatch:
         (["--backend", "flux"], "--backend flux: unknown; here is --backend flux_kontext_official only"),
         (["--model_name", "/nowhere"], "--model_name /nowhere: no such folder; give the model's folder or"),
         (["--filter_rows", "5:2"], "--filter_rows '5:2': expected places of rows such as 0:100, 100: or 0,5"),
+        (["--filter_rows", "1" * 5000], "--filter_rows '1111"),
         (["--filter_rows", "90:"], "data.csv: no row that could be done"),
         (["--num_nodes", "4"], "--num_nodes: several machines share a table through one queue: producer submit"),
         (["--prompt_enhance_type", "flux2"], "--prompt_enhance_type: prompts are used as they stand"),
@@ -206,7 +224,7 @@ def test_other_commands_name_the_tool_that_serves_them(diffgentor: Command, comm
     ("asked", "variables", "driver", "chosen"),
     [
         (None, {}, 0, [None]),
-        (2, {}, 0, [None]),
+        (1, {}, 0, [None]),
         (None, {}, 1, [None]),
         (None, {}, 3, ["0", "1", "2"]),
         (2, {}, 3, ["0", "1"]),
@@ -229,5 +247,10 @@ def test_each_visible_gpu_has_a_worker(
 def test_more_gpus_than_there_are_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "0000:1").mkdir()
 
-    with pytest.raises(SettingsError, match="--num-gpus 2: 1 GPU visible here"):
-        choose_gpus(2, {}, tmp_path)
+    for variables, said in [
+        ({}, "1 GPU visible here"),
+        ({"CUDA_VISIBLE_DEVICES": ""}, "0 GPUs visible here"),
+        ({"DG_FLUX_KONTEXT_DEVICE": "cpu"}, "DG_FLUX_KONTEXT_DEVICE=cpu has one worker"),
+    ]:
+        with pytest.raises(SettingsError, match=f"--num-gpus 2: {said}"):
+            choose_gpus(2, variables, tmp_path)
