@@ -53,7 +53,7 @@ class JsonRows:
 
 
 class _Elements(Iterator[Any]):
-    """Elements of a list in JSON; the error is the last of them where it is not JSON."""
+    """Elements of a list in JSON; the error is the last of them where it is not JSON, or not one whole list."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
@@ -61,8 +61,10 @@ class _Elements(Iterator[Any]):
         self._is_over = False
 
     def __next__(self) -> Any:
-        if self._is_over or not self._skip_to_element():
+        if self._is_over:
             raise StopIteration
+        if not self._skip_to_element():
+            return self._end()
         while True:
             try:
                 element, end = DECODER.raw_decode(self._buffer)
@@ -77,13 +79,26 @@ class _Elements(Iterator[Any]):
                 self._buffer = self._buffer[end:]
                 return element
 
+    def _end(self) -> Any:
+        self._is_over = True
+        if not self._buffer:
+            return ValueError("the file ends before the list's closing ]")
+        self._buffer = self._buffer[1:]
+        if self._skip_blanks(" \t\r\n"):
+            return ValueError("text after the list's closing ]")
+        raise StopIteration
+
     def _skip_to_element(self) -> bool:
-        while not (rest := self._buffer.lstrip(", \t\r\n")):
+        return self._skip_blanks(", \t\r\n") and not self._buffer.startswith("]")
+
+    def _skip_blanks(self, blanks: str) -> bool:
+        """True if something follows that is none of these characters; the buffer begins with it."""
+        while not (rest := self._buffer.lstrip(blanks)):
             self._buffer = self._file.read(READ_CHARACTERS)
             if not self._buffer:
                 return False
         self._buffer = rest
-        return not rest.startswith("]")
+        return True
 
 
 def _parse_line(line: str) -> tuple[Cells, str]:

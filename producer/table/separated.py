@@ -14,8 +14,8 @@ from producer.table.raw import Cells, is_blank
 from producer.table.text import NOT_UTF_8, UNREAD, TextFile
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[,;\t|]*\s*', re.IGNORECASE | re.DOTALL)
-"""The first line by which Excel is told the separator."""
+SEPARATOR_LINE = re.compile(r'"?sep="*([^\r\n" ]?)"*[,;\t|]*\s*', re.IGNORECASE)
+"""The first line by which Excel is told the separator; without one in it, the header tells."""
 
 LARGEST_CELL_BYTES = 64 * 2**20
 """A picture as a data: URI fits."""
@@ -71,9 +71,10 @@ class SeparatedText:
     def _find_delimiter(self, usual: str, count_known: Callable[[tuple[str, ...]], int]) -> tuple[str, int]:
         """The separator, and how many lines stand before the header."""
         for number, line in enumerate(self._text.lines()):
-            if (said := SEPARATOR_LINE.fullmatch(line)) is not None:
+            said = SEPARATOR_LINE.fullmatch(line)
+            if said is not None and said[1]:
                 return said[1], number + 1
-            if line.strip():
+            if line.strip() and said is None:
                 order = sorted(DELIMITERS, key=lambda delimiter: delimiter != usual)
                 return max(order, key=lambda delimiter: _score(line, delimiter, count_known)), number
         return usual, 0

@@ -133,6 +133,9 @@ MEMBERS: dict[str, tuple[str, bytes, Wanted]] = {
         (Row(),),
     ),
     "a sep line with a tab": ("t.csv", b"SEP=\t\r\n" + PLAIN.replace(",", "\t").encode(), (Row(),)),
+    "a sep line without a sign": ("t.csv", b"sep=\r\n" + PLAIN.replace(",", ";").encode(), (Row(),)),
+    "a sep line with a quote alone": ("t.csv", b'sep="\n' + PLAIN.encode(), (Row(),)),
+    "a sep line with its sign in quotes": ("t.csv", b'sep=";"\n' + PLAIN.replace(",", ";").encode(), (Row(),)),
     "a sep line with another sign": ("t.csv", b"sep=^\n" + PLAIN.replace(",", "^").encode(), (Row(),)),
     "UTF-16 with a mark, as Excel's Unicode text": (
         "t.txt",

@@ -161,6 +161,28 @@ def test_a_folder_without_one_kind_of_table_is_named(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[{"image": "s3://b/a.png", "prompt": "snow"},\n{"image": "s3://b/b.png", "prompt": "rain"}\n', "element 3: "),
+        ('[{"image": "s3://b/a.png", "prompt": "snow"}', "element 2: is not JSON (the file ends before the list's"),
+        (
+            '[{"image": "s3://b/a.png", "prompt": "snow"}]\n{"image": 1}',
+            "element 2: is not JSON (text after the list's",
+        ),
+        ('[{"image": "s3://b/a.png", "prompt": "snow"}, ] \r\n\t\n', ""),
+    ],
+)
+def test_a_list_is_read_whole_or_not_at_all(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "t.json").write_text(text)
+
+    refusal = refusal_of(tmp_path / "t.json")
+
+    assert bool(refusal) == bool(said)
+    assert said in refusal
+    assert "\n" not in refusal
+
+
 def test_many_columns_take_no_longer_than_their_length(tmp_path: Path) -> None:
     names = [f"column {number}" for number in range(60_000)]
     (tmp_path / "t.csv").write_text(
