@@ -4,7 +4,7 @@ Recognised in this order:
 1. a folder with a `config.json` of model_type "flux-kontext", which gives the sizes and may name the parts;
 2. one file of the transformer, any `*kontext*` of safetensors or GGUF, in the folder or where ComfyUI keeps it
    (diffusion_models/, unet/, checkpoints/), with `ae.safetensors` beside it or in vae/. A whole model in one file has
-   all parts in it;
+   all parts in it. Where a config.json as above lies beside it or in the folder, sizes and other parts come from there;
 3. diffusers' folders transformer/ and vae/.
 Text encoders lie in text_encoder_2/ and text_encoder/ with their tokenizers (the model's own repository, diffusers), as
 single files in text_encoders/ (ComfyUI), or in the Hugging Face cache. A hub id stands for its folder in the cache.
@@ -54,11 +54,10 @@ def find_model(model: str | Path | None) -> ModelFiles:
         CheckpointError: a file is missing; the message says what to put where.
     """
     if model is not None and (file := Path(model).expanduser()).is_file():
-        return _discovered_model(_folder_of(file), file, None)
+        return _model_of_file(file)
     folder = model_folder(model)
-    described = folder / "config.json"
-    if described.is_file() and (content := _read_json(described)).get("model_type") == "flux-kontext":
-        return _described_model(folder, content)
+    if (described := _description(folder)) is not None:
+        return _described_model(folder, described, None)
     return _discovered_model(folder, _only_transformer(folder), None)
 
 
@@ -92,6 +91,15 @@ def _hub_model(repository: str) -> Path:
     return folder if has_weights else hub_folder(repository, (*KONTEXT_PATTERNS, *DIFFUSERS_PATTERNS))
 
 
+def _model_of_file(file: Path) -> ModelFiles:
+    """The model whose transformer is this file; a config.json beside it or in its model's folder gives the rest."""
+    folder = _folder_of(file)
+    for place in (file.parent, folder):
+        if (described := _description(place)) is not None:
+            return _described_model(place, described, file)
+    return _discovered_model(folder, file, None)
+
+
 def _folder_of(file: Path) -> Path:
     """The model folder that a file of the transformer belongs to."""
     if "kontext" not in file.name.lower() or file.suffix not in SUFFIXES:
@@ -101,20 +109,28 @@ def _folder_of(file: Path) -> Path:
     return file.parent.parent if file.parent.name in TRANSFORMER_FOLDERS else file.parent
 
 
-def _described_model(folder: Path, described: dict[str, Any]) -> ModelFiles:
-    """Files of a folder whose config.json gives the sizes, and may name the parts."""
+def _description(folder: Path) -> dict[str, Any] | None:
+    """What the folder's config.json says of a model of ours, if it does."""
+    path = folder / "config.json"
+    content = _read_json(path) if path.is_file() else {}
+    return content if content.get("model_type") == "flux-kontext" else None
+
+
+def _described_model(folder: Path, described: dict[str, Any], transformer: Path | None) -> ModelFiles:
+    """Files of a folder whose config.json gives the sizes, and may name the parts; a given transformer wins."""
     try:
         config = ModelConfig.from_json(described)
         if "files" not in described:
-            return _discovered_model(folder, _only_transformer(folder), config)
-        names = {part: str(described["files"][part]) for part in ("transformer", "autoencoder", "t5", "clip")}
+            return _discovered_model(folder, transformer or _only_transformer(folder), config)
+        named = described["files"] if transformer is None else {**described["files"], "transformer": transformer.name}
+        names = {part: str(named[part]) for part in ("transformer", "autoencoder", "t5", "clip")}
     except KeyError as error:
         raise CheckpointError(f"{folder / 'config.json'}: files.{error.args[0]} is missing") from error
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{folder / 'config.json'} does not describe a model: {error}") from error
     return ModelFiles(
         config=config,
-        transformer=present(folder / names["transformer"], "the flow transformer's weights"),
+        transformer=transformer or present(folder / names["transformer"], "the flow transformer's weights"),
         autoencoder=present(folder / names["autoencoder"], "the autoencoder's weights"),
         t5=in_folder(T5, folder / names["t5"]),
         clip=in_folder(CLIP, folder / names["clip"]),

@@ -15,7 +15,7 @@ from kontext.config import ModelConfig, TransformerConfig
 from kontext.errors import CheckpointError
 from kontext.networks import load_networks
 from kontext.weights.hub import CLIP_REPOSITORY, T5_REPOSITORY
-from kontext.weights.layout import ModelFiles, find_model
+from kontext.weights.layout import ModelFiles, bundled_model, find_model
 from tests.kontext.golden import MODEL, model_config
 from tests.kontext.models import copy_model, hub_cache, published_layout, weights_alone
 
@@ -53,6 +53,24 @@ def test_a_folder_with_config_json_says_where_its_parts_are() -> None:
     assert files.transformer == MODEL / "flow.safetensors"
     assert files.config.transformer.hidden_size == 96
     loads(files)
+
+
+def test_a_file_of_weights_is_the_transformer_of_the_model_that_lies_beside_it() -> None:
+    named = find_model(bundled_model() / "flux1-tiny-kontext.safetensors")
+
+    assert named == find_model(None)
+
+
+@pytest.mark.parametrize("place", ["flux1-kontext-other.safetensors", "unet/flux1-kontext-other.safetensors"])
+def test_a_file_that_config_json_does_not_name_wins_over_the_one_it_names(tmp_path: Path, place: str) -> None:
+    folder = copy_model(tmp_path / "model")
+    (folder / place).parent.mkdir(exist_ok=True)
+    shutil.copy(MODEL / "flow.safetensors", folder / place)
+
+    files = find_model(folder / place)
+
+    assert files == dataclasses.replace(find_model(folder), transformer=folder / place)
+    load_networks(files, torch.bfloat16)
 
 
 def test_the_published_repositorys_layout_is_found_with_its_sharded_encoder(tmp_path: Path) -> None:
