@@ -126,10 +126,10 @@ def _factor(name: str, alpha: Tensor | None, notes: dict[str, Any], rank: int) -
         if alpha.numel() != 1 or not math.isfinite(float(alpha)):
             raise LoraError(f"has an alpha that is no number, in the layer {name}")
         return float(alpha) / rank
-    value = next((float(a) for ending, a in notes["alpha_pattern"].items() if name.endswith(ending)), notes["alpha"])
+    value = next((a for ending, a in notes["alpha_pattern"].items() if name.endswith(ending)), notes["alpha"])
     if value is None:
         return 1.0
-    return value / (math.sqrt(rank) if notes["use_rslora"] else rank)
+    return float(value) / (math.sqrt(rank) if notes["use_rslora"] else rank)
 
 
 def _alphas_of(notes: dict[str, str]) -> dict[str, Any]:
@@ -137,10 +137,18 @@ def _alphas_of(notes: dict[str, str]) -> dict[str, Any]:
     try:
         content = json.loads(notes.get("lora_adapter_metadata", "{}"))
         alpha = content.get("transformer.lora_alpha")
+        pattern = dict(content.get("transformer.alpha_pattern") or {})
         return {
-            "alpha": None if alpha is None else float(alpha),
-            "alpha_pattern": dict(content.get("transformer.alpha_pattern") or {}),
+            "alpha": None if alpha is None else _finite(alpha),
+            "alpha_pattern": {ending: _finite(value) for ending, value in pattern.items()},
             "use_rslora": bool(content.get("transformer.use_rslora", False)),
         }
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise LoraError(f"has notes that cannot be read (lora_adapter_metadata: {error})") from error
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"alpha {value} is no finite number")
+    return number

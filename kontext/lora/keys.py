@@ -33,11 +33,11 @@ OTHER_KINDS = {
     "oft_": "OFT",
     "lora_mid": "a LoRA of convolutions",
     "lora_B.bias": "a LoRA with biases",
-    ".diff": "whole differences beside a LoRA",
     "_norm": "norms beside a LoRA",
     "norm_": "norms beside a LoRA",
     "set_weight": "whole weights beside a LoRA",
 }
+DIFFERENCES = (".diff", ".diff_b")  # endings: `.diffusion_model.` is a prefix
 XLABS = re.compile(r"(double_blocks\.\d+)\.processor\.(qkv|proj)_lora([12])\.(down|up)\.weight")
 
 
@@ -86,9 +86,14 @@ def split_key(key: str, named: dict[str, Target]) -> tuple[str, Target, str]:
 def _name_and_role(key: str) -> tuple[str, str]:
     suffix = next((suffix for suffix in ROLES if key.endswith(suffix)), None)
     if suffix is None:
-        kind = next((kind for mark, kind in OTHER_KINDS.items() if mark in key), "no LoRA that is known here")
-        raise LoraError(f"is {kind} ({key}), which is not applied: only plain LoRA of linear layers is")
+        raise LoraError(f"is {_other_kind(key)} ({key}), which is not applied: only plain LoRA of linear layers is")
     name = key.removesuffix(suffix)
     while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), None):
         name = name.removeprefix(prefix)
     return name, ROLES[suffix]
+
+
+def _other_kind(key: str) -> str:
+    if key.endswith(DIFFERENCES):
+        return "whole differences beside a LoRA"
+    return next((kind for mark, kind in OTHER_KINDS.items() if mark in key), "no LoRA that is known here")

@@ -188,6 +188,29 @@ def test_alpha_in_diffusers_notes_counts(tmp_path: Path, notes: dict[str, object
     assert addition.factor == factor
 
 
+@pytest.mark.parametrize(
+    "notes",
+    [
+        '{"transformer.lora_alpha": NaN}',
+        '{"transformer.lora_alpha": 1e999}',
+        f'{{"transformer.lora_alpha": 1{"0" * 400}}}',
+        '{"transformer.lora_alpha": [8]}',
+        '{"transformer.alpha_pattern": {"a": null}}',
+        '{"transformer.alpha_pattern": {"a": 4, "to_out.0": -Infinity}}',
+        '{"transformer.alpha_pattern": "a"}',
+        "[]",
+        "no JSON",
+    ],
+)
+def test_notes_whose_alpha_is_no_finite_number_are_refused(tmp_path: Path, notes: str) -> None:
+    save_file(GOOD, tmp_path / "mine.safetensors", {"lora_adapter_metadata": notes})
+
+    with pytest.raises(
+        LoraError, match=r"LoRA mine\.safetensors has notes that cannot be read \(lora_adapter_metadata"
+    ):
+        read_lora(tmp_path / "mine.safetensors", linear_layers(transformer()))
+
+
 XLABS = "double_blocks.0.processor.qkv_lora2"
 
 
@@ -216,6 +239,9 @@ GOOD = {f"{LAYER}.lora_A.weight": torch.ones(4, 64), f"{LAYER}.lora_B.weight": t
         ({f"{LAYER}.lokr_w1": torch.ones(4)}, "is LoKr"),
         ({f"{LAYER}.hada_w1_a": torch.ones(4)}, "is LoHa"),
         ({f"{LAYER}.diff_b": torch.ones(4)}, "whole differences"),
+        ({f"{LAYER}.diff": torch.ones(4)}, "whole differences"),
+        ({f"model.{LAYER}.lora_unheard_of": torch.ones(4)}, "is no LoRA that is known here"),
+        ({f"model.{LAYER}.lokr_w1": torch.ones(4)}, "is LoKr"),
         ({f"{LAYER}.lora_B.bias": torch.ones(64)}, "a LoRA with biases"),
         ({"double_blocks.0.img_attn.norm.query_norm.scale": torch.ones(4)}, "norms beside a LoRA"),
         ({"lora_unet_down_blocks_0_attentions_0.lora_down.weight": torch.ones(4, 8)}, "made for another model"),
