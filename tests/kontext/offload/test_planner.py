@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kontext import BudgetError
@@ -97,6 +97,7 @@ def test_every_plan_fits_its_budget_and_the_least_budget_is_the_least(need: Need
         make_plan(need, least - 1, rate)
 
 
+@settings(deadline=None)
 @given(needs, st.floats(1, 1e4), st.integers(0, 200), st.integers(0, 200))
 def test_more_memory_is_never_slower_in_the_loop(need: Need, rate: float, spare: int, more: int) -> None:
     less = make_plan(need, least_budget(need) + spare, rate)
