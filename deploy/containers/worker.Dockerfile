@@ -52,6 +52,7 @@ ENV PATH=/opt/kontext/bin:$PATH \
     HOME=/var/cache/kontext \
     TORCHINDUCTOR_CACHE_DIR=/var/cache/kontext/inductor \
     TRITON_CACHE_DIR=/var/cache/kontext/triton \
+    DG_LORA_CACHE_DIR=/var/cache/kontext/loras \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001

@@ -105,6 +105,15 @@ def test_every_file_that_compose_mounts_is_there(services: dict[str, Any]) -> No
     assert [source for source in sources if not (CONTAINERS / source).exists()] == []
 
 
+def test_loras_lie_where_a_read_only_worker_may_write(services: dict[str, Any]) -> None:
+    (folder,) = re.findall(r"DG_LORA_CACHE_DIR=(\S+)", (CONTAINERS / "worker.Dockerfile").read_text())
+
+    for name in ("worker", "worker-gpu"):
+        assert services[name]["read_only"] is True
+        mounted = [volume.split(":") for volume in services[name]["volumes"]]
+        assert [target for _, target, *mode in mounted if folder.startswith(f"{target}/") and not mode]
+
+
 def test_a_worker_gets_the_time_to_drain(services: dict[str, Any]) -> None:
     # DG_DRAIN_SECONDS (60), 10 s to hand back, 20 s for a callback under way
     assert {services[name]["stop_grace_period"] for name in ("worker", "worker-gpu")} == {"90s"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -143,6 +144,35 @@ def test_no_container_runs_as_root_or_writes_to_its_image() -> None:
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
             assert "memory" in container["resources"]["limits"]
+
+
+def test_loras_lie_on_a_volume_that_a_worker_may_write() -> None:
+    (worker,) = [container for container in containers() if container["name"] == "worker"]
+    (folder,) = [entry["value"] for entry in worker["env"] if entry["name"] == "DG_LORA_CACHE_DIR"]
+
+    assert [
+        mount["name"]
+        for mount in worker["volumeMounts"]
+        if folder.startswith(f"{mount['mountPath']}/") and not mount.get("readOnly")
+    ] == ["cache"]
+
+
+def test_the_settings_and_the_manual_name_the_secrets_that_pods_read() -> None:
+    sources = [source for container in containers() for source in container.get("envFrom", [])]
+    read = {source["secretRef"]["name"] for source in sources if "secretRef" in source}
+    made = {item["metadata"]["name"] for item in documents(KUBERNETES / "base" / "secret.example.yaml")}
+
+    assert read == made == {f"kontext-{name}" for name in ("worker", "callbacks", "exporter")}
+    for page in (KUBERNETES / "base" / "config.yaml", DEPLOY.parent / "docs" / "kubernetes.md"):
+        assert [name for name in made if f"`{name}`" not in page.read_text()] == []
+
+
+def test_the_address_given_for_the_bundled_valkey_is_its_services() -> None:
+    service = next(item for item in documents(KUBERNETES / "valkey" / "valkey.yaml") if item["kind"] == "Service")
+    address = f"@{service['metadata']['name']}:{service['spec']['ports'][0]['port']}/0"
+
+    for page in (KUBERNETES / "base" / "secret.example.yaml", DEPLOY.parent / "docs" / "kubernetes.md"):
+        assert re.search(rf"redis://worker:\S+{address}", page.read_text())
 
 
 def test_scaling_asks_for_a_metric_that_the_exporter_has() -> None:

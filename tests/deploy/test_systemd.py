@@ -57,6 +57,13 @@ def test_a_wrong_setting_and_a_missing_model_are_not_tried_for_ever() -> None:
     assert "RestartPreventExitStatus=2 4" in text
 
 
+def test_loras_lie_in_the_folder_that_the_worker_may_write() -> None:
+    text = (UNITS / "kontext-worker@.service").read_text()
+
+    assert "StateDirectory=kontext\n" in text
+    assert "Environment=DG_LORA_CACHE_DIR=/var/lib/kontext/loras\n" in text
+
+
 def test_the_installer_is_a_shell_script_that_says_how_to_use_it() -> None:
     script = UNITS / "install"
 
