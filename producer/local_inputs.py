@@ -14,16 +14,21 @@ MOST_FOLDERS = 1000
 """More folders of inputs than this are judged by those that came first."""
 
 
+def local_files(job: EditJob) -> set[Path]:
+    """The files that a job reads from `file://`: inputs and LoRAs."""
+    uris = (*job.image, *(lora.uri for lora in job.params.loras))
+    return {path for uri in uris if (path := local_path(uri)) is not None}
+
+
 class LocalInputs:
-    """Folders of `file://` inputs, with the number of jobs that read there."""
+    """Folders of `file://` inputs and LoRAs, with the number of jobs that read there."""
 
     def __init__(self) -> None:
         self._jobs: Counter[Path] = Counter()
 
     def note(self, job: EditJob) -> None:
         """Take the inputs of one job into account."""
-        paths = [path for uri in job.image if (path := local_path(uri)) is not None]
-        for folder in {path.parent for path in paths}:
+        for folder in {path.parent for path in local_files(job)}:
             if folder in self._jobs or len(self._jobs) < MOST_FOLDERS:
                 self._jobs[folder] += 1
 

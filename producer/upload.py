@@ -1,4 +1,4 @@
-"""Local inputs put into a bucket, where workers read them: each once, under a hash of its content."""
+"""Local inputs and LoRAs put into a bucket, where workers read them: each once, under a hash of its content."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from jobs.ledger.scripts import chunks
 from jobs.schema import EditJob
 from producer.errors import SetupError, TableError
 from producer.files import local_path
+from producer.local_inputs import local_files
 
 THREADS = 8
 JOBS_AT_ONCE = 64
@@ -49,17 +50,21 @@ class Uploader:
         self.sent = self.there_before = 0
 
     def jobs(self, jobs: Iterable[EditJob]) -> Iterator[EditJob]:
-        """The same jobs in their order, their local inputs uploaded and named by URIs of the bucket.
+        """The same jobs in their order, their local inputs and LoRAs uploaded and named by URIs of the bucket.
 
         Raises:
             TableError: a file cannot be read, or the bucket refuses it.
         """
         with ThreadPoolExecutor(THREADS) as threads:
             for chunk in chunks(jobs, JOBS_AT_ONCE):
-                paths = {path for job in chunk for uri in job.image if (path := local_path(uri)) is not None}
+                paths = {path for job in chunk for path in local_files(job)}
                 list(threads.map(self._put, paths - self._known.keys()))
-                for job in chunk:
-                    yield job.model_copy(update={"image": tuple(map(self._uploaded, job.image))})
+                yield from map(self._uploaded_job, chunk)
+
+    def _uploaded_job(self, job: EditJob) -> EditJob:
+        loras = tuple(lora.model_copy(update={"uri": self._uploaded(lora.uri)}) for lora in job.params.loras)
+        params = job.params.model_copy(update={"loras": loras}) if loras else job.params
+        return job.model_copy(update={"image": tuple(map(self._uploaded, job.image)), "params": params})
 
     def _uploaded(self, uri: str) -> str:
         path = local_path(uri)

@@ -134,6 +134,17 @@ def test_submit_warns_when_no_worker_may_read_the_local_inputs(
     assert (f"DG_FILE_ROOTS={folder}, or submit with --upload s3://" in submitted.stderr) is warned
 
 
+def test_submit_warns_of_local_loras_too(folder: Path, producer: Command, redis_client: Redis) -> None:
+    (folder / "loras").mkdir()
+    (folder / "loras/snow.safetensors").write_bytes(b"lora")
+    (folder / "web.csv").write_text("image,prompt\nhttps://example.org/a.png,snow\n")
+    WorkerRegistry(redis_client).beat(WorkerInfo("gpu-1", WorkerState.READY, file_roots=("/elsewhere",)))
+
+    submitted = producer("submit", "web.csv", "--loras", "loras/snow.safetensors")
+
+    assert f"warning: no worker that is up may read {folder}/loras; 1 job will fail" in submitted.stderr
+
+
 def test_one_worker_that_may_read_them_is_enough_and_none_at_all_is_no_news(
     folder: Path, producer: Command, redis_client: Redis
 ) -> None:

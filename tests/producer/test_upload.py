@@ -33,6 +33,22 @@ def test_local_inputs_are_put_where_workers_read_them(
     assert s3_server.client().get_object(Bucket=s3_bucket, Key=key)["Body"].read() == b"cat"
 
 
+def test_local_loras_are_put_there_too(
+    folder: Path, producer: Command, client: Client, s3_server: S3Server, s3_bucket: str
+) -> None:
+    (folder / "snow.safetensors").write_bytes(b"lora")
+    where = f"s3://{s3_bucket}/in"
+
+    ended = producer(
+        "submit", "data.csv", "--loras", "snow.safetensors@0.5", "--upload", where, **s3_server.environment
+    )
+
+    assert "3 inputs uploaded, 0 there before" in ended.stderr
+    for job_id in client.ledger.batch_job_ids(ended.stdout.strip()):
+        (lora,) = client.get(job_id).job.params.loras
+        assert (lora.uri.startswith(f"{where}/"), lora.uri.endswith(".safetensors"), lora.scale) == (True, True, 0.5)
+
+
 def test_results_of_the_table_know_its_uploaded_inputs(
     folder: Path, producer: Command, client: Client, s3_server: S3Server, s3_bucket: str
 ) -> None:
