@@ -13,16 +13,17 @@ import typer
 from jobs.errors import SettingsError
 from jobs.inline_image import inline_image
 from jobs.ledger import JobRecord
-from jobs.schema import FORMAT_OF_SUFFIX, SUFFIX_OF_FORMAT, EditJob, EditParams, EditResult, JobState, parse_job
+from jobs.schema import SUFFIX_OF_FORMAT, EditJob, EditParams, EditResult, JobState, parse_job
 from producer.client import Client
 from producer.commands import options
+from producer.commands.edit_output import check_output, read_local_output
 from producer.embedded.local_service import local_service
 from producer.embedded.private_redis import private_folder
 from producer.errors import TableError
 from producer.exit_codes import ExitCode
 from producer.files import local_path
 from producer.images import pillow, write_side_by_side
-from producer.table.cells import CellProblem, check_output_suffix
+from producer.table.cells import CellProblem
 from producer.table.images import parse_images
 from producer.table.plan import RowDefaults
 from producer.terminal import put, put_json_text, say
@@ -52,7 +53,7 @@ def edit(
     output: Annotated[
         str | None,
         options.option(
-            "-o", "--output", help="File, of several a folder; with --remote a URI. [default: X-edited.png]"
+            "-o", "--output", help="File, or a folder (ends in /); with --remote a URI. [default: X-edited.png]"
         ),
     ] = None,
     seed: Annotated[
@@ -85,7 +86,9 @@ def edit(
     defaults = RowDefaults.read(
         **params or {},
     )
-    edits = _plan(images, _seeds(seed), output, str(defaults.given.get("output_format", "png")), remote)
+    if remote:
+        _refuse_local_loras(defaults.params())
+    edits = plan_edits(images, _seeds(seed), output, str(defaults.given.get("output_format", "png")), remote)
     jobs = [_job(one, prompt, defaults) for one in edits]
     if compare:
         pillow()  # now rather than after the edits
@@ -112,7 +115,7 @@ def _seeds(text: str | None) -> list[int | None]:
     raise SettingsError(f"--seed {text}: expected a number such as 7, or variations such as 1..4 or 1,5,9")
 
 
-def _plan(
+def plan_edits(
     images: Sequence[str], seeds: Sequence[int | None], output: str | None, chosen_format: str, remote: bool
 ) -> list[Edit]:
     """Each image with each seed, and an output for each that no other has.
@@ -123,33 +126,29 @@ def _plan(
     several = len(images) * len(seeds) > 1
     if len(images) * len(seeds) > MOST_EDITS:
         raise SettingsError(f"{len(images) * len(seeds):,} edits are more than {MOST_EDITS:,}: write a table")
-    _check_output(output)
-    if remote and output is not None and ("://" not in output or several):
-        said = "give an s3:// or file:// URI for one edit, or leave it out"
-        raise TableError(f"-o {output}: with --remote the workers write it; {said}")
+    if remote:
+        _check_remote_output(output, several)
+        return [Edit(tuple(_images(image)), seed, output) for image in images for seed in seeds]
     suffix = SUFFIX_OF_FORMAT.get(chosen_format, ".png")
-    is_file = output is not None and Path(output).suffix.lower() in FORMAT_OF_SUFFIX
-    if len(images) > 1 and is_file:
+    place = read_local_output(output)
+    if len(images) > 1 and place.has_suffix:
         raise TableError(f"-o {output}: one file for several images; name a folder")
     taken: set[Path] = set()
     edits = []
     for image in images:
         for seed in seeds:
             variation = "" if len(seeds) == 1 else f"-{seed}"
-            if remote:
-                target = output
-            elif output is None or (several and not is_file):
-                target = _free(Path(output or ".") / f"{_stem(image)}-edited{variation}{suffix}", taken)
+            if place.is_folder or (several and not place.has_suffix):
+                target = _free(place.path / f"{_stem(image)}-edited{variation}{suffix}", taken)
             else:
-                target = _free(Path(output).with_stem(Path(output).stem + variation), taken)
+                target = _free(place.path.with_stem(place.path.stem + variation), taken)
             edits.append(Edit(tuple(_images(image)), seed, target))
     return edits
 
 
 def _free(path: Path, taken: set[Path]) -> str:
     """This path, or one with a number when an edit before has it, as a `file://` URI."""
-    path = wanted = path.expanduser().resolve()
-    number = 2
+    wanted, number = path, 2
     while path in taken:
         path, number = wanted.with_stem(f"{wanted.stem}-{number}"), number + 1
     taken.add(path)
@@ -197,11 +196,18 @@ def _images(image: str) -> list[str]:
         raise TableError(f"{problem.value}: {problem.remedy}") from problem
 
 
-def _check_output(output: str | None) -> None:
-    try:
-        check_output_suffix(output or "")
-    except CellProblem as problem:
-        raise TableError(f"-o {problem.value}: {problem.remedy}") from problem
+def _check_remote_output(output: str | None, several: bool) -> None:
+    if output is not None and ("://" not in output or several):
+        said = "give an s3:// or file:// URI for one edit, or leave it out"
+        raise TableError(f"-o {output}: with --remote the workers write it; {said}")
+    check_output(output or "")
+
+
+def _refuse_local_loras(params: EditParams) -> None:
+    for lora in params.loras:
+        if (path := local_path(lora.uri)) is not None:
+            said = "is on this machine, and --remote workers read hf://, https:// or s3://"
+            raise TableError(f"--loras {path}: {said}; put it there, or edit without --remote")
 
 
 def _inline(uri: str) -> str:

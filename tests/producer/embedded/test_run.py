@@ -16,6 +16,7 @@ import pytest
 import typer
 from PIL import Image
 
+from producer.commands.edit import plan_edits
 from producer.embedded import private_redis
 from producer.embedded.child import stop_child
 from producer.embedded.private_redis import find_redis_server, private_folder
@@ -236,6 +237,11 @@ def test_variations_of_several_images_are_compared_and_opened(
         (["cat.png", ""], 2, "error: prompt: is empty"),
         (["cat.png", "fail"], 1, "input_not_an_image: not a picture"),
         (["cat.png", "die"], 5, "error: the worker ended with code 70"),
+        (["cat.png", "snow", "-o", " "], 2, "error: -o: is empty; name a file or a folder"),
+        (["cat.png", "snow", "-o", "s3://b/x.png"], 2, "error: -o s3://b/x.png: needs --remote; without it name"),
+        (["cat.png", "snow", "-o", "file://tmp/x.png"], 2, "file://tmp/x.png: does not have the form file:///abs"),
+        (["cat.png", "snow", "-o", "~nobody-of-this-name/x.png"], 2, "error: -o '~nobody-of-this-name/x.png': is no"),
+        (["cat.png", "snow", "--remote", "--loras", "cat.safetensors"], 2, "/cat.safetensors: is on this machine"),
         (["cat.png", "snow", "-o", "snow.gif"], 2, "error: -o snow.gif: cannot write .gif; use .png"),
         (["cat.png", "snow", "--remote", "-o", "s3://bucket/snow.bmp"], 2, "snow.bmp: cannot write .bmp"),
         (["cat.png", "snow", "--remote", "-o", "here.png"], 2, "with --remote the workers write it"),
@@ -248,10 +254,40 @@ def test_variations_of_several_images_are_compared_and_opened(
 def test_an_edit_that_fails_says_why(
     folder: Path, producer: Command, arguments: list[str], code: int, said: str
 ) -> None:
+    (folder / "cat.safetensors").touch()
+
     ended = producer("edit", *arguments)
 
     assert ended.returncode == code
     assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("named", "wanted"),
+    [
+        (None, "cat-edited.png"),
+        (".", "cat-edited.png"),
+        ("..", "../cat-edited.png"),
+        ("/", "/cat-edited.png"),
+        ("new/", "new/cat-edited.png"),
+        ("new.gif/", "new.gif/cat-edited.png"),
+        ("here", "here/cat-edited.png"),
+        ("new", "new"),
+        ("new/snow.png", "new/snow.png"),
+        ("file:///tmp/a%20b.png", "/tmp/a b.png"),
+        ("file://localhost/tmp/", "/tmp/cat-edited.png"),
+    ],
+)
+def test_an_output_is_a_folder_when_it_ends_so_or_is_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, named: str | None, wanted: str
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "here").mkdir()
+
+    (edit,) = plan_edits(["cat.png"], [None], named, "png", remote=False)
+
+    assert edit.output == (folder / wanted).resolve().as_uri()
 
 
 def test_a_remote_edit_carries_the_picture_and_prints_where_the_output_is(
