@@ -22,7 +22,8 @@ from threading import Lock, Thread
 import kontext
 from kontext import DecodedImage, ImageError, ImageOptions
 from kontext.images.serving import LONGEST_MESSAGE_BYTES
-from kontext.images.shared import new_memory, take
+from kontext.images.shared import laid_over, new_memory
+from worker.decoded_buffers import Buffer, Buffers
 
 POLL_SECONDS = 0.1
 """How often a job whose image is being decoded checks for cancellation."""
@@ -50,6 +51,7 @@ class Decoder:
         self._max_seconds = max_seconds
         self._max_memory_bytes = max_memory_bytes
         self._idle: list[Helper] = []
+        self._buffers = Buffers()
         self._lock = Lock()
         self._is_closed = False
 
@@ -65,14 +67,12 @@ class Decoder:
         Raises:
             ImageError: it is no image, or one that cannot be decoded within the bounds.
         """
-        helper = self._take()
+        helper, buffer = self._take(), self._buffers.lend()
         try:
-            answer = helper.decode(data, self._max_pixels, self._max_seconds, check)
-        except BaseException:
-            helper.kill()
-            raise
-        self._give_back(helper)
-        return answer
+            return helper.decode(data, self._max_pixels, self._max_seconds, check, buffer)
+        finally:
+            self._give_back(helper)  # first: a helper that is still at work ends before its buffer can be lent again
+            self._buffers.give_back(buffer)
 
     def close(self) -> None:
         """End the helpers."""
@@ -81,6 +81,7 @@ class Decoder:
             idle, self._idle = self._idle, []
         for helper in idle:
             helper.kill()
+        self._buffers.close()
 
     def _take(self) -> Helper:
         with self._lock:
@@ -92,20 +93,23 @@ class Decoder:
 
     def _give_back(self, helper: Helper) -> None:
         with self._lock:
-            if helper.is_alive and len(self._idle) < MOST_IDLE and not self._is_closed:
+            if helper.is_alive and not helper.is_at_work and len(self._idle) < MOST_IDLE and not self._is_closed:
                 self._idle.append(helper)
                 return
         helper.kill()
 
     def _start(self) -> Helper:
-        return Helper(self._max_memory_bytes)
+        return Helper(self._max_memory_bytes, self._buffers)
 
 
 class Helper:
     """One process of `kontext.images.serving`."""
 
-    def __init__(self, max_memory_bytes: int) -> None:
+    def __init__(self, max_memory_bytes: int, buffers: Buffers) -> None:
         self._max_memory_bytes = max_memory_bytes
+        self._buffers = buffers
+        self._known_buffers: set[int] = set()
+        self.is_at_work = False
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, SOCKET_KIND)
         self._connection.settimeout(POLL_SECONDS)
         with theirs:
@@ -121,18 +125,23 @@ class Helper:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def decode(self, data: bytes, max_pixels: int, max_seconds: float, check: Callable[[], None]) -> DecodedImage:
+    def decode(
+        self, data: bytes, max_pixels: int, max_seconds: float, check: Callable[[], None], buffer: Buffer | None
+    ) -> DecodedImage:
         """Send one image and wait for its pixels.
 
+        Args:
+            buffer: memory for the pixels, if they fit.
         Raises:
             ImageError: it cannot be decoded. The helper may be dead afterwards, or still at work on it.
         """
-        request = {"max_pixels": max_pixels, "options": asdict(ImageOptions())}
+        number = buffer.number if buffer else None
+        request = {"max_pixels": max_pixels, "options": asdict(ImageOptions()), "buffer": number}
         pixels: list[int] = []
         try:
-            self._send(json.dumps(request).encode(), data)
+            self._send(json.dumps(request).encode(), data, buffer)
             answer, pixels = self._receive(max_seconds, check)
-            return self._read(answer, pixels)
+            return self._read(answer, pixels, buffer)
         except ConnectionError:
             raise ImageError(f"the image ended its decoder ({self._how_it_ended()}): save it again as PNG") from None
         finally:
@@ -146,12 +155,16 @@ class Helper:
         self._process.wait()
         self._connection.close()
 
-    def _send(self, request: bytes, data: bytes) -> None:
-        descriptor = new_memory()
-        with os.fdopen(descriptor, "wb") as file:
+    def _send(self, request: bytes, data: bytes, buffer: Buffer | None) -> None:
+        with os.fdopen(new_memory(), "wb") as file:
             file.write(data)
             file.flush()
-            socket.send_fds(self._connection, [request], [descriptor])
+            descriptors = [file.fileno()]
+            if buffer and buffer.number not in self._known_buffers:
+                descriptors.append(buffer.descriptor)
+                self._known_buffers.add(buffer.number)
+            self.is_at_work = True
+            socket.send_fds(self._connection, [request], descriptors)
 
     def _receive(self, max_seconds: float, check: Callable[[], None]) -> tuple[bytes, list[int]]:
         deadline = time.monotonic() + max_seconds
@@ -167,9 +180,10 @@ class Helper:
             else:
                 if not answer:
                     raise ConnectionError
+                self.is_at_work = False
                 return answer, pixels
 
-    def _read(self, answer: bytes, pixels: list[int]) -> DecodedImage:
+    def _read(self, answer: bytes, pixels: list[int], buffer: Buffer | None) -> DecodedImage:
         told = json.loads(answer)
         if "error" in told:
             raise ImageError(told["error"])
@@ -178,7 +192,8 @@ class Helper:
             raise ImageError(
                 f"the image needs more memory to decode than {limit:.0f} MiB (DG_DECODE_MEMORY): scale it down"
             )
-        return DecodedImage(take(pixels[0], tuple(told["size"])), tuple(told["warnings"]))
+        memory = self._buffers.adopt(pixels[0]) if buffer is None or told["is_fresh"] else buffer.memory
+        return DecodedImage(laid_over(memory, tuple(told["size"])), tuple(told["warnings"]))
 
     def _how_it_ended(self) -> str:
         code = self._process.wait()

@@ -117,7 +117,7 @@ def test_a_decoder_that_crashes_ends_its_image_only(decoder: Decoder) -> None:
     os.kill(helper._process.pid, signal.SIGSTOP)
     with ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(decoder.decode, encoded(gradient((64, 48)), "PNG"), never)
-        eventually(lambda: not decoder._idle, 5)
+        eventually(lambda: helper.is_at_work, 5)
         os.kill(helper._process.pid, signal.SIGKILL)
 
         with pytest.raises(ImageError, match=r"ended its decoder \(SIGKILL\)"):
@@ -149,3 +149,47 @@ def test_images_at_the_same_time_have_a_helper_each(decoder: Decoder) -> None:
 
     assert len({image.tobytes() for image in images}) == 1
     assert len(decoder._idle) <= 2
+
+
+def test_memory_is_used_again_only_when_nobody_looks_at_the_image_any_more() -> None:
+    decoder = Decoder(4_000_000, 60, 0)
+    red, blue, green = (encoded(Image.new("RGB", (640, 480), name), "PNG") for name in ("red", "blue", "green"))
+    first = decoder.decode(red, never).image
+    alias = first._new(first.im)  # as Pillow shares pixels between images
+    del first
+    second = decoder.decode(blue, never).image
+
+    assert (alias.getpixel((9, 9)), second.getpixel((9, 9))) == ((255, 0, 0), (0, 0, 255))
+    del alias
+    third = decoder.decode(green, never).image
+
+    assert (second.getpixel((9, 9)), third.getpixel((9, 9))) == ((0, 0, 255), (0, 128, 0))
+    assert len(decoder._buffers._buffers) == 2, "the third lies where the first did"
+    decoder.close()
+    assert third.getpixel((0, 0)) == (0, 128, 0)
+
+
+def test_many_images_take_a_bounded_number_of_buffers() -> None:
+    decoder = Decoder(4_000_000, 60, 0)
+    data = [encoded(Image.new("RGB", (100 * number, 100), (number, 0, 0)), "PNG") for number in range(1, 9)]
+
+    images = [decoder.decode(item, never).image for item in data]
+
+    assert [image.getpixel((0, 0)) for image in images] == [(number, 0, 0) for number in range(1, 9)]
+    assert len(decoder._buffers._buffers) == 4
+    del images
+    again = [decoder.decode(item, never).image.getpixel((0, 0)) for item in data]
+    assert again == [(number, 0, 0) for number in range(1, 9)]
+    decoder.close()
+
+
+def test_an_image_that_cannot_be_read_costs_no_helper() -> None:
+    decoder = Decoder(4_000_000, 60, 0)
+    decoder.decode(encoded(gradient((64, 48)), "PNG"), never)
+    before = decoder._idle[0]._process.pid
+
+    with pytest.raises(ImageError):
+        decoder.decode(b"no image", never)
+
+    assert decoder._idle[0]._process.pid == before
+    decoder.close()
