@@ -98,7 +98,8 @@ def test_a_worker_holds_no_more_after_thousands_of_jobs_than_after_hundreds(
 ) -> None:
     picture = http_server.serve_file("/cat.png", (Path(service.picture().removeprefix("file://"))).read_bytes())
     hook = http_server.answer("/hook", Answer(204))
-    worker = start_worker(STANDIN_STEP_SECONDS="0")
+    # As many threads as the warm-up is sure to start: the pool starts one when all others have a job.
+    worker = start_worker(STANDIN_STEP_SECONDS="0", DG_WORKER_THREADS="3")
     warm_up(service, redis_server, http_server, picture)
     before = footprint(worker.process.pid)
 
