@@ -74,7 +74,7 @@ def submit(
     ] = False,
     upload: Annotated[
         str | None,
-        options.option("--upload", help="s3://bucket/prefix that local inputs and LoRAs are put into. [default: nowhere]"),
+        options.option("--upload", help="s3://bucket/prefix for local inputs and LoRAs. [default: nowhere]"),
     ] = None,
     wait_for_room: Annotated[
         bool,
