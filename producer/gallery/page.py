@@ -97,6 +97,7 @@ def _describe(row: ReportRow, images: ShownImages, folder: Path, batch: str | No
         "state": ending.state,
         "prompt": row.prompt,
         "inputs": [name_output(uri, folder)[:SHOWN_CHARACTERS] for uri in row.images],
+        "links": [images.link(uri) for uri in row.images],
         "before": [shown for uri in row.images if (shown := images.show(uri)) is not None],
         "output": name_output(ending.output, folder) if is_done else "",
         "after": images.show(ending.output) if is_done else None,

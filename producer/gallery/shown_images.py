@@ -45,11 +45,11 @@ class ShownImages:
 
     def show(self, uri: str) -> dict[str, Any] | None:
         """Addresses of a small image, of a large one and of the image itself; None when there is nothing to see."""
-        link = self._link(uri)
         path = local_path(uri)
-        is_shown = link is not None and "://" not in link and Path(uri).suffix.lower() in SHOWN_BY_BROWSERS
         if path is not None and not path.is_file():
             return None
+        link = self.link(uri)
+        is_shown = link is not None and "://" not in link and Path(uri).suffix.lower() in SHOWN_BY_BROWSERS
         small = self._small(uri)
         if small is None:
             # Without Pillow the image itself has to do; with it, this one cannot be read.
@@ -63,11 +63,11 @@ class ShownImages:
         first, second = (None if one is None else self._root / unquote(one["small"]) for one in shown)
         return first, second
 
-    def _link(self, uri: str) -> str | None:
+    def link(self, uri: str) -> str | None:
         """Address from the page, relative where it can be; None when a browser cannot follow it."""
         path = local_path(uri)
         if path is not None:
-            return None if self._target else quote(os.path.relpath(path, self._root))
+            return None if self._target or not path.is_file() else quote(os.path.relpath(path, self._root))
         if uri.startswith("s3://") and self._target:
             here, there = self._target.removeprefix("s3://"), uri.removeprefix("s3://")
             if here.partition("/")[0] == there.partition("/")[0]:

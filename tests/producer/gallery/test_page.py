@@ -90,6 +90,17 @@ def test_what_is_no_image_is_named_and_does_no_harm(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
+def test_each_input_has_its_own_link(images: Path) -> None:
+    web, cat = "https://example.org/a.png", (images / "in/cat.png").as_uri()
+    names = (web, "s3://bucket/a.png", (images / "gone.png").as_uri(), cat, "data:image/png;base64,Y2F0")
+
+    write_gallery(images / "gallery.html", "spring", [ReportRow({}, names, "snow", Ending("queued"))])
+
+    (row,) = page_data(images / "gallery.html")["rows"]
+    assert row["links"] == [web, None, None, "in/cat.png", None]
+    assert [shown["link"] for shown in row["before"]] == ["in/cat.png"], "what cannot be shown does not move the rest"
+
+
 def test_without_pillow_whole_images_are_linked(
     images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,7 +158,9 @@ def test_inputs_on_the_web_are_linked_and_shown_only_when_that_is_wanted(
     write_gallery(images / "a.html", "spring", rows)
     write_gallery(images / "b.html", "spring", rows, fetch=True)
 
-    assert [row["before"] for row in page_data(images / "a.html")["rows"]] == [[]] * 4
+    linked = page_data(images / "a.html")["rows"]
+    assert [row["before"] for row in linked] == [[]] * 4
+    assert [row["links"] for row in linked] == [[url], [url], [gone], ["http://10.0.0.1/a.png"]]
     shown = [row["before"] for row in page_data(images / "b.html")["rows"]]
     assert (shown[0], shown[2], shown[3]) == (shown[1], [], [])
     assert shown[0][0]["link"] == url
