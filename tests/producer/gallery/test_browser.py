@@ -120,8 +120,12 @@ def test_before_and_after_are_compared_by_slider_toggle_and_keys(gallery: str, o
     page.keyboard.press("ArrowRight")
     assert page.inner_text("#viewer-title").startswith("row 2 · failed")
     assert page.is_visible("text=producer retry two")
-    page.keyboard.press("ArrowLeft")
-    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowRight")
+    assert page.eval_on_selector_all("#about a", "links => links.map(link => link.getAttribute('href'))") == [
+        *("in/cat.png", "https://example.org/a.png?x='\"><b>", "out/%C3%A4%20b.png")
+    ]
+    for _ in range(3):
+        page.keyboard.press("ArrowLeft")
     assert page.inner_text("#viewer-title").startswith("row 1 · ")
     page.keyboard.press("Escape")
     assert not page.is_visible("#viewer")
