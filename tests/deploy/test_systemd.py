@@ -64,6 +64,18 @@ def test_loras_lie_in_the_folder_that_the_worker_may_write() -> None:
     assert "Environment=DG_LORA_CACHE_DIR=/var/lib/kontext/loras\n" in text
 
 
+def test_the_account_gets_the_groups_of_gpus_also_where_a_host_lacks_them(tmp_path: Path) -> None:
+    require(shutil.which("systemd-sysusers") is not None, "systemd-sysusers is not installed")
+    (tmp_path / "etc").mkdir()
+    command = ["systemd-sysusers", f"--root={tmp_path}", str(UNITS / "kontext.sysusers.conf")]
+
+    ended = subprocess.run(command, capture_output=True, text=True)
+
+    assert ended.returncode == 0, ended.stderr
+    groups = [line.split(":") for line in (tmp_path / "etc" / "group").read_text().splitlines()]
+    assert {name: members for name, _, _, members in groups} == {"video": "kontext", "render": "kontext", "kontext": ""}
+
+
 def test_the_installer_is_a_shell_script_that_says_how_to_use_it() -> None:
     script = UNITS / "install"
 
