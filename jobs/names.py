@@ -1,4 +1,4 @@
-"""Names that a job may carry: keys and paths of its pictures, hosts, and text and metadata to store and to send on.
+"""Names that a job may carry: keys and paths of its images, hosts, and text and metadata to store and to send on.
 
 The contract and the producer's tables check with the same functions, so a name is refused where a person can still
 mend it, and never after an edit was computed.
@@ -22,6 +22,12 @@ DEEPEST_NAME = 64
 
 DEEPEST_METADATA = 32
 """Lists and objects in each other."""
+
+LARGEST_METADATA_BYTES = 2**20
+"""Of all metadata of a job as JSON. It lies in Redis with the job and goes into every callback."""
+
+LONGEST_URL = 8192
+"""Characters of an address: what common servers take."""
 
 CONTROLS = frozenset({"Cc", "Zl", "Zp"})
 """Unicode's categories of control characters and of ends of lines and paragraphs."""

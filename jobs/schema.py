@@ -26,7 +26,14 @@ from pydantic_core import to_json
 from jobs.errors import ErrorCode, RejectJob
 from jobs.inline_image import inline_image
 from jobs.loras import LORA_SCHEMES, MAX_LORA_SCALE, MAX_LORAS, parse_loras
-from jobs.names import check_key, check_metadata, check_new_name, check_text
+from jobs.names import (
+    LARGEST_METADATA_BYTES,
+    LONGEST_URL,
+    check_key,
+    check_metadata,
+    check_new_name,
+    check_text,
+)
 from jobs.shown import hide_in_url, hide_secrets
 
 OutputFormat = Literal["png", "jpeg", "webp"]
@@ -36,6 +43,12 @@ CallbackEvent = Literal["succeeded", "failed", "cancelled"]
 
 JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
 MAX_IMAGES = 4
+LONGEST_PROMPT = 20_000
+"""Characters; what an encoder reads of it is far less."""
+
+LONGEST_INLINE_IMAGE = 16 * 2**20
+"""Characters of a `data:` URI: of as many bytes a whole message may be."""
+
 INPUT_SCHEMES = ("s3", "https", "http", "file", "data")
 OUTPUT_SCHEMES = ("s3", "file")
 URI_FORMS = {
@@ -92,6 +105,9 @@ def _check_uri(uri: str, schemes: tuple[str, ...]) -> str:
     if scheme not in schemes:
         raise ValueError(f"{hide_secrets(uri)[:80]!r} is not a URI with one of the schemes {', '.join(schemes)}")
     check_text(uri)
+    longest = LONGEST_INLINE_IMAGE if scheme == "data" else LONGEST_URL
+    if len(uri) > longest:
+        raise ValueError(f"has {len(uri):,} characters, at most {longest:,} are taken; name a place that can be read")
     form, pattern = URI_FORMS[scheme]
     if scheme in ("https", "http") and "@" in re.split(r"[/?#\\]", uri.partition("://")[2], maxsplit=1)[0]:
         raise ValueError("has a user or password in it; make a presigned link, or serve the file without")
@@ -252,7 +268,7 @@ class EditJob(Contract):
     version: Literal[1] = 1
     id: str = Field(default_factory=lambda: uuid4().hex, pattern=JOB_ID_PATTERN)
     image: Annotated[tuple[str, ...], BeforeValidator(_as_list)]
-    prompt: str = Field(max_length=20_000)
+    prompt: str
     params: EditParams = EditParams()
     output: str | None = None
     callback: Callback | None = None
@@ -279,8 +295,11 @@ class EditJob(Contract):
     @field_validator("prompt")
     @classmethod
     def _prompt_says_something(cls, value: str) -> str:
+        check_text(value)
         if not value.strip():
             raise ValueError("is empty; say what to change in the picture")
+        if len(value) > LONGEST_PROMPT:
+            raise ValueError(f"has {len(value):,} characters, at most {LONGEST_PROMPT:,} are taken")
         return value
 
     @field_validator("output")
@@ -292,12 +311,8 @@ class EditJob(Contract):
 
     @field_validator("metadata")
     @classmethod
-    def _metadata_is_json(cls, value: dict[str, Any]) -> dict[str, Any]:
-        check_metadata(value)
-        try:
-            to_json(value, inf_nan_mode="strings")
-        except ValueError as error:
-            raise ValueError(f"is not JSON: {error}") from error
+    def _metadata_can_be_sent(cls, value: dict[str, Any]) -> dict[str, Any]:
+        _check_sendable(value)
         return value
 
     @model_validator(mode="after")
@@ -433,16 +448,34 @@ def salvage_job(raw: Any, job_id: str) -> EditJob:
     return EditJob.model_construct(
         id=job_id,
         image=(),
-        prompt=str(fields.get("prompt", "")).encode(errors="replace").decode(),
+        prompt=str(fields.get("prompt", ""))[:LONGEST_PROMPT].encode(errors="replace").decode(),
         params=EditParams(),
         callback=callback,
         metadata=metadata if isinstance(metadata, dict) and _can_be_sent(metadata) else {},
     )
 
 
+def _check_sendable(metadata: dict[str, Any]) -> None:
+    """Check that metadata can be stored, and sent in a callback.
+
+    Raises:
+        ValueError: they cannot, or are larger than `LARGEST_METADATA_BYTES`.
+    """
+    check_metadata(metadata)
+    try:
+        size_bytes = len(to_json(metadata, inf_nan_mode="strings"))
+    except ValueError as error:
+        raise ValueError(f"is not JSON: {error}") from error
+    if size_bytes > LARGEST_METADATA_BYTES:
+        raise ValueError(
+            f"has {size_bytes:,} bytes as JSON, at most {LARGEST_METADATA_BYTES:,} are taken; "
+            "leave out what no result needs"
+        )
+
+
 def _can_be_sent(metadata: dict[str, Any]) -> bool:
     try:
-        check_metadata(metadata)
+        _check_sendable(metadata)
     except ValueError:
         return False
     return True

@@ -106,6 +106,9 @@ CHANGES: dict[str, Change] = {
     "compression that is a list": compressed(b"x", []),
     "compressed garbage": compressed(b"garbage", "application/x-gzip"),
     "a bomb": compressed(zlib.compress(b" " * (LARGEST_MESSAGE_BYTES + 1)), "application/x-gzip"),
+    "an unpacked body of half a million lists": compressed(
+        zlib.compress(b"[" + b"[]," * 500_000 + b"[]]"), "application/x-gzip"
+    ),
     "too large": with_field("body", "A" * LARGEST_MESSAGE_BYTES),
 }
 

@@ -90,6 +90,12 @@ def test_two_fields_make_a_job_with_the_defaults() -> None:
         (job(metadata={"a": nested(32)}), "metadata: nests lists or objects more than 32 deep"),
         (job(metadata={"a": nested(50_000)}), "metadata: nests lists or objects more than 32 deep"),
         (job(id="../etc"), "id: string should match pattern"),
+        (job(prompt="é" * 20_001), "prompt: has 20,001 characters, at most 20,000 are taken"),
+        (job(metadata={"a": "é" * 2**19}), "metadata: has 1,048,584 bytes as JSON, at most 1,048,576 are taken"),
+        (job(image="https://h/" + "a" * 8183), "image: has 8,193 characters, at most 8,192 are taken; name a place"),
+        (job(image="data:," + "a" * 2**24), "image: has 16,777,222 characters, at most 16,777,216 are taken"),
+        (job(callback={"url": "https://h/" + "a" * 8183}), "callback.url: has 8,193 characters"),
+        (job(params={"loras": ["https://h/" + "a" * 8183]}), "params.loras.uri: has 8,193 characters"),
     ],
 )
 def test_what_cannot_be_used_is_named_with_its_reason(raw: Any, message: str) -> None:
@@ -147,10 +153,19 @@ def test_metadata_may_nest_as_deep_as_the_contract_says() -> None:
     assert parse_job(job(metadata={"a": nested(31)})).metadata == {"a": nested(31)}
 
 
-def test_what_is_kept_of_a_refused_job_can_be_stored_and_sent() -> None:
-    raw = job(prompt="a\ud800", metadata={"a": "\ud800"}, callback={"url": "https://h/x"})
+def test_metadata_may_be_as_large_as_the_contract_says() -> None:
+    largest = {"a": "x" * (2**20 - len('{"a":""}'))}
 
-    assert json.loads(salvage_job(raw, "one").model_dump_json())["prompt"] == "a?"
+    assert parse_job(job(metadata=largest)).metadata == largest
+
+
+@pytest.mark.parametrize("metadata", [{"a": "\ud800"}, {"a": "x" * 2**20}, {"a": nested(50_000)}, "text", None])
+def test_what_is_kept_of_a_refused_job_can_be_stored_and_sent(metadata: Any) -> None:
+    raw = job(prompt="a\ud800" * 20_000, metadata=metadata, callback={"url": "https://h/x"})
+
+    kept = json.loads(salvage_job(raw, "one").model_dump_json())
+
+    assert (kept["prompt"], kept["metadata"]) == ("a?" * 10_000, {})
 
 
 def test_three_states_are_terminal() -> None:

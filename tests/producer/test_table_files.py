@@ -184,7 +184,7 @@ def test_a_list_is_read_whole_or_not_at_all(tmp_path: Path, text: str, said: str
 
 
 def test_many_columns_take_no_longer_than_their_length(tmp_path: Path) -> None:
-    names = [f"column {number}" for number in range(60_000)]
+    names = [f"c{number}" for number in range(60_000)]
     (tmp_path / "t.csv").write_text(
         "\n".join([",".join(["image", "prompt", *names]), "s3://b/a.png,snow" + ",1" * 60_000])
     )
@@ -243,7 +243,8 @@ def test_one_value_named_in_every_row_of_parquet_is_unpacked_for_one_row_at_a_ti
 
     before, peak, count = arrow.total_allocated_bytes(), 0, 0
     for row in stream(tmp_path / "t.parquet"):
-        count += row.job is not None
+        count += 1
+        assert "at most 1,048,576 are taken; leave out" in str(row.problems)
         peak = max(peak, arrow.total_allocated_bytes() - before)
 
     assert count == rows
