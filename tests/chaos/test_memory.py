@@ -31,7 +31,7 @@ def test_jobs_for_which_there_is_no_memory_fail_after_their_attempts_and_their_n
         jobs[job_id] = Expected(7, FAILED)
     jobs |= submit(bench, "after", seed=9)
 
-    eventually(partial(_settled_with_a_worker, bench), 60)
+    eventually(partial(_settled_with_a_worker, bench))
 
     for job_id in ("greedy", "another"):
         record = bench.ledger.get(job_id)

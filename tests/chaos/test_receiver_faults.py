@@ -18,7 +18,7 @@ from tests.chaos.faults import (
 )
 from tests.chaos.invariants import broken_promises, submit, wait_until_settled
 from tests.servers.http import Answer
-from tests.waiting import eventually, passing
+from tests.waiting import eventually, passing, stretched
 
 FAULTS = [receiver_down, receiver_failing, receiver_hanging_up, receiver_redirecting, receiver_silent]
 
@@ -28,7 +28,7 @@ def test_a_receiver_that_misbehaves_for_a_while_gets_every_callback_later(bench:
     bench.start_worker("w1")
     with fault(bench):
         jobs = submit(bench, "a") | submit(bench, "b")
-        assert bench.ended("b", 10).state is JobState.SUCCEEDED
+        assert bench.ended("b").state is JobState.SUCCEEDED
         eventually(lambda: "callback_pending" in bench.workers["w1"].log)
         assert bench.ledger.get("a").callback == "pending"
 
@@ -57,7 +57,7 @@ def test_a_silent_receiver_holds_up_neither_jobs_nor_for_long_the_callbacks_of_o
     began_at = time.monotonic()
     submit(bench, "a")
 
-    eventually(lambda: bench.ledger.get("a").callback == "delivered", 15)
+    eventually(lambda: bench.ledger.get("a").callback == "delivered")
 
-    assert time.monotonic() - began_at < 10
+    assert time.monotonic() - began_at < stretched(10)
     assert {bench.ledger.get(f"s{number}").state for number in range(3)} == {JobState.SUCCEEDED}

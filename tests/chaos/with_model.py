@@ -155,7 +155,7 @@ def failed_and_retried(bench: Bench, job_id: str, code: ErrorCode) -> None:
 def while_sampling(fault: Fault, bench: Bench, job_id: str) -> None:
     in_bucket = fault.__name__.startswith("store_")
     send(bench, job_id, bench.bucket_uri(f"{job_id}.png") if in_bucket else None)
-    eventually(lambda: is_sampling(bench, job_id), 30)
+    eventually(lambda: is_sampling(bench, job_id))
     aim_at(bench, bench.ledger.get(job_id).worker or "")
     with fault(bench):
         passing(HELD_SECONDS)
@@ -181,7 +181,7 @@ def dying(place: str, bench: Bench, job_id: str) -> None:
     bench.stop_workers()
     bench.start_worker("w1", **ENGINE, CHAOS_DIES=place)
     send(bench, job_id)
-    bench.workers["w1"].exit_code(60)
+    bench.workers["w1"].exit_code()
     bench.start_worker("w2", **ENGINE)
 
 
@@ -193,14 +193,14 @@ def dying_each_time(bench: Bench, job_id: str) -> None:
 
 def fail_by_death(bench: Bench, job_id: str, **deadly: str) -> None:
     for _ in range(MAX_ATTEMPTS):
-        bench.begin_worker("w1", **ENGINE, **SHORT_LEASE, **deadly).exit_code(60)
+        bench.begin_worker("w1", **ENGINE, **SHORT_LEASE, **deadly).exit_code()
     bench.begin_worker("w2", **ENGINE)
     failed_and_retried(bench, job_id, ErrorCode.WORKER_LOST)
 
 
 def upload_reset(bench: Bench, job_id: str) -> None:
     send(bench, job_id, bench.bucket_uri(f"{job_id}.png"))
-    eventually(lambda: is_sampling(bench, job_id), 30)  # the write check is over
+    eventually(lambda: is_sampling(bench, job_id))  # the write check is over
     bench.store_line.cut_after(UPLOADED_BYTES)
     ended(bench, job_id)
     assert not bench.store_line.will_cut
@@ -212,7 +212,7 @@ def disk_full(bench: Bench, job_id: str) -> None:
         filler.write_bytes(bytes(DISK_BYTES - 4096))
         uri = (disk / f"{job_id}.png").as_uri()
         send(bench, job_id, uri)
-        eventually(lambda: bench.ledger.get(job_id).history, 30)
+        eventually(lambda: bench.ledger.get(job_id).history)
         filler.unlink()
         ended(bench, job_id)
         kept = (disk / f"{job_id}.png").read_bytes()
@@ -228,7 +228,7 @@ def store_forbidden(bench: Bench, job_id: str) -> None:
 def receiver_gone(bench: Bench, job_id: str) -> None:
     bench.receiver.answer(HOOK, Answer(410))
     send(bench, job_id)
-    eventually(lambda: bench.ledger.get(job_id).callback == "dropped", 30)
+    eventually(lambda: bench.ledger.get(job_id).callback == "dropped")
     passing(HELD_SECONDS)  # in which nobody asks again
     bench.receiver.answer(HOOK, Answer(204))
 
@@ -242,7 +242,7 @@ def worker_clock_wrong(bench: Bench, job_id: str) -> None:
 
 def redis_clock_wrong(jump: Fault, bench: Bench, job_id: str) -> None:
     send(bench, job_id)
-    eventually(lambda: is_sampling(bench, job_id), 30)
+    eventually(lambda: is_sampling(bench, job_id))
     with receiver_down(bench), jump(bench):  # a callback of the wrong time would be refused
         ended(bench, job_id)
         passing(HELD_SECONDS)

@@ -28,6 +28,7 @@ from tests.deploy.names import (
     shell_variables,
     unknown_variables,
 )
+from tests.waiting import PATIENCE_SECONDS
 
 CONTAINERS = DEPLOY / "containers"
 COMPOSE = CONTAINERS / "compose.yaml"
@@ -162,7 +163,7 @@ def test_the_example_receiver_takes_genuine_callbacks_only(
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        connection = HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
+        connection = HTTPConnection("127.0.0.1", server.server_address[1], timeout=PATIENCE_SECONDS)
         headers = callback_headers([secret], "msg_a_succeeded", int(time.time()) + seconds_off, body)
         connection.request("POST", "/", body, headers)
         answer = connection.getresponse()

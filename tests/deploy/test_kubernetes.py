@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
 from tests.deploy.names import DEPLOY, documents, is_known_command, refused_settings, unknown_variables
+from tests.waiting import PATIENCE_SECONDS
 from worker.metrics.server import MetricsServer
 
 KUBERNETES = DEPLOY / "kubernetes"
@@ -122,7 +123,7 @@ def test_every_probe_asks_what_the_daemons_answer() -> None:
     for container, probe in probes:
         assert [int(item["containerPort"]) for item in container["ports"]] == [int(port or 0)]
         assert probe["httpGet"]["port"] == container["ports"][0]["name"] == "metrics"
-        connection = HTTPConnection("127.0.0.1", server.port, timeout=10)
+        connection = HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_SECONDS)
         connection.request("GET", probe["httpGet"]["path"])
         assert connection.getresponse().read() == b"ok\n"
         connection.close()

@@ -18,7 +18,7 @@ from jobs.settings import load_settings
 from tests.deploy.names import DEPLOY, ROOT, documents
 from tests.requirements import require
 from tests.servers.redis import free_port, running_redis
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 from tests.worker.life import a_whole_life
 from worker.metrics.queue import queue_registry
 from worker.metrics.server import MetricsServer
@@ -66,7 +66,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             )
         try:
             url = f"http://127.0.0.1:{port}"
-            eventually(lambda: _value(url, "min(count_over_time(up[1m])) > 2"), 60, what=f"scrapes, see {folder}/log")
+            eventually(lambda: _value(url, "min(count_over_time(up[1m])) > 2"), what=f"scrapes, see {folder}/log")
             yield url
         finally:
             process.kill()
@@ -119,7 +119,7 @@ def test_every_query_of_the_dashboard_has_an_answer(prometheus: str) -> None:
 
 
 def test_every_alert_is_asked_by_a_real_prometheus_and_none_fires_over_a_service_that_is_well(prometheus: str) -> None:
-    with urlopen(f"{prometheus}/api/v1/rules", timeout=10) as answer:
+    with urlopen(f"{prometheus}/api/v1/rules", timeout=PATIENCE_SECONDS) as answer:
         rules = [rule for group in json.load(answer)["data"]["groups"] for rule in group["rules"]]
 
     assert {rule["name"] for rule in rules} == {alert["alert"] for alert in ALERTS}
@@ -129,7 +129,7 @@ def test_every_alert_is_asked_by_a_real_prometheus_and_none_fires_over_a_service
 
 def _value(url: str, query: str) -> bool:
     try:
-        with urlopen(f"{url}/api/v1/query?query={quote(query)}", timeout=5) as answer:
+        with urlopen(f"{url}/api/v1/query?query={quote(query)}", timeout=PATIENCE_SECONDS) as answer:
             return bool(json.load(answer)["data"]["result"])
     except OSError:
         return False

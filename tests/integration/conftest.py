@@ -18,7 +18,7 @@ from jobs.settings import load_settings
 from producer import Client
 from tests.servers.redis import RedisServer
 from tests.servers.worker import WorkerProcess, running_worker
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 from worker.settings import Settings
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -48,7 +48,7 @@ class Service:
         fields.setdefault("image", self.picture())
         return self.client.submit(EditJob.model_validate({"id": job_id, "prompt": "make it snow", **fields}))
 
-    def ended(self, job_id: str, timeout_seconds: float = 30) -> JobRecord:
+    def ended(self, job_id: str, timeout_seconds: float = PATIENCE_SECONDS) -> JobRecord:
         """Wait for a job's end."""
         eventually(lambda: self.ledger.get(job_id).state.is_terminal, timeout_seconds, what=f"the end of {job_id}")
         return self.ledger.get(job_id)

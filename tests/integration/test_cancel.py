@@ -36,7 +36,7 @@ def test_a_batch_is_cancelled_whether_its_jobs_have_ended_sample_wait_for_the_gp
 
     assert before == {"queued": 1, "running": 2, "succeeded": 1, "failed": 0, "cancelled": 0}
     for job_id in ("sampling", "next", "queued"):
-        assert service.ended(job_id, 5).state is JobState.CANCELLED
+        assert service.ended(job_id).state is JobState.CANCELLED
     assert service.ended("neighbour").state is JobState.SUCCEEDED
     assert service.client.status("b")[JobState.CANCELLED] == 3
     assert service.outputs() == ["ended.png", "neighbour.png"]
@@ -55,7 +55,7 @@ def test_a_job_that_runs_longer_than_it_may_fails_and_the_worker_goes_on(
     service.submit("a", params=MANY_STEPS, timeout_seconds=of_job)
     service.submit("next", params=FEW_STEPS)
 
-    record = service.ended("a", 10)
+    record = service.ended("a")
     assert record.state is JobState.FAILED
     assert record.outcome.error is not None
     assert record.outcome.error.code is ErrorCode.DEADLINE_EXCEEDED

@@ -57,7 +57,7 @@ def test_health_answers_probes_without_redis(
     assert worker(environment, "health", "--live").returncode == 1
 
     process = start_worker()
-    eventually(lambda: worker(environment, "health", "--ready").returncode == 0, 10)
+    eventually(lambda: worker(environment, "health", "--ready").returncode == 0)
     asked = worker({**environment, "DG_BROKER_URL": "redis://127.0.0.1:1/0"}, "health", "--live")
     assert asked.returncode == 0
     assert json.loads(asked.stdout)["state"] == "ready"
@@ -87,7 +87,7 @@ def test_callbacks_can_leave_from_a_process_of_their_own(
     with running_worker(
         "callbacks", service.folder, environment, ready=None, command=("-m", "worker", "callbacks")
     ) as it:
-        eventually(lambda: service.ledger.get("a").callback == "delivered", 20)
+        eventually(lambda: service.ledger.get("a").callback == "delivered")
         (request,) = http_server.requests("/hook")
         assert request.verified(SECRET)["type"] == "edit.cancelled"
         it.signal(signal.SIGTERM)

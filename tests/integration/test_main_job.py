@@ -119,7 +119,7 @@ def test_a_table_of_twenty_rows_gives_twenty_right_pictures_and_twenty_verified_
         stored = s3.get_object(Bucket=bucket, Key=key)
         assert stored["ContentType"] == "image/png"
         check_edit(row, Image.open(io.BytesIO(stored["Body"].read())))
-    eventually(lambda: len(http_server.requests("/hook")) >= ROWS, 30)
+    eventually(lambda: len(http_server.requests("/hook")) >= ROWS)
     events = [request.verified(SECRET) for request in http_server.requests("/hook")]
     assert {event["type"] for event in events} == {"edit.succeeded"}
     assert {event["data"]["output"] for event in events} == {row["output"] for row in reported}

@@ -129,7 +129,7 @@ def test_a_worker_survives_every_malformed_message_and_keeps_each_with_its_reaso
     for message in hostile:
         redis.lpush(QUEUE, message)
     service.submit("good", params={"num_inference_steps": 1})
-    record = service.ended("good", 60)
+    record = service.ended("good")
 
     assert record.state is JobState.SUCCEEDED
     assert record.attempts == 1
@@ -150,7 +150,7 @@ def test_a_request_that_ends_without_its_task_leaves_the_gate_open(service: Serv
 
     service.submit("good", params={"num_inference_steps": 1})
 
-    assert service.ended("good", 30).state is JobState.SUCCEEDED
+    assert service.ended("good").state is JobState.SUCCEEDED
 
 
 def test_a_compressed_message_of_a_plain_client_is_taken(service: Service, start_worker: StartWorker) -> None:
@@ -159,7 +159,7 @@ def test_a_compressed_message_of_a_plain_client_is_taken(service: Service, start
     with Celery(broker=service.settings.broker_url) as celery:
         celery.send_task("worker.tasks.edit", queue=QUEUE, args=[job], task_id="packed", compression="gzip")
 
-    eventually(lambda: service.ledger.get_many(["packed"])[0], 30)
+    eventually(lambda: service.ledger.get_many(["packed"])[0])
     assert service.ended("packed").state is JobState.SUCCEEDED
 
 
@@ -177,7 +177,7 @@ def test_mutations_of_a_valid_message_between_good_jobs_cost_none_of_them(
             service.ledger.redis.lpush(QUEUE, mutated(valid, draw))
         service.submit(job_id, params={"num_inference_steps": 1})
 
-    assert {service.ended(job_id, 60).state for job_id in good} == {JobState.SUCCEEDED}
+    assert {service.ended(job_id).state for job_id in good} == {JobState.SUCCEEDED}
     assert worker.process.poll() is None
 
 

@@ -14,7 +14,7 @@ from jobs.schema import JobState
 from tests.integration.conftest import LEASE_SECONDS, SECRET, Service, StartWorker, is_sampling
 from tests.servers.http import Answer, HttpServer
 from tests.servers.redis import RedisServer
-from tests.waiting import eventually
+from tests.waiting import eventually, stretched
 
 
 def test_a_job_comes_back_as_a_picture_with_its_result(service: Service, start_worker: StartWorker) -> None:
@@ -40,12 +40,12 @@ def test_a_killed_workers_job_is_finished_by_another_within_the_lease_and_five_s
 ) -> None:
     first = start_worker("w1", STANDIN_STEP_SECONDS="60")
     service.submit("a", params={"num_inference_steps": 2}, callback={"url": "http://127.0.0.1:9/none"})
-    eventually(lambda: service.ledger.get("a").progress, 10)
+    eventually(lambda: service.ledger.get("a").progress)
     start_worker("w2")
 
     first.kill()
     killed_at = time.monotonic()
-    record = service.ended("a", LEASE_SECONDS + 5)
+    record = service.ended("a")
 
     assert record.state is JobState.SUCCEEDED
     assert record.attempts == 2
@@ -54,16 +54,16 @@ def test_a_killed_workers_job_is_finished_by_another_within_the_lease_and_five_s
         ("w2", "succeeded"),
     ]
     assert service.outputs() == ["a.png"]
-    assert time.monotonic() - killed_at < LEASE_SECONDS + 5
+    assert time.monotonic() - killed_at < stretched(LEASE_SECONDS + 5)
 
 
 def test_a_frozen_worker_that_comes_back_changes_nothing(service: Service, start_worker: StartWorker) -> None:
     zombie = start_worker("w1", STANDIN_STEP_SECONDS="0.5")
     service.submit("a", params={"num_inference_steps": 4, "seed": 5})
-    eventually(lambda: is_sampling(service, "a"), 10)
+    eventually(lambda: is_sampling(service, "a"))
     zombie.signal(signal.SIGSTOP)
     start_worker("w2")
-    finished = service.ended("a", LEASE_SECONDS + 15)
+    finished = service.ended("a")
 
     zombie.signal(signal.SIGCONT)
     zombie.wait_until_logged("lease_lost job=a")
@@ -81,23 +81,23 @@ def test_a_job_that_kills_workers_ends_as_failed_with_its_history_and_its_neighb
     service.submit("neighbour", params={"num_inference_steps": 1})
     for attempt in range(3):
         worker = start_worker(f"w{attempt}", ready=None)
-        assert worker.exit_code(60) == -signal.SIGKILL
+        assert worker.exit_code() == -signal.SIGKILL
     start_worker("last")
 
-    poison = service.ended("poison", LEASE_SECONDS + 10)
+    poison = service.ended("poison")
 
     assert poison.state is JobState.FAILED
     assert poison.result.error is not None
     assert poison.result.error.code is ErrorCode.WORKER_LOST
     assert [attempt.reason for attempt in poison.history] == ["worker_lost"] * 3
     assert service.ended("neighbour").state is JobState.SUCCEEDED
-    eventually(lambda: http_server.requests("/hook"), 10)
+    eventually(lambda: http_server.requests("/hook"))
 
 
 def test_sigterm_finishes_the_job_on_the_gpu_and_exits_with_zero(service: Service, start_worker: StartWorker) -> None:
     worker = start_worker("w1")
     service.submit("a", params={"num_inference_steps": 20})
-    eventually(lambda: is_sampling(service, "a"), 10)
+    eventually(lambda: is_sampling(service, "a"))
 
     worker.signal(signal.SIGTERM)
 
@@ -110,7 +110,7 @@ def test_out_of_patience_the_job_goes_back_at_once_and_the_run_does_not_count(
 ) -> None:
     worker = start_worker("w1", DG_DRAIN_SECONDS="0.5")
     service.submit("a", params={"num_inference_steps": 1000})
-    eventually(lambda: is_sampling(service, "a"), 10)
+    eventually(lambda: is_sampling(service, "a"))
 
     worker.signal(signal.SIGTERM)
 
@@ -118,19 +118,19 @@ def test_out_of_patience_the_job_goes_back_at_once_and_the_run_does_not_count(
     record = service.ledger.get("a")
     assert (record.state, record.attempts) == (JobState.QUEUED, 0)
     start_worker("w2")
-    eventually(lambda: service.ledger.get("a").state is JobState.RUNNING, 2)
+    eventually(lambda: service.ledger.get("a").state is JobState.RUNNING)
 
 
 def test_a_second_sigterm_hands_the_job_back_at_its_next_step(service: Service, start_worker: StartWorker) -> None:
     worker = start_worker("w1")
     service.submit("a", params={"num_inference_steps": 1000})
-    eventually(lambda: is_sampling(service, "a"), 10)
+    eventually(lambda: is_sampling(service, "a"))
 
     worker.signal(signal.SIGTERM)
     worker.wait_until_logged("Warm shutdown")
     worker.signal(signal.SIGTERM)
 
-    assert worker.exit_code(10) == 0
+    assert worker.exit_code() == 0
     assert service.ledger.get("a").state is JobState.QUEUED
 
 
@@ -139,9 +139,9 @@ def test_cancel_works_before_during_and_after_and_the_model_stays(service: Servi
     assert service.ledger.cancel("before") is JobState.QUEUED
     worker = start_worker()
     service.submit("during", params={"num_inference_steps": 1000})
-    eventually(lambda: is_sampling(service, "during"), 10)
+    eventually(lambda: is_sampling(service, "during"))
     assert service.ledger.cancel("during") is JobState.RUNNING
-    assert service.ended("during", 5).state is JobState.CANCELLED
+    assert service.ended("during").state is JobState.CANCELLED
     service.submit("after", params={"num_inference_steps": 1})
     assert service.ended("after").state is JobState.SUCCEEDED
     assert service.ledger.cancel("after") is JobState.SUCCEEDED
@@ -163,7 +163,7 @@ def test_a_plain_celery_client_gets_its_picture_and_its_callback(
         odd = celery.send_task("worker.tasks.edit", args=[job, 1], queue="edits")
         broken = celery.send_task("worker.tasks.edit", args=[{"callback": {"url": hook}}], queue="edits")
 
-    eventually(lambda: len(http_server.requests("/hook")) == 3, 30)
+    eventually(lambda: len(http_server.requests("/hook")) == 3)
     assert service.ended(odd.id).state is JobState.FAILED, "and the worker went on to the next message"
 
     events = {event["data"]["job_id"]: event for event in (r.verified(SECRET) for r in http_server.requests("/hook"))}
@@ -181,7 +181,7 @@ def test_a_receiver_that_is_down_gets_the_callback_later_under_the_same_id(
     start_worker()
     service.submit("a", callback={"url": hook}, params={"num_inference_steps": 1})
 
-    eventually(lambda: service.ledger.get("a").callback == "delivered", 30)
+    eventually(lambda: service.ledger.get("a").callback == "delivered")
 
     first, second = http_server.requests("/hook")
     assert first.headers["webhook-id"] == second.headers["webhook-id"] == "msg_a_succeeded"
@@ -193,7 +193,7 @@ def test_a_redis_that_restarts_during_a_job_costs_nothing(
 ) -> None:
     worker = start_worker()
     service.submit("a", params={"num_inference_steps": 30})
-    eventually(lambda: is_sampling(service, "a"), 10)
+    eventually(lambda: is_sampling(service, "a"))
     time.sleep(1.1)  # the append-only file is written out every second
 
     redis_server.kill()
@@ -279,7 +279,7 @@ def test_jobs_that_raise_on_an_idle_worker_do_not_take_it_out_of_service(
 ) -> None:
     busy = start_worker("busy")
     service.submit("long", params={"num_inference_steps": 300})
-    eventually(lambda: is_sampling(service, "long"), 10)
+    eventually(lambda: is_sampling(service, "long"))
     idle = start_worker("idle", DG_MAX_ATTEMPTS="2")
     for name in ("a", "b", "c"):
         service.submit(name, prompt="raise", params={"num_inference_steps": 1})
@@ -287,7 +287,7 @@ def test_jobs_that_raise_on_an_idle_worker_do_not_take_it_out_of_service(
 
     service.submit("good", params={"num_inference_steps": 1})
 
-    assert service.ended("good", 10).worker == "idle"
+    assert service.ended("good").worker == "idle"
     assert "device_tried_out jobs=3" in idle.log
     assert busy.process.poll() is None
 

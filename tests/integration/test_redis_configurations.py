@@ -17,9 +17,9 @@ from producer import Client
 from tests.integration.conftest import Service, StartWorker
 from tests.jobs.certificates import self_signed
 from tests.requirements import require
-from tests.servers.redis import START_SECONDS, free_port, running_redis
+from tests.servers.redis import free_port, running_redis
 from tests.servers.worker import running_worker
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 from worker.check import Level, check_redis
 from worker.settings import Settings
 
@@ -67,7 +67,7 @@ def test_another_prefix_is_another_ledger(service: Service, start_worker: StartW
 
     client.submit(EditJob(id="a", image=service.picture(), prompt="make it snow"))
 
-    assert client.wait("a", timeout_seconds=30).state is JobState.SUCCEEDED
+    assert client.wait("a", PATIENCE_SECONDS).state is JobState.SUCCEEDED
     assert service.ledger.get_many(["a"]) == [None]
     assert not list(service.ledger.redis.scan_iter("dg:*"))
 
@@ -84,7 +84,7 @@ def tls_redis(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     with (tmp_path / "redis.log").open("wb") as log:
         process = subprocess.Popen([str(binary), *options.split(), *files.split()], stdout=log, stderr=log)
     try:
-        eventually(lambda: _accepts(port), START_SECONDS, what=f"Redis listens, see {tmp_path}/redis.log")
+        eventually(lambda: _accepts(port), what=f"Redis listens, see {tmp_path}/redis.log")
         yield f"rediss://localhost:{port}/0", trusted
     finally:
         process.kill()
@@ -100,7 +100,7 @@ def test_one_address_with_a_private_authority_serves_ledger_and_celery(
 
     with running_worker("w1", tmp_path, {**service.environment, "DG_BROKER_URL": url}):
         client.submit(EditJob(id="a", image=service.picture(), prompt="make it snow"))
-        assert client.wait("a", timeout_seconds=30).state is JobState.SUCCEEDED
+        assert client.wait("a", PATIENCE_SECONDS).state is JobState.SUCCEEDED
 
 
 def test_a_certificate_of_nobody_we_trust_is_refused_by_ledger_and_celery(tls_redis: tuple[str, Path]) -> None:

@@ -25,7 +25,7 @@ from tests.integration.conftest import SECRET
 from tests.servers.http import Answer, HttpServer
 from tests.servers.redis import RedisServer, running_redis
 from tests.servers.worker import running_worker
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 from worker.metrics.queue import QueueCollector
 from worker.settings import Settings
 
@@ -83,7 +83,7 @@ def test_each_process_does_its_whole_job_with_its_own_rights(
         running_worker("callbacks", tmp_path, sender, command=("-m", "worker", "callbacks"), ready=None) as sending,
     ):
         for name in "abc":
-            assert client.wait(name, timeout_seconds=60).state is JobState.SUCCEEDED
+            assert client.wait(name, PATIENCE_SECONDS).state is JobState.SUCCEEDED
         eventually(lambda: [client.get(name).callback for name in "abc"] == ["delivered"] * 3)
         eventually(lambda: client.registry.workers())
         assert client.status("b")[JobState.SUCCEEDED] == 3

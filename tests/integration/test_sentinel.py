@@ -11,7 +11,7 @@ from producer import BrokerUnavailable, Client
 from tests.integration.conftest import Service
 from tests.servers.sentinel import running_sentinels
 from tests.servers.worker import running_worker
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 REPLICATED = 1
 WAIT_MS = 5000
@@ -29,18 +29,18 @@ def test_jobs_go_on_when_the_master_is_killed_and_none_that_was_replicated_is_lo
         environment = {**service.environment, "DG_BROKER_URL": redis.url}
         with running_worker("w1", tmp_path, environment) as worker:
             assert [item.verdict for item in client.submit_many(jobs)] == ["created"] * len(names)
-            eventually(lambda: client.status("b")[JobState.SUCCEEDED], 30)
+            eventually(lambda: client.status("b")[JobState.SUCCEEDED])
             with redis.master.client() as master:
                 assert master.wait(REPLICATED, WAIT_MS) == REPLICATED
 
             redis.master.kill()
 
             for name in names:
-                eventually(partial(_has_ended, client, name), 60, what=f"the end of {name}")
+                eventually(partial(_has_ended, client, name), what=f"the end of {name}")
                 assert client.get(name).state is JobState.SUCCEEDED
             assert eventually(lambda: client.submit(jobs[0])) == names[0]
             client.submit(EditJob(id="after", image=service.picture(), prompt="make it snow"))
-            assert client.wait("after", timeout_seconds=30).state is JobState.SUCCEEDED
+            assert client.wait("after", PATIENCE_SECONDS).state is JobState.SUCCEEDED
             worker.process.terminate()
             assert worker.exit_code() == 0
         with redis.replica.client() as replica:

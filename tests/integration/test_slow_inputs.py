@@ -13,7 +13,7 @@ from jobs.errors import ErrorCode
 from jobs.schema import JobState
 from tests.integration.conftest import Service, StartWorker
 from tests.servers.http import Answer, HttpServer
-from tests.waiting import eventually
+from tests.waiting import eventually, stretched
 
 QUICK = {"num_inference_steps": 2}
 SILENT = Answer(delay_seconds=60)
@@ -47,21 +47,21 @@ def test_a_silent_source_a_cancel_a_deadline_and_a_bomb_cost_their_own_jobs_only
     heavy.write_bytes(bomb(3000))
     for name, image, limit in (("stalls", silent[0], None), ("cancelled", silent[1], None), ("late", silent[2], 2)):
         service.submit(name, image=image, timeout_seconds=limit)
-    eventually(lambda: stage_of(service, "cancelled") == "fetching", 15)
+    eventually(lambda: stage_of(service, "cancelled") == "fetching")
 
     service.ledger.cancel("cancelled")
     cancelled_at = time.monotonic()
-    cancelled = service.ended("cancelled", 10)
+    cancelled = service.ended("cancelled")
     cancel_seconds = time.monotonic() - cancelled_at
     service.submit("bomb", image=heavy.as_uri())
     for number in range(4):
         service.submit(f"good{number}", params=QUICK)
-    good = [service.ended(f"good{number}", 20) for number in range(4)]
+    good = [service.ended(f"good{number}") for number in range(4)]
 
     assert cancelled.state is JobState.CANCELLED
-    assert cancel_seconds < 3  # a poll of the lease and one of the transfer, on a busy machine
+    assert cancel_seconds < stretched(3)  # a poll of the lease and one of the transfer
     assert {record.state for record in good} == {JobState.SUCCEEDED}
-    stalled, late, bombed = (service.ended(name, 30) for name in ("stalls", "late", "bomb"))
+    stalled, late, bombed = (service.ended(name) for name in ("stalls", "late", "bomb"))
     assert stalled.result.error is not None
     assert "sent nothing for 3 s (DG_INPUT_STALL_SECONDS)" in stalled.result.error.message
     assert late.result.error is not None
@@ -77,11 +77,11 @@ def test_a_drain_does_not_wait_for_a_silent_source(
 ) -> None:
     worker = start_worker("w1", DG_DRAIN_SECONDS="2")
     service.submit("a", image=http_server.answer("/silent.png", SILENT))
-    eventually(lambda: stage_of(service, "a") == "fetching", 15)
+    eventually(lambda: stage_of(service, "a") == "fetching")
 
     worker.signal(signal.SIGTERM)
 
-    assert worker.exit_code(8) == 0
+    assert worker.exit_code() == 0
     record = service.ledger.get("a")
     assert (record.state, record.attempts) == (JobState.QUEUED, 0)
 
@@ -93,8 +93,8 @@ def test_a_worker_that_still_loads_ends_at_once_on_sigterm(service: Service, sta
     worker.signal(signal.SIGTERM)
     signalled_at = time.monotonic()
 
-    assert worker.exit_code(8) == 0
-    assert time.monotonic() - signalled_at < 5
+    assert worker.exit_code() == 0
+    assert time.monotonic() - signalled_at < stretched(5)
     assert "worker_stopped" in worker.log
 
 

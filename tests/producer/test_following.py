@@ -17,7 +17,7 @@ from producer.failures import REMEDIES, group_failures
 from producer.progress import Pace, follow
 from tests.producer.conftest import Command, finish, make_job
 from tests.servers.redis import RedisServer
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 
 @pytest.fixture
@@ -228,10 +228,10 @@ def test_a_redis_that_restarts_is_waited_for_with_a_word(
         said.append(capsys.readouterr().err)
         return "waiting for it" in "".join(said)
 
-    eventually(is_said, 30)
+    eventually(is_said)
     redis_server.start()
     finish(client, "one")
-    watcher.join(30)
+    watcher.join(PATIENCE_SECONDS)
 
     assert not watcher.is_alive()
     assert "Redis answers again" in "".join(said) + capsys.readouterr().err

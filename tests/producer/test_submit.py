@@ -21,7 +21,7 @@ from producer import Client
 from producer.result_files import RESULT_COLUMNS
 from tests.producer.conftest import Command, finish, producer_command, producer_environment
 from tests.servers.redis import RedisServer
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 
 def test_a_table_is_queued_and_its_batch_printed(folder: Path, producer: Command, client: Client) -> None:
@@ -189,10 +189,10 @@ def test_waiting_shows_progress_and_writes_the_results(
 ) -> None:
     command = producer_command("submit", "data.csv", "--wait", "--results", "results.csv", "--json")
     process = subprocess.Popen(command, cwd=folder, env=producer_environment(redis_server), stdout=subprocess.PIPE)
-    first, second = eventually(lambda: waiting(redis_client, 2), 60)
+    first, second = eventually(lambda: waiting(redis_client, 2))
     finish(client, first)
     finish(client, second, JobState.FAILED, error={"code": "engine_failed", "message": "no"}, output=None)
-    stdout, _ = process.communicate(timeout=60)
+    stdout, _ = process.communicate(timeout=PATIENCE_SECONDS)
 
     lines = [json.loads(line) for line in stdout.splitlines()]
     assert process.returncode == 1, "one job has failed"
@@ -215,7 +215,7 @@ def test_ctrl_c_while_waiting_leaves_the_jobs_and_says_how_to_go_on(
     while "queued, 0 running" not in process.stderr.readline():
         pass
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=PATIENCE_SECONDS)
 
     assert process.returncode == 130
     assert "watch them with: producer watch spring" in stderr

@@ -17,8 +17,6 @@ from tests.requirements import require
 from tests.servers.fake_clock import FakeClock
 from tests.waiting import eventually
 
-START_SECONDS = 10
-
 
 class RedisServer:
     """One Redis with its data in `folder`; it keeps port and data over `kill` and `start`.
@@ -63,7 +61,7 @@ class RedisServer:
         words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
         environment = {**os.environ, **(self.clock.environment if self.clock else {})}
         self._process = subprocess.Popen([str(binary), *words], stdin=subprocess.DEVNULL, env=environment)
-        eventually(self._answers, START_SECONDS, what=f"Redis answers at {self.url}, see {self.folder}/redis.log")
+        eventually(self._answers, what=f"Redis answers at {self.url}, see {self.folder}/redis.log")
 
     def url_of(self, login: str) -> str:
         """Its address for somebody who comes in as `name:password`."""

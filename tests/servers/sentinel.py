@@ -12,7 +12,7 @@ import redis
 
 from producer.embedded.private_redis import HOW_TO_INSTALL, find_redis_server
 from tests.requirements import require
-from tests.servers.redis import START_SECONDS, RedisServer, free_port, running_redis
+from tests.servers.redis import RedisServer, free_port, running_redis
 from tests.waiting import eventually
 
 MASTER = "edits-master"
@@ -48,7 +48,7 @@ def running_sentinels(folder: Path) -> Iterator[ReplicatedRedis]:
         ports = [free_port() for _ in range(SENTINELS)]
         for port in ports:
             stack.callback(_stop, _start_sentinel(folder, port, master.port))
-        eventually(lambda: _are_acquainted(ports[-1]), START_SECONDS, what="the Sentinels know each other")
+        eventually(lambda: _are_acquainted(ports[-1]), what="the Sentinels know each other")
         yield ReplicatedRedis(master, replica, ports)
 
 

@@ -10,11 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 ROOT = Path(__file__).parent.parent.parent
-START_SECONDS = 60
-STOP_SECONDS = 30
 
 
 class WorkerProcess:
@@ -42,7 +40,7 @@ class WorkerProcess:
     def log(self) -> str:
         return self.log_path.read_text()
 
-    def wait_until_logged(self, words: str, timeout_seconds: float = START_SECONDS) -> None:
+    def wait_until_logged(self, words: str, timeout_seconds: float = PATIENCE_SECONDS) -> None:
         """Wait for a line of its log."""
         eventually(
             lambda: words in self.log or self.process.poll() is not None,
@@ -59,7 +57,7 @@ class WorkerProcess:
         self.process.kill()
         self.process.wait()
 
-    def exit_code(self, timeout_seconds: float = STOP_SECONDS) -> int:
+    def exit_code(self, timeout_seconds: float = PATIENCE_SECONDS) -> int:
         """Wait for its end."""
         return self.process.wait(timeout_seconds)
 

@@ -224,7 +224,7 @@ def test_a_receiver_that_never_answers_takes_one_slot_and_the_others_go_on(
         eventually(lambda: len(http_server.requests("/silent")) >= PARALLEL)
         for number in range(30):
             end_job(ledger, f"other-{number}", http_server.answer(HOOK, Answer(200)))
-        eventually(go_on, 20)
+        eventually(go_on)
 
     # The first attempts could not know; after them one at a time was tried, each for a second.
     assert len(http_server.requests("/silent")) < 2 * PARALLEL

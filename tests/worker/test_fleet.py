@@ -13,7 +13,7 @@ import pytest
 
 from jobs.errors import SettingsError
 from jobs.settings import load_settings
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 from worker import fleet as fleet_module
 from worker.fleet import Fleet, choose_gpus, process_environment
 from worker.settings import Settings
@@ -36,7 +36,7 @@ def running(program: str, gpus: str = "01", is_json: bool = False) -> Iterator[t
         yield fleet, out, codes
     finally:
         fleet.stop()
-        thread.join(30)
+        thread.join(PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def test_each_process_has_its_gpu_its_name_and_its_port() -> None:
 
 def test_all_start_their_lines_carry_their_gpu_and_all_drain() -> None:
     with running(DRAINS) as (fleet, out, codes):
-        eventually(lambda: {"gpu0 up", "gpu1 up"} <= set(out.getvalue().splitlines()), 30)
+        eventually(lambda: {"gpu0 up", "gpu1 up"} <= set(out.getvalue().splitlines()))
         fleet.stop()
-        eventually(lambda: codes, 30)
+        eventually(lambda: codes)
 
     assert codes == [0]
     eventually(lambda: out.getvalue().count("drained") == 2)
@@ -86,7 +86,7 @@ def test_one_that_dies_is_started_again_and_the_other_goes_on(tmp_path: Path, mo
     program = f"import os, pathlib; m = pathlib.Path({str(marker)!r})\n"
     program += "if os.environ['GPU'] == '0' and not m.exists(): m.touch(); os.abort()\n" + WELL
     with running(program) as (_, out, _):
-        eventually(lambda: {"gpu0 up 0", "gpu1 up 1"} <= set(out.getvalue().splitlines()), 30)
+        eventually(lambda: {"gpu0 up 0", "gpu1 up 1"} <= set(out.getvalue().splitlines()))
 
     assert "gpu0 worker ended with code -6; another starts in 0.1 s" in out.getvalue()
     assert out.getvalue().count("up 1") == 1
@@ -111,11 +111,11 @@ def test_the_pause_grows_while_a_process_dies_at_once() -> None:
 def test_wrong_settings_and_missing_weights_end_all(code: int) -> None:
     program = f"import os, sys\nif os.environ['GPU'] == '0': sys.exit({code})\n" + WELL
     with running(program) as (_, _, codes):
-        eventually(lambda: codes, 30)
+        eventually(lambda: codes)
 
     assert codes == [code]
 
 
 def test_json_lines_stay_json() -> None:
     with running("print('{}', flush=True); import signal; signal.pause()", is_json=True) as (_, out, _):
-        eventually(lambda: out.getvalue() == "{}\n{}\n", 30)
+        eventually(lambda: out.getvalue() == "{}\n{}\n")

@@ -90,7 +90,7 @@ def test_whoever_waits_for_the_turn_can_be_called_off(pool: ModelPool) -> None:
         waiting = threading.Thread(target=wait_for_turn)
         waiting.start()
         is_cancelled.set()
-        eventually(lambda: outcome, 5)
+        eventually(lambda: outcome)
     waiting.join()
 
     assert outcome == [Cancelled]

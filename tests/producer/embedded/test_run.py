@@ -22,7 +22,7 @@ from producer.embedded.child import stop_child
 from producer.embedded.private_redis import find_redis_server, private_folder
 from tests.producer.conftest import Command, producer_command, producer_environment
 from tests.servers.redis import RedisServer
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +146,7 @@ def test_a_second_run_into_one_folder_says_so_and_ends(
     )
     assert first.poll() is None
     first.terminate()
-    first.communicate(timeout=30)
+    first.communicate(timeout=PATIENCE_SECONDS)
 
 
 def test_without_an_output_folder_a_run_takes_one_called_after_the_table(folder: Path, producer: Command) -> None:
@@ -177,7 +177,7 @@ def test_an_interrupted_run_reports_what_was_done_and_leaves_nothing_running(
 ) -> None:
     process = start_run_that_hangs(folder, redis_server)
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE_SECONDS)
 
     assert process.returncode == 130
     assert [row["state"] for row in results(folder)] == ["succeeded", "running"]
@@ -192,7 +192,7 @@ def test_a_killed_run_takes_its_worker_and_its_redis_with_it(
     process = start_run_that_hangs(folder, redis_server)
     before = processes_in(folder, private_parent)
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE_SECONDS)
 
     assert len(before) == 3, "producer, worker, Redis"
     eventually(lambda: not processes_in(folder, private_parent), what="worker and Redis end with the producer")
@@ -297,7 +297,9 @@ def test_a_remote_edit_carries_the_picture_and_prints_where_the_output_is(
     worker = subprocess.Popen([sys.executable, "-m", "worker", "run"], cwd=folder, env=environment)
     try:
         command = producer_command("edit", "cat.png", "snow", "--remote")
-        ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=30)
+        ended = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        )
     finally:
         stop_child(worker, 10)
 

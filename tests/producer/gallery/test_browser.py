@@ -16,6 +16,7 @@ import pytest
 from producer.gallery import write_gallery
 from tests.producer.gallery.conftest import HOSTILE, edit_rows
 from tests.requirements import require
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 HOW_TO_INSTALL = "the gallery's browser tests need Chromium: sudo apt-get install chromium"
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
@@ -46,6 +47,11 @@ class Looked:
     def cards(self) -> Any:
         return self.page.locator(".card")
 
+    def wait_for_images(self, at_least: int) -> None:
+        """Wait for all images, asking from outside: the page's own policy forbids what playwright would wait with."""
+        seen = "[...document.images].map(image => image.naturalWidth)"
+        eventually(lambda: len(widths := self.page.evaluate(seen)) >= at_least and all(widths), what="images")
+
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Any]:
@@ -53,6 +59,7 @@ def open_page(browser: Any) -> Iterator[Any]:
 
     def open_page(address: str, **options: Any) -> Looked:
         context = browser.new_context(**{"viewport": DESK, **options})
+        context.set_default_timeout(PATIENCE_SECONDS * 1000)
         contexts.append(context)
         looked = Looked(context.new_page())
         looked.page.goto(address)
@@ -72,7 +79,7 @@ def gallery(images: Path) -> str:
 def test_all_rows_are_seen_with_their_images_and_nothing_comes_from_elsewhere(gallery: str, open_page: Any) -> None:
     looked = open_page(gallery)
 
-    looked.page.wait_for_function("[...document.images].length >= 5 && [...document.images].every(i => i.naturalWidth)")
+    looked.wait_for_images(5)
     assert looked.cards().count() == 6
     assert looked.page.title() == looked.page.inner_text("h1") == "spring"
     first, second, third = (looked.cards().nth(place).inner_text() for place in range(3))
@@ -179,7 +186,7 @@ def test_it_works_from_a_server_as_it_does_from_disk(images: Path, open_page: An
         address = f"http://127.0.0.1:{server.server_port}"
 
         looked = open_page(f"{address}/gallery.html")
-        looked.page.wait_for_function("[...document.images].length && [...document.images].every(i => i.naturalWidth)")
+        looked.wait_for_images(1)
 
         assert {url[: len(address)] for url in looked.requests} == {address}
         assert [words for words in looked.said if "favicon" not in words and "404" not in words] == []
