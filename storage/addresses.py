@@ -94,7 +94,7 @@ class AddressRules:
             host: the name, or address, that the URL has.
             address: a numeric address, perhaps with an IPv6 zone.
         """
-        if _plain(host) in self.names:
+        if self.names_host(host):
             return None
         found = _unwrap(ip_address(address))
         if any(found in network for network in self.networks):
@@ -102,10 +102,24 @@ class AddressRules:
         if kind := _kind(found):
             leads = "is" if address == host else "leads to"
             return f"{host} {leads} {kind}; name it in DG_PRIVATE_HOSTS where the worker runs to allow it"
-        if port not in self.ports:
-            known = ", ".join(map(str, self.ports))
-            return f"{host}: port {port} is not one of {known}; add it to DG_PORTS where the worker runs to allow it"
-        return None
+        return self.objection_to_port(host, port)
+
+    def objection_to_port(self, host: str, port: int) -> str | None:
+        """Reason why this port of a public host may not be called; None when it may."""
+        if port in self.ports:
+            return None
+        known = ", ".join(map(str, self.ports))
+        return f"{host}: port {port} is not one of {known}; add it to DG_PORTS where the worker runs to allow it"
+
+    def names_host(self, host: str) -> bool:
+        """True when `DG_PRIVATE_HOSTS` has this name, or a network with this literal address."""
+        if _plain(host) in self.names:
+            return True
+        try:
+            literal = _unwrap(ip_address(host.strip("[]")))
+        except ValueError:
+            return False
+        return any(literal in network for network in self.networks)
 
 
 def _parse_entry(entry: str) -> str | Network:

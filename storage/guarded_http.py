@@ -21,6 +21,7 @@ import httpcore2
 import httpx2
 
 from storage.addresses import AddressRules, ForbiddenAddress
+from storage.proxy import ProxyTransport
 from storage.settings import StorageSettings
 
 log = logging.getLogger(__name__)
@@ -47,8 +48,8 @@ def guarded_client(
 ) -> httpx2.Client:
     """Make an HTTP client that calls only public addresses and `DG_PRIVATE_HOSTS`, and follows no redirect.
 
-    It keeps neither cookies nor connections from one request to the next, asks for no compression, and takes no proxy
-    from the environment. It may be used by several threads.
+    It keeps neither cookies nor connections from one request to the next, asks for no compression, and knows no proxy
+    but `DG_PROXY`. It may be used by several threads.
 
     Args:
         timeout_seconds: for a whole exchange, from the name's addresses to the last byte, however slowly it trickles.
@@ -60,14 +61,21 @@ def guarded_client(
     # At INFO the library logs whole URLs, and presigned ones carry their signature.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     return httpx2.Client(
-        transport=GuardedTransport(
-            AddressRules.parse(settings.private_hosts, settings.ports), silence_seconds or timeout_seconds
-        ),
+        transport=_transport(settings, silence_seconds or timeout_seconds),
         timeout=timeout_seconds,
         headers=HEADERS,
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # one person's session is not the next one's
         trust_env=False,
     )
+
+
+def _transport(settings: StorageSettings, silence_seconds: float) -> httpx2.BaseTransport:
+    rules = AddressRules.parse(settings.private_hosts, settings.ports)
+    direct = GuardedTransport(rules, silence_seconds)
+    if settings.proxy is None:
+        return direct
+    only_proxy = AddressRules.parse([httpx2.URL(settings.proxy).host])
+    return ProxyTransport(settings.proxy, rules, direct, GuardedBackend(only_proxy, silence_seconds))
 
 
 class GuardedTransport(httpx2.HTTPTransport):

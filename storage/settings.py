@@ -6,6 +6,7 @@ S3 settings are boto3's own (`AWS_*`, `AWS_ENDPOINT_URL`) and do not appear here
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -20,11 +21,20 @@ class StorageSettings(BrokerSettings):
     private_hosts: Names = Field((), description="private hosts or networks that http(s):// may reach")
     input_cache_dir: Path | None = Field(None, description="folder that keeps downloaded inputs; default: none is kept")
     ports: Ports = Field((80, 443), description="ports of public hosts that http(s):// and callbacks may reach")
+    proxy: str | None = Field(None, repr=False, description="HTTP proxy for public http(s):// inputs and callbacks")
     input_stall_seconds: Seconds = Field(
         15, description="longest silence of an http(s) input's host, before and between bytes"
     )
     max_input_bytes: Bytes = Field(64 * 2**20, description="largest input file")
     max_input_pixels: int = Field(64_000_000, gt=0, description="largest input picture, width times height")
+
+    @field_validator("proxy")
+    @classmethod
+    def _proxy_is_http(cls, value: str | None) -> str | None:
+        address = urlsplit(value or "http://none")
+        if address.scheme not in ("http", "https") or not address.hostname or address.path.strip("/"):
+            raise ValueError("expected http://host:port or http://user:password@host:port")
+        return value
 
     @field_validator("buckets")
     @classmethod

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from jobs.connection import connect, redis_errors
 from jobs.errors import Error
 from jobs.settings import unknown_variables
-from jobs.shown import hide_secrets
+from jobs.shown import hide_in_url, hide_secrets
 from storage import Storage
 from worker.settings import Settings
 
@@ -169,6 +169,8 @@ def check_inputs(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "inputs refused", Level.OK, ", ".join(words for words, is_refused in refused.items() if is_refused)
         )
+    if settings.proxy is not None:
+        yield Finding("proxy", Level.OK, f"public web addresses are called through {hide_in_url(settings.proxy)}")
     missing = [str(root) for root in settings.file_roots if not Path(root).is_dir()]
     if missing:
         yield Finding("inputs", Level.WARN, f"no such folder: {', '.join(missing)}", "correct DG_FILE_ROOTS")

@@ -17,8 +17,12 @@ DRIP_SECONDS = 0.01
 
 
 @contextmanager
-def raw_server(script: Script, certificate: ssl.SSLContext | None = None) -> Iterator[int]:
-    """A server on the loopback address that plays the script for each connection; yields its port."""
+def raw_server(script: Script, certificate: ssl.SSLContext | None = None, *, reads_head: bool = True) -> Iterator[int]:
+    """A server on the loopback address that plays the script for each connection; yields its port.
+
+    Args:
+        reads_head: the request is read before the script begins; otherwise the script does it.
+    """
     closing = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -27,7 +31,8 @@ def raw_server(script: Script, certificate: ssl.SSLContext | None = None) -> Ite
             with contextlib.suppress(OSError), contextlib.closing(connection):
                 secured = certificate.wrap_socket(connection, server_side=True) if certificate else connection
                 with contextlib.closing(secured):
-                    read_request(secured)
+                    if reads_head:
+                        read_head(secured)
                     script(secured, closing)
 
         def accept() -> None:
@@ -51,10 +56,12 @@ def raw_server(script: Script, certificate: ssl.SSLContext | None = None) -> Ite
                 thread.join()
 
 
-def read_request(connection: socket.socket) -> None:
+def read_head(connection: socket.socket) -> bytes:
+    """Read a request's first line and headers, with what came along of its body."""
     received = b""
     while b"\r\n\r\n" not in received and (more := connection.recv(65536)):
         received += more
+    return received
 
 
 def sends(*parts: bytes) -> Script:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kontext.weights.layout import bundled_model
 from tests.cases.weights import TRANSFORMER, comfy_scaled_fp8, model_with
-from worker.check import Level, check_machine, check_model
+from worker.check import Level, check_inputs, check_machine, check_model
 from worker.settings import Settings
 
 
@@ -35,3 +35,13 @@ def test_less_exact_weights_are_a_warning(tmp_path: Path) -> None:
     findings = list(check_model(settings_for(model_with(tmp_path / "model", comfy_scaled_fp8))))
 
     assert (findings[-1].level, findings[-1].found) == (Level.WARN, "transformer stored in fp8")
+
+
+def test_a_proxy_is_told_without_its_password() -> None:
+    settings = Settings(_env_file=None, proxy="http://me:secret@proxy.example:3128")
+
+    (finding,) = (finding for finding in check_inputs(settings) if finding.subject == "proxy")
+
+    assert finding.found.startswith("public web addresses are called through http://")
+    assert "proxy.example:3128" in finding.found
+    assert "secret" not in finding.found
