@@ -8,6 +8,7 @@ Runs `producer submit` as a person would, in a process of its own, against a pri
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import os
 import resource
@@ -20,7 +21,8 @@ from typing import Any
 from benchmarks.report import parser, publish
 from benchmarks.timing import timed
 from jobs.queue import EditQueue, make_app
-from producer import Client
+from jobs.schema import EditJob
+from producer import AsyncClient, Client
 from producer.embedded.private_redis import private_folder, private_redis
 from producer.table.plan import RowDefaults
 from producer.table.table import open_table
@@ -49,7 +51,7 @@ def measure_command(folder: Path, broker_url: str, rows: int) -> dict[str, float
 
 
 def measure_parts(folder: Path, broker_url: str) -> dict[str, int]:
-    """Time reading and checking, the ledger, and the queue, each alone."""
+    """Time reading and checking, the ledger, and the queue, each alone; then a service's clients, which do both."""
     client = Client(broker_url)
     queue = EditQueue(make_app(broker_url))
     with open_table(str(write_table(folder / "part.csv", PART_ROWS))) as table:
@@ -59,8 +61,21 @@ def measure_parts(folder: Path, broker_url: str) -> dict[str, int]:
             "check": timed(lambda: sum(1 for _ in table.rows(plan))),
             "ledger": timed(lambda: sum(1 for _ in client.ledger.submit(jobs, OUTPUT))),
             "queue": timed(lambda: queue.send(job.id for job in jobs)),
+            "client": timed(lambda: sum(1 for _ in client.submit_many(renamed(jobs, "sync")))),
+            "async_client": timed(lambda: asyncio.run(submit_from_a_loop(broker_url, renamed(jobs, "async")))),
         }
     return {f"{name}_rows_per_second": round(PART_ROWS / seconds) for name, seconds in parts.items()}
+
+
+def renamed(jobs: list[EditJob], prefix: str) -> list[EditJob]:
+    """The same jobs under other ids."""
+    return [job.model_copy(update={"id": f"{prefix}-{number}"}) for number, job in enumerate(jobs)]
+
+
+async def submit_from_a_loop(broker_url: str, jobs: list[EditJob]) -> None:
+    async with AsyncClient(broker_url) as client:
+        async for _ in client.submit_many(jobs):
+            pass
 
 
 def write_table(path: Path, rows: int) -> Path:

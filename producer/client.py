@@ -20,10 +20,7 @@ from jobs.registry import WorkerRegistry
 from jobs.schema import EditJob, EditResult, JobState
 from jobs.settings import BrokerSettings, load_settings
 from producer.errors import JobConflict, QueueFull
-
-FIRST_POLL_SECONDS = 0.05
-LONGEST_POLL_SECONDS = 1.0
-POLL_GROWTH = 1.3
+from producer.following import Following, pauses
 
 FULL = ("full", "tenant_full")
 """Verdicts on jobs that may be submitted again later."""
@@ -77,16 +74,24 @@ class Client:
             wait_for_room: instead of the verdicts `full` and `tenant_full`, wait until there is room and go on, however
                 long it takes; within one chunk, jobs that exist already are then yielded before the new ones.
         """
+        for step in self.submission_steps(jobs, wait_for_room):
+            if isinstance(step, float):
+                time.sleep(step)
+            else:
+                yield from step
+
+    def submission_steps(self, jobs: Iterable[EditJob], wait_for_room: bool) -> Iterator[list[Submission] | float]:
+        """The work of `submit_many` step by step: submissions, or seconds to sleep before the next step."""
         remaining = iter(jobs)
         while chunk := list(islice(remaining, PIPELINE_LENGTH)):
             submissions = self._submit_chunk(chunk)
-            pauses = _pauses()
+            waits = pauses()
             while wait_for_room and (full := {item.job_id for item in submissions if item.verdict in FULL}):
-                yield from (item for item in submissions if item.verdict not in FULL)
-                time.sleep(next(pauses))
+                yield [item for item in submissions if item.verdict not in FULL]
+                yield next(waits)
                 chunk = [job for job in chunk if job.id in full]
                 submissions = self._submit_chunk(chunk)
-            yield from submissions
+            yield submissions
 
     def describe_full(self, submission: Submission) -> str:
         """Say which bound refused a job, and how many wait."""
@@ -113,20 +118,32 @@ class Client:
         return self.ledger.get(job_id)
 
     def wait(self, job_id: str, timeout_seconds: float | None = None) -> EditResult:
-        """Wait until a job has ended, for ever by default, and return how; asks at most every `LONGEST_POLL_SECONDS`.
+        """Wait until a job has ended, for ever by default, and return how; looks at it once a second at last.
 
         Raises:
             JobNotFound: no such job.
             TimeoutError: it has not ended in time; it goes on, and may be waited for again.
         """
-        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        pauses = _pauses()
+        following = Following(timeout_seconds)
         while not (record := self.get(job_id)).state.is_terminal:
-            left = LONGEST_POLL_SECONDS if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError(f"job {job_id!r} is still {record.state} after {timeout_seconds} s")
-            time.sleep(min(next(pauses), left))
+            time.sleep(following.pause(record))
         return record.result
+
+    def events(self, job_id: str, timeout_seconds: float | None = None) -> Iterator[JobRecord]:
+        """Follow a job: its record now, then at every change of state or progress; the last one has ended.
+
+        Raises:
+            JobNotFound: no such job.
+            TimeoutError: it has not ended in time; it goes on.
+        """
+        following = Following(timeout_seconds, closely=True)
+        while True:
+            record = self.get(job_id)
+            if following.is_news(record):
+                yield record
+            if record.state.is_terminal:
+                return
+            time.sleep(following.pause(record))
 
     def cancel(self, job_id: str) -> JobState:
         """Cancel a job and return its state before: queued ends at once, running within a step, ended stays as it is.
@@ -179,11 +196,3 @@ class Client:
             JobNotFound: no such batch.
         """
         return self.ledger.batch_counts(batch)
-
-
-def _pauses() -> Iterator[float]:
-    """Seconds between two looks, growing from `FIRST_POLL_SECONDS` to `LONGEST_POLL_SECONDS`."""
-    pause = FIRST_POLL_SECONDS
-    while True:
-        yield pause
-        pause = min(pause * POLL_GROWTH, LONGEST_POLL_SECONDS)

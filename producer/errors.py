@@ -4,6 +4,7 @@ jobs.errors.Error
 ├── TableError      a table cannot be read, or a file not be written: correct the file or the command
 ├── JobConflict     the id is taken by a job that asks for something else
 ├── QueueFull       as many jobs wait as may wait: submit again later
+├── CallbackRefused a request is no callback of the service: answer 401 and do nothing
 ├── SetupError      this machine lacks something that an embedded run needs
 └── WorkerFailed    the worker of an embedded run has stopped, or cannot load its model
 """
@@ -26,6 +27,10 @@ class JobConflict(Error):
 
 class QueueFull(Error):
     """Raised when the queue has reached `DG_MAX_QUEUED`; what was accepted before stays accepted."""
+
+
+class CallbackRefused(Error):
+    """Raised when a request that claims to be a callback is not signed, is old, or was meant for another receiver."""
 
 
 class SetupError(Error):

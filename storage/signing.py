@@ -67,6 +67,17 @@ def sign(secrets: Sequence[str], webhook_id: str, timestamp: int, body: bytes) -
     return " ".join(f"v1,{_signature(secret, signed)}" for secret in secrets)
 
 
+def is_signed(secrets: Sequence[str], signatures: str, webhook_id: str, timestamp: int, body: bytes) -> bool:
+    """True if one of the signatures, separated by blanks, was made with one of the secrets.
+
+    Raises:
+        ValueError: a secret is not base64.
+    """
+    valid = [signature.encode() for signature in sign(secrets, webhook_id, timestamp, body).split()]
+    given = [signature.encode() for signature in signatures.split()]
+    return any(hmac.compare_digest(one, other) for one in given for other in valid)
+
+
 def callback_headers(secrets: Sequence[str], webhook_id: str, timestamp: int, body: bytes) -> dict[str, str]:
     """The headers of one attempt; without secrets there is no `webhook-signature`.
 

@@ -4,7 +4,7 @@ from jobs.ledger.ledger import Ledger
 from jobs.ledger.life import Claim, JobLife, Lease, Refusal, Requeued, Spent, Submission
 from jobs.ledger.outbox import DueCallback, Outbox, OutboxEntry, Verdict
 from jobs.ledger.reading import JobReading, QueueAges
-from jobs.ledger.record import Attempt, CallbackState, JobRecord, Progress
+from jobs.ledger.record import Attempt, CallbackState, JobRecord, Progress, parse_event
 from jobs.ledger.repairs import Repairs
 from jobs.ledger.scripts import MICROSECONDS, PIPELINE_LENGTH, redis_key
 
@@ -30,5 +30,6 @@ __all__ = [
     "Spent",
     "Submission",
     "Verdict",
+    "parse_event",
     "redis_key",
 ]

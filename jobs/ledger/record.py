@@ -111,6 +111,18 @@ class JobRecord:
         )
 
 
+def parse_event(body: bytes) -> JobEvent:
+    """Read the body of a callback, also one of a newer version.
+
+    Raises:
+        ValueError: it is no such body.
+    """
+    item = json.loads(body)
+    if isinstance(item, dict) and isinstance(item.get("data"), dict):
+        item["data"] = _with_known_code(item["data"])
+    return JobEvent.model_validate(item, extra="ignore")
+
+
 def parse_record(job_id: str, fields: Mapping[str, str]) -> JobRecord:
     """Parse the fields of a job's hash."""
     progress = fields.get("progress")
@@ -156,10 +168,14 @@ def _progress(item: Mapping[str, Any]) -> Progress:
 
 
 def _outcome(item: dict[str, Any]) -> Outcome:
+    return Outcome.model_validate(_with_known_code(item), extra="ignore")
+
+
+def _with_known_code(item: dict[str, Any]) -> dict[str, Any]:
     error = item.get("error")
     if error and error.get("code") not in set(ErrorCode):
         error |= {"code": ErrorCode.INTERNAL, "message": f"{error.get('code')}: {error.get('message')}"}
-    return Outcome.model_validate(item, extra="ignore")
+    return item
 
 
 def _time(microseconds: str | None) -> datetime | None:
