@@ -28,6 +28,9 @@ from worker.decoded_buffers import Buffer, Buffers
 POLL_SECONDS = 0.1
 """How often a job whose image is being decoded checks for cancellation."""
 
+LARGEST_KEPT_SOURCE_BYTES = 16 * 2**20
+"""Of a file whose memory a helper keeps for the next one; phones' photos are smaller."""
+
 MOST_IDLE = 2
 """Helpers kept warm; others end when their image is done."""
 
@@ -110,12 +113,14 @@ class Helper:
         self._buffers = buffers
         self._known_buffers: set[int] = set()
         self.is_at_work = False
+        self._source = os.fdopen(new_memory(), "r+b", buffering=0)
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, SOCKET_KIND)
         self._connection.settimeout(POLL_SECONDS)
         with theirs:
+            given = [theirs.fileno(), self._source.fileno()]
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "kontext.images.serving", str(theirs.fileno()), str(max_memory_bytes)],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-P", "-m", "kontext.images.serving", *map(str, given), str(max_memory_bytes)],
+                pass_fds=given,
                 stdin=subprocess.DEVNULL,
                 env=_environment(),
                 start_new_session=True,  # Ctrl-C in a terminal is for the worker, which ends its helpers itself
@@ -135,11 +140,9 @@ class Helper:
         Raises:
             ImageError: it cannot be decoded. The helper may be dead afterwards, or still at work on it.
         """
-        number = buffer.number if buffer else None
-        request = {"max_pixels": max_pixels, "options": asdict(ImageOptions()), "buffer": number}
         pixels: list[int] = []
         try:
-            self._send(json.dumps(request).encode(), data, buffer)
+            self._send(data, max_pixels, buffer)
             answer, pixels = self._receive(max_seconds, check)
             return self._read(answer, pixels, buffer)
         except ConnectionError:
@@ -154,17 +157,27 @@ class Helper:
             self._process.kill()
         self._process.wait()
         self._connection.close()
+        self._source.close()
 
-    def _send(self, request: bytes, data: bytes, buffer: Buffer | None) -> None:
-        with os.fdopen(new_memory(), "wb") as file:
-            file.write(data)
-            file.flush()
-            descriptors = [file.fileno()]
-            if buffer and buffer.number not in self._known_buffers:
-                descriptors.append(buffer.descriptor)
-                self._known_buffers.add(buffer.number)
-            self.is_at_work = True
-            socket.send_fds(self._connection, [request], descriptors)
+    def _send(self, data: bytes, max_pixels: int, buffer: Buffer | None) -> None:
+        number = buffer.number if buffer else None
+        request = {"bytes": len(data), "max_pixels": max_pixels, "options": asdict(ImageOptions()), "buffer": number}
+        descriptors = []
+        if buffer and buffer.number not in self._known_buffers:
+            descriptors = [buffer.descriptor]
+            self._known_buffers.add(buffer.number)
+        self._write_source(data)
+        self.is_at_work = True
+        socket.send_fds(self._connection, [json.dumps(request).encode()], descriptors)
+
+    def _write_source(self, data: bytes) -> None:
+        """Overwrite the file before, whose pages cost more to get than to fill."""
+        if self._source.seek(0, os.SEEK_END) > LARGEST_KEPT_SOURCE_BYTES:
+            self._source.truncate(0)
+        self._source.seek(0)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._source.write(rest) :]
 
     def _receive(self, max_seconds: float, check: Callable[[], None]) -> tuple[bytes, list[int]]:
         deadline = time.monotonic() + max_seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,9 @@ END_OF_JPEG = b"\xff\xd9"
 MOST_MISSING = 0.02
 """Part of a JPEG's pixels that may be missing at its end, as a row of blocks in a photo is."""
 
+Canvas = Callable[[tuple[int, int]], Image.Image]
+"""Makes an RGB image of that size to decode into; its pixels may be those of an earlier image."""
+
 TIFF_SUBFILE_TYPE, TIFF_SUB_IFDS, TIFF_DNG_VERSION = 254, 330, 50706
 
 
@@ -41,13 +45,18 @@ def decode_image(data: bytes, *, max_pixels: int = 64_000_000, options: ImageOpt
 
 
 def decode_with_warnings(
-    data: bytes, *, max_pixels: int = 64_000_000, options: ImageOptions = DEFAULT_OPTIONS
+    data: bytes,
+    *,
+    max_pixels: int = 64_000_000,
+    options: ImageOptions = DEFAULT_OPTIONS,
+    canvas: Canvas | None = None,
 ) -> DecodedImage:
     """Read a whole picture from bytes.
 
     Args:
         data: the content of a file.
         max_pixels: width * height above which nothing is decoded.
+        canvas: memory for the pixels of JPEGs that need no conversion; others get their own.
     Returns:
         RGB, with nothing of the file's metadata, and what was forgiven or guessed.
     Raises:
@@ -57,14 +66,15 @@ def decode_with_warnings(
         raise ImageError("the picture is empty: 0 bytes")
     image = _open(data)
     _check_size(image, max_pixels)
-    image, warnings = _load(image, data)
+    image, warnings = _load(image, data, canvas)
     rgb = _convert(image, options)
     return DecodedImage(rgb.image, warnings + rgb.warnings)
 
 
 def to_rgb(image: Image.Image, options: ImageOptions = DEFAULT_OPTIONS) -> Image.Image:
     """Three channels of 8 bits, without metadata; doing it twice changes nothing."""
-    return _convert(image, options).image
+    rgb = _convert(image, options).image
+    return rgb.copy() if rgb.im is image.im else rgb
 
 
 def _open(data: bytes) -> Image.Image:
@@ -107,14 +117,18 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         raise ImageError(f"the picture is too large: {size} has a side over {LONGEST_SIDE} pixels: scale or crop it")
 
 
-def _load(image: Image.Image, data: bytes) -> tuple[Image.Image, Warnings]:
+def _load(image: Image.Image, data: bytes, canvas: Canvas | None) -> tuple[Image.Image, Warnings]:
     """Decode now, so that a picture cut short fails here and not somewhere later."""
     if _is_raw(image, data):
         raise ImageError("the picture is a camera's raw file: develop it to JPEG or TIFF")
+    is_jpeg = image.format in ("JPEG", "MPO")
+    if canvas and is_jpeg and image.mode == "RGB":
+        # Only JPEG's decoder sets every pixel or raises; in others a hole would show what the memory held before.
+        image.im = canvas(image.size).im
     try:
         image.load()
     except Exception as error:  # decoders meet hostile bytes and raise whatever comes
-        whole = _without_its_end(data) if image.format in ("JPEG", "MPO") else None
+        whole = _without_its_end(data) if is_jpeg else None
         if whole is None:
             raise ImageError(f"the {image.format} picture is damaged or cut short: {_first_line(error)}") from error
         return whole, ("the JPEG picture lacks its end; what there is of it was used",)
@@ -172,9 +186,9 @@ def _rgb(image: Image.Image, options: ImageOptions) -> DecodedImage:
     if options.composite_alpha_on_white and image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    rgb = image.convert("RGB")
-    rgb.info.clear()
-    return DecodedImage(rgb, warnings)
+    rgb = image if image.mode == "RGB" else image.convert("RGB")  # which would copy RGB
+    rgb.load()
+    return DecodedImage(Image.new("RGB", (0, 0))._new(rgb.im), warnings)  # without metadata
 
 
 def _upright(image: Image.Image) -> Image.Image:

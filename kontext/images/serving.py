@@ -1,10 +1,11 @@
-"""A process that only decodes: `python -m kontext.images.serving SOCKET MEMORY_BYTES`.
+"""A process that only decodes: `python -m kontext.images.serving SOCKET SOURCE MEMORY_BYTES`.
 
 Decoders meet bytes from strangers. Here one that hangs, crashes or eats memory takes nothing along: the process has a
 limit of its own for memory, its parent ends it when it takes too long, and it knows no settings and no secrets.
 
-    parent -> {"max_pixels": ..., "options": {...}, "buffer": N or null}
-              + descriptor of the file's bytes [+ descriptor of that buffer, when it comes for the first time]
+    parent -> writes the file's bytes into SOURCE, which both have open;
+              {"bytes": ..., "max_pixels": ..., "options": {...}, "buffer": N or null}
+              [+ descriptor of that buffer, when it comes for the first time]
     child  -> {"size": [w, h], "warnings": [...], "is_fresh": false}, the pixels being in the buffer;
               with "is_fresh": true they are in new memory, whose descriptor comes along;
               or {"error": "..."}, or {"out_of_memory": true}
@@ -23,9 +24,9 @@ from typing import Any
 from PIL import Image
 
 from kontext.errors import ImageError
-from kontext.images.decoding import DecodedImage, decode_with_warnings
+from kontext.images.decoding import decode_with_warnings
 from kontext.images.options import ImageOptions
-from kontext.images.shared import bytes_of, copy_into, new_memory
+from kontext.images.shared import bytes_of, laid_over, new_memory
 
 LONGEST_MESSAGE_BYTES = 2**16
 
@@ -33,69 +34,85 @@ LONGEST_MESSAGE_BYTES = 2**16
 class Server:
     """Answers requests until the parent hangs up."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, source: int) -> None:
         self._connection = connection
+        self._source = source
         self._buffers: dict[int, mmap.mmap] = {}
         """Memory of the parent by number: mapping it anew would cost more than copying the pixels."""
 
     def serve(self) -> None:
         while True:
-            message, descriptors, _, _ = socket.recv_fds(self._connection, LONGEST_MESSAGE_BYTES, 2)
+            message, descriptors, _, _ = socket.recv_fds(self._connection, LONGEST_MESSAGE_BYTES, 1)
             if not message:
                 return
             request = json.loads(message)
-            for descriptor in descriptors[1:]:
+            for descriptor in descriptors:
                 self._buffers[request["buffer"]] = mmap.mmap(descriptor, 0)
                 os.close(descriptor)
-            answer, fresh = self._answer(request, descriptors[0])
+            answer, fresh = self._answer(request)
             socket.send_fds(self._connection, [json.dumps(answer).encode()[:LONGEST_MESSAGE_BYTES]], fresh)
             for descriptor in fresh:
                 os.close(descriptor)
 
-    def _answer(self, request: dict[str, Any], descriptor: int) -> tuple[dict[str, Any], list[int]]:
+    def _answer(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+        landing = Landing(self._buffers.get(request["buffer"]))
         try:
-            decoded = _decode(request, descriptor)
-            fresh = self._hand_over(decoded.image, request["buffer"])
-        except ImageError as error:
-            if isinstance(error.__cause__, MemoryError):
+            decoded = decode_with_warnings(
+                os.pread(self._source, request["bytes"], 0),
+                max_pixels=request["max_pixels"],
+                options=ImageOptions(**request["options"]),
+                canvas=landing.canvas,
+            )
+            landing.take(decoded.image)
+        except (ImageError, MemoryError) as error:
+            landing.discard()
+            if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
                 return {"out_of_memory": True}, []
             return {"error": str(error)[:2000]}, []
-        except MemoryError:
-            return {"out_of_memory": True}, []
+        fresh = landing.fresh
         return {"size": decoded.image.size, "warnings": decoded.warnings, "is_fresh": bool(fresh)}, fresh
 
-    def _hand_over(self, image: Image.Image, number: int | None) -> list[int]:
-        """Copy the pixels into the parent's buffer or, where it is too small, into new memory."""
-        buffer = self._buffers.get(number) if number is not None else None
-        length = bytes_of(image.size)
-        if buffer is not None and len(buffer) >= length:
-            copy_into(buffer, image)
-            return []
-        descriptor = new_memory(length)
-        with mmap.mmap(descriptor, length) as memory:
-            copy_into(memory, image)
-        return [descriptor]
 
+class Landing:
+    """Where the pixels of one image go: into the parent's buffer or, where that is too small, into new memory.
 
-def _decode(request: dict[str, Any], descriptor: int) -> DecodedImage:
-    try:
-        length = os.fstat(descriptor).st_size
-        data = b""
-        if length:
-            with mmap.mmap(descriptor, length, access=mmap.ACCESS_READ) as memory:
-                data = memory[:]
-    finally:
-        os.close(descriptor)
-    options = ImageOptions(**request["options"])
-    return decode_with_warnings(data, max_pixels=request["max_pixels"], options=options)
+    Args:
+        buffer: of the parent, if it lent one.
+    """
+
+    def __init__(self, buffer: mmap.mmap | None) -> None:
+        self._memory = buffer
+        self._canvas: Image.Image | None = None
+        self.fresh: list[int] = []
+        """The descriptor of new memory, when that was needed."""
+
+    def canvas(self, size: tuple[int, int]) -> Image.Image:
+        """An image over that memory."""
+        length = bytes_of(size)
+        if self._memory is None or len(self._memory) < length:
+            self.discard()
+            self.fresh = [new_memory(length)]
+            self._memory = mmap.mmap(self.fresh[0], length)
+        self._canvas = laid_over(self._memory, size)
+        return self._canvas
+
+    def take(self, image: Image.Image) -> None:
+        """Copy the image into that memory, unless it was decoded there."""
+        if self._canvas is None or image.im is not self._canvas.im:
+            self.canvas(image.size).im.paste(image.im, (0, 0, *image.size))
+
+    def discard(self) -> None:
+        """Close new memory that nobody will look at."""
+        while self.fresh:
+            os.close(self.fresh.pop())
 
 
 def main() -> None:
-    descriptor, memory_bytes = (int(argument) for argument in sys.argv[1:])
+    connection, source, memory_bytes = (int(argument) for argument in sys.argv[1:])
     if memory_bytes:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    Server(socket.socket(fileno=descriptor)).serve()
+    Server(socket.socket(fileno=connection), source).serve()
 
 
 if __name__ == "__main__":

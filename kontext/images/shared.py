@@ -28,11 +28,6 @@ def new_memory(length: int = 0) -> int:
     return descriptor
 
 
-def copy_into(memory: mmap.mmap, image: Image.Image) -> None:
-    """Copy an RGB image into memory that is large enough for it."""
-    laid_over(memory, image.size).im.paste(image.im, (0, 0, *image.size))
-
-
 def laid_over(memory: mmap.mmap, size: tuple[int, int]) -> Image.Image:
     """The image in that memory; as long as it is used, the memory counts one reference more."""
     # What `Image.frombuffer` does for RGBX, with the mode that the pixels have: a change of mode would copy them.

@@ -9,9 +9,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from jobs.errors import Cancelled
 from kontext import ImageError, decode_with_warnings
@@ -19,6 +20,7 @@ from tests.waiting import eventually, stretched
 from worker.decoding import Decoder
 
 MEBIBYTE = 2**20
+CASES = Path(__file__).parents[1] / "cases" / "pictures"
 
 
 def never() -> None:
@@ -63,6 +65,43 @@ def test_an_image_outlives_its_helper_and_can_be_changed() -> None:
     image.putpixel((0, 0), (1, 2, 3))
 
     assert image.getpixel((0, 0)) == (1, 2, 3)
+
+
+def turned(image: Image.Image) -> bytes:
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = 6
+    image.save(buffer, "JPEG", exif=exif)
+    return buffer.getvalue()
+
+
+KINDS_OF_JPEG = {
+    "ordinary": encoded(gradient((120, 90)), "JPEG"),
+    "grey": encoded(gradient((120, 90)).convert("L"), "JPEG"),
+    "turned by EXIF": turned(gradient((120, 90))),
+    "without its end": encoded(gradient((256, 256)), "JPEG")[:-2],
+    "with a profile": (CASES / "display_p3.jpg").read_bytes(),
+    "CMYK": (CASES / "cmyk_inks.jpg").read_bytes(),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_JPEG)
+def test_memory_of_an_earlier_image_shows_nothing_of_it(decoder: Decoder, kind: str) -> None:
+    data = KINDS_OF_JPEG[kind]
+    decoder.decode(encoded(Image.effect_noise((1500, 1000), 90).convert("RGB"), "JPEG"), never)
+
+    there, here = decoder.decode(data, never), decode_with_warnings(data)
+
+    assert there.image.size == here.image.size
+    assert there.image.tobytes() == here.image.tobytes()
+    assert there.warnings == here.warnings
+
+
+def test_half_a_jpeg_is_refused_and_the_next_image_is_whole(decoder: Decoder) -> None:
+    data = encoded(gradient((640, 480)), "JPEG")
+    with pytest.raises(ImageError):
+        decoder.decode(data[: len(data) // 2], never)
+
+    assert decoder.decode(data, never).image.tobytes() == decode_with_warnings(data).image.tobytes()
 
 
 def test_a_jpeg_without_its_end_keeps_its_warning(decoder: Decoder) -> None:
@@ -140,6 +179,7 @@ def test_a_helper_knows_no_secrets_and_leaves_with_its_worker(monkeypatch: pytes
     helper._connection.close()
 
     eventually(lambda: not helper.is_alive)
+    decoder.close()
 
 
 def test_images_at_the_same_time_have_a_helper_each(decoder: Decoder) -> None:
