@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from jobs.connection import connect
@@ -28,6 +29,9 @@ from tests.servers.s3 import S3Server
 from tests.servers.worker import WorkerProcess
 from tests.storage.s3_gate import s3_gate
 from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from tests.chaos.invariants import Expected
 
 LEASE_SECONDS = 3.0
 SHORT_LEASE = {"DG_LEASE_SECONDS": "1"}
@@ -70,6 +74,13 @@ class Bench(Service):
     stack: ExitStack
     workers: dict[str, WorkerProcess] = field(default_factory=dict)
     lines: dict[str, TcpProxy] = field(default_factory=dict)
+    sent: dict[str, Expected] = field(default_factory=dict)
+    """What faults have submitted themselves."""
+
+    @property
+    def runtime(self) -> Path:
+        """Where the workers' health files are."""
+        return self.folder / "runtime"
 
     @property
     def hook(self) -> str:
@@ -80,6 +91,10 @@ class Bench(Service):
     def input(self) -> str:
         """A picture that is there from the start: nobody meets it half written."""
         return (self.folder / "in" / "cat.png").as_uri()
+
+    @property
+    def input_bytes(self) -> bytes:
+        return (self.folder / "in" / "cat.png").read_bytes()
 
     def begin_worker(self, name: str, **environment: str) -> WorkerProcess:
         """Start a worker and do not wait for it."""

@@ -24,6 +24,7 @@ from PIL import Image
 from jobs.ledger import Ledger, Outbox
 from kontext import Edited, EditRequest
 from storage import Storage
+from tests.chaos.versions import become_newer
 from worker import callbacks
 from worker.engines import Engine, load_engine
 from worker.leases import Run
@@ -39,7 +40,8 @@ MOST_BYTES = 2 * 2**30
 
 
 class ChaosEngine(StandinEngine):
-    """Knows more prompts: to leave, to crash, to take all memory, and to paint "noise" that no format can make small.
+    """Knows more prompts: to leave, to crash, to die at the very end, to take all memory, and to paint "noise" that no
+    format can make small.
 
     Of noise only the last corner has the colour of the seed.
     """
@@ -55,6 +57,8 @@ class ChaosEngine(StandinEngine):
 
     def run(self, request: EditRequest, on_step: Callable[[int, int], None]) -> Edited:
         edited = super().run(request, on_step)
+        if request.prompt == "die late":  # its neighbour has been claimed by now
+            die()
         if request.prompt != "noise":
             return edited
         width, height = edited.image.size
@@ -103,6 +107,12 @@ def steady(settings: Settings) -> StandinEngine:
 def doomed(settings: Settings) -> StandinEngine:
     """An engine whose worker dies as the kernel would kill it, at the place that `CHAOS_DIES` names."""
     PLACES[os.environ["CHAOS_DIES"]]()
+    return steady(settings)
+
+
+def newer(settings: Settings) -> StandinEngine:
+    """An engine in a worker of a version to come (`versions.py`)."""
+    become_newer()
     return steady(settings)
 
 

@@ -6,12 +6,18 @@ What a fault hits, where there is a choice, the bench's random numbers decide.
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from jobs.queue import QUEUE
-from tests.chaos.bench import HOOK, Bench
+from jobs.schema import EditJob
+from tests.chaos.bench import HOOK, LEASE_SECONDS, MAX_ATTEMPTS, Bench
+from tests.chaos.invariants import Expected
+from tests.chaos.narrow import fill
 from tests.chaos.proxy import TcpProxy
+from tests.chaos.script_cut import kill_in_the_middle
+from tests.integration.hostile_messages import CHANGES, RAW, changed, envelope, mutated
 from tests.servers.http import Answer
 from tests.servers.worker import WorkerProcess
 
@@ -165,6 +171,52 @@ def messages_doubled(bench: Bench) -> Iterator[None]:
         for message in redis.lrange(QUEUE, 0, -1):
             redis.lpush(QUEUE, message)
     yield
+
+
+@fault
+def messages_malformed(bench: Bench) -> Iterator[None]:
+    """Many messages that are none of ours lie before and among the good ones."""
+    valid = envelope(bench.redis.url)
+    forms = [*RAW, *(changed(valid, change) for change in CHANGES.values())]
+    hostile = bench.random.sample(forms, 20) + [mutated(valid, bench.random) for _ in range(20)]
+    with bench.redis.client() as redis:
+        redis.lpush(QUEUE, *hostile[:20])
+        redis.rpush(QUEUE, *hostile[20:])
+    yield
+
+
+@fault
+def redis_killed_in_a_script(bench: Bench) -> Iterator[None]:
+    """SIGKILL while a script of the ledger is half done, and a new start."""
+    fields = {"id": f"cut-{time.time_ns()}", "image": bench.input, "prompt": "make it snow", "params": {"seed": 7}}
+    job = EditJob.model_validate(fields)
+    operation, arguments = bench.random.choice(
+        (
+            ("submit", ([job], bench.settings.output_uri)),
+            ("claim_best", ("ghost", LEASE_SECONDS)),
+            ("expire", (MAX_ATTEMPTS,)),
+            ("promote", ()),
+            ("take_turn", (0.0,)),
+        )
+    )
+    kill_in_the_middle(bench.redis, bench.random.randint(1, 12), operation, arguments)
+    yield
+    bench.redis.start()
+    bench.client.submit(job)  # as the client does whose call was cut, if it was this one
+    bench.sent[job.id] = Expected(7, may_be_spent=True)
+
+
+# The machine
+
+
+@fault
+def disk_of_health_full(bench: Bench) -> Iterator[None]:
+    """No byte is left where the workers' health files are; where the bench has no disk for them, nothing happens."""
+    filler = bench.runtime / "filler"
+    if bench.runtime.is_mount():
+        fill(filler)
+    yield
+    filler.unlink(missing_ok=True)
 
 
 # The store

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +21,8 @@ from tests.waiting import eventually
 
 SETTLED_SECONDS = 60.0
 OPEN_INDEXES = ("queued", "delayed", "running", "outbox")
-LASTING_KEYS = ("worker", "workers", "place", "claims")
-"""Keys under the ledger's prefix that are counters or are renewed every second."""
+LASTING_KEYS = ("worker", "workers", "place", "claims", "batches", "dead-letters")
+"""Keys under the ledger's prefix that are counters, bounded, or renewed every second."""
 
 SUCCEEDED = frozenset({JobState.SUCCEEDED})
 
@@ -83,7 +83,7 @@ def broken_promises(bench: Bench, jobs: Mapping[str, Expected], received: Receiv
             said += _broken_for(bench, record, jobs[job_id], received.by_job[job_id])
     strangers = received.by_job.keys() - jobs.keys()
     said += [f"{job_id}: a callback for a job that nobody submitted" for job_id in strangers]
-    return said + list(leftovers(bench, jobs))
+    return [*said, *wrong_counts(bench), *leftovers(bench, jobs)]
 
 
 def _broken_for(bench: Bench, record: JobRecord, expected: Expected, callbacks: set[tuple[str, str]]) -> Iterator[str]:
@@ -101,6 +101,18 @@ def _broken_for(bench: Bench, record: JobRecord, expected: Expected, callbacks: 
         yield f"{job_id}: succeeded, its picture is {colour or 'missing'}, not {_colour(expected.seed)}"
     if record.job.callback and callbacks != {(f"msg_{job_id}_{state}", f"edit.{state}")}:
         yield f"{job_id}: {state}, received callbacks {sorted(callbacks)}; the ledger says {record.callback}"
+
+
+def wrong_counts(bench: Bench) -> Iterator[str]:
+    """Batches whose counts are not those of their jobs, and tenants who seem to have jobs still."""
+    for batch in bench.ledger.batches():
+        ids = list(bench.ledger.batch_job_ids(batch.name))
+        found = Counter(record.state for record in bench.ledger.get_many(ids) if record is not None)
+        if any(batch.counts[state] != found[state] for state in JobState):
+            yield f"batch {batch.name!r}: counts {batch.counts} of jobs that are {dict(found)}"
+        if any(record.job.batch != batch.name for record in bench.ledger.get_many(ids) if record is not None):
+            yield f"batch {batch.name!r}: has jobs of another one"
+    yield from (f"tenant {name!r}: {counts}" for name, counts in bench.ledger.tenant_counts().items())
 
 
 def leftovers(bench: Bench, jobs: Mapping[str, Expected]) -> Iterator[str]:

@@ -25,6 +25,13 @@ def small_disk(folder: Path, size_bytes: int) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+def fill(filler: Path) -> None:
+    """Write a file until its disk has no byte left."""
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
 @contextmanager
 def little_memory(size_bytes: int) -> Iterator[Path | None]:
     """A control group that may take so much; whoever takes more is killed by the kernel.

@@ -118,7 +118,10 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_request(self) -> None:
         size = int(self.headers.get("Content-Length") or 0)
         headers = {name.lower(): value for name, value in self.headers.items()}
-        request = Request(self.command, urlsplit(self.path).path, headers, self.rfile.read(size))
+        body = self.rfile.read(size)
+        if len(body) < size:  # the client died in the middle of its request
+            return
+        request = Request(self.command, urlsplit(self.path).path, headers, body)
         answer = self.server.routes.next_answer(request)
         if not answer.dropped:
             self._send(answer)
