@@ -9,6 +9,9 @@ fetched, and no other job of this process is about to need it.
 A job whose inputs take longer than is usual here is not about to need the GPU: the gate opens for another one, up to
 the number of threads. So a silent source costs its own job time, and no other.
 
+While a suspect (`isolation.py`) is on its way or at work, nothing else is taken: it may end this process, and what it
+would take along is better off with another worker.
+
 The hook is the one that Celery's own `worker_disable_prefetch` uses: `can_consume` of the channel's QoS, which kombu
 asks before it sends BRPOP. A test fails when it moves.
 """
@@ -95,8 +98,14 @@ class Admission:
             # A source that was slow once must not make this worker take jobs long before it can begin them.
             self._fetch_seconds = max(min(fetch_seconds, usual + SHORTEST_LEAD_SECONDS), usual)
 
-    def has_gpu(self, task_id: str) -> None:
-        """The job of that message has begun its turn."""
+    def has_gpu(self, task_id: str, is_alone: bool = False) -> None:
+        """The job of that message has begun its turn.
+
+        Args:
+            is_alone: the job may end this process, so no other is taken before it has ended.
+        """
+        if is_alone:
+            return
         with self._lock:
             self._move(task_id, Stage.BEGUN)
         self.look_again()

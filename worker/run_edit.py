@@ -172,7 +172,7 @@ class EditRunner:
             with run.stage("waiting"), self._pool.turn(run.check) as engine:
                 until_the_end.enter_context(self._isolation.work(run.claim.is_suspect, run.check))
                 self._spend(run)
-                self._admission.has_gpu(task_id)
+                self._admission.has_gpu(task_id, is_alone=run.claim.is_suspect)
                 request = edit_request(job, [image.image for image in images], [lora.for_engine for lora in loras])
                 edited = self._sample(engine, request, run)
                 described = describe_engine(engine)

@@ -15,7 +15,7 @@ FAILED = frozenset({JobState.FAILED})
 def assert_poison_ends(bench: Bench, prompt: str, exit_code: int, environment: Mapping[str, str]) -> None:
     """Run a poisonous job between two good ones, on workers that it ends with that code."""
     jobs = submit(bench, "before") | {"poison": Expected(7, FAILED)}
-    submit(bench, "poison", prompt=prompt)
+    submit(bench, "poison", prompt=prompt, params={"num_inference_steps": 10})
     jobs |= submit(bench, "after", seed=9)
     names = [f"w{number}" for number in range(MAX_ATTEMPTS)]
     codes = [bench.begin_worker(name, **SHORT_LEASE, **environment).exit_code() for name in names]
@@ -28,4 +28,8 @@ def assert_poison_ends(bench: Bench, prompt: str, exit_code: int, environment: M
     assert record.result.error is not None
     assert record.result.error.code is ErrorCode.WORKER_LOST
     assert [(attempt.worker, attempt.reason) for attempt in record.history] == [(name, "worker_lost") for name in names]
+    for name in ("before", "after"):
+        reasons = [attempt.reason for attempt in bench.ledger.get(name).history]
+        assert reasons.count("worker_lost") <= 1, f"{name} was put beside a suspect"
+        assert bench.ledger.get(name).attempts == 1
     assert broken_promises(bench, jobs) == []

@@ -147,6 +147,19 @@ def test_where_inputs_usually_take_longer_a_job_may_take_longer(gate: Admission,
     assert gate.is_open()
 
 
+def test_nothing_is_taken_beside_a_suspect_until_it_has_ended(gate: Admission, pool: ModelPool, clock: Clock) -> None:
+    gate.received("suspect")
+    gate.fetched("suspect", fetch_seconds=0.1)
+    with pool.turn(lambda: None):
+        gate.has_gpu("suspect", is_alone=True)
+        pool.note_step(1, 1)
+        assert not gate.is_open()
+    clock.now += 60
+    assert not gate.is_open(), "it uploads"
+    gate.ended("suspect")
+    assert gate.is_open()
+
+
 MOVES = st.sampled_from(["ask", "receive", "fetched", "has_gpu", "ended", "pass a second"])
 
 
