@@ -39,6 +39,10 @@ RECORD_BYTES = 4096
 LONGEST_DETAIL = 400
 """Characters, each of which JSON may write with six bytes."""
 
+UNKNOWN_PID = 0
+NO_ROOM = "its disk has no room for its health file, so its state is not known"
+"""Of a worker that was started on a full disk: the file is empty, and only its time says that the worker lives."""
+
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -156,7 +160,7 @@ def read_health(runtime_dir: Path) -> list[Health]:
             health = _read(path)
         except (OSError, ValueError, TypeError, KeyError):
             continue  # removed while reading, or not a health file
-        if _is_running(health.pid):
+        if health.pid == UNKNOWN_PID or _is_running(health.pid):
             found.append(health)
     return found
 
@@ -169,6 +173,9 @@ def _read(path: Path) -> Health:
     """
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
+        status = os.fstat(file)
+        if stat.S_ISREG(status.st_mode) and not status.st_size:
+            return Health(path.stem, UNKNOWN_PID, WorkerState.LOADING, status.st_mtime, 0.0, NO_ROOM)
         for is_last in (False, False, True):  # one that is overwritten meanwhile may be read half old, half new
             try:
                 fields = json.loads(os.pread(file, RECORD_BYTES, 0))

@@ -138,6 +138,12 @@ def test_a_full_disk_does_not_make_a_working_worker_look_dead(
         for _ in range(3):
             late.write(replace(WELL, name="w2"))
         assert [record.message.split()[0] for record in caplog.records] == ["health_not_written"]
+        assert answer_probe(folder / "run", live=True, name="w2") == 0
+        assert answer_probe(folder / "run", ready=True, name="w2") == 1
+        assert "no room for its health file" in capsys.readouterr().out
+        long_ago = time.time() - 60
+        os.utime(folder / "run" / "w2.json", (long_ago, long_ago))
+        assert answer_probe(folder / "run", live=True, name="w2") == 1, "silent all the same"
 
 
 def test_a_write_that_fails_still_is_a_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
