@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from jobs.connection import connect, redis_errors
-from jobs.errors import Error
+from jobs.errors import BrokerError, Error
+from jobs.ledger import redis_key
 from jobs.settings import unknown_variables
 from jobs.shown import hide_in_url, hide_secrets
 from storage import Storage
 from worker.settings import Settings
 
 if TYPE_CHECKING:
+    from redis import Redis
+
     from kontext.weights.layout import ModelFiles
 
 KONTEXT_T5 = "black-forest-labs/FLUX.1-Kontext-dev --include 'text_encoder_2/*' 'tokenizer_2/*'"
@@ -126,6 +129,7 @@ def check_redis(settings: Settings) -> Iterator[Finding]:
         facts = redis.info()
     server = f"Valkey {facts['valkey_version']}" if "valkey_version" in facts else f"Redis {facts['redis_version']}"
     yield Finding("redis", Level.OK, f"{server} at {hide_secrets(settings.broker_url)}")
+    yield from _check_writing(redis, settings)
     if not facts.get("aof_enabled"):
         yield Finding(
             "redis persistence", Level.WARN, "no append-only file", "accepted jobs die with Redis: set appendonly yes"
@@ -142,6 +146,16 @@ def check_redis(settings: Settings) -> Iterator[Finding]:
             "none, on a non-loopback address",
             "set one, and use rediss:// across networks",
         )
+
+
+def _check_writing(redis: Redis, settings: Settings) -> Iterator[Finding]:
+    """Write a key that is gone after a second: a replica, a full Redis and one that cannot save refuse it."""
+    try:
+        with redis_errors(redis):
+            redis.set(redis_key(settings.key_prefix, "check"), "", ex=1)
+    except BrokerError as error:
+        found, _, remedy = str(error).partition(": ")
+        yield Finding("redis writes", Level.FAIL, found, remedy)
 
 
 def check_output(settings: Settings) -> Iterator[Finding]:

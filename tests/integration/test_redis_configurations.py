@@ -46,6 +46,20 @@ def test_check_warns_of_a_redis_that_can_lose_jobs(
     assert all(finding.remedy for finding in findings[1:])
 
 
+def test_check_names_a_read_only_replica_and_a_full_redis_in_one_line(tmp_path: Path) -> None:
+    with running_redis(tmp_path, replicaof="127.0.0.1 1") as replica:  # a master that nobody needs to reach
+        findings = list(check_redis(load_settings(Settings, broker_url=replica.url)))
+    (refused,) = (finding for finding in findings if finding.level is Level.FAIL)
+    assert "is a read-only replica" in refused.found
+    assert refused.remedy == "give its master in DG_BROKER_URL"
+
+    with running_redis(tmp_path, maxmemory=1, **GOOD) as full:
+        findings = list(check_redis(load_settings(Settings, broker_url=full.url)))
+    (refused,) = (finding for finding in findings if finding.level is Level.FAIL)
+    assert "has no memory left" in refused.found
+    assert refused.remedy.startswith("raise it")
+
+
 def test_check_warns_of_no_password_on_an_address_that_others_reach(tmp_path: Path) -> None:
     with running_redis(tmp_path, bind="0.0.0.0", **{"protected-mode": "no"}) as server:
         url = f"redis://0.0.0.0:{server.port}/0"  # this machine, by a name that is not the loopback one
