@@ -14,13 +14,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from jobs.connection import connect
 from jobs.ledger import Ledger
 from jobs.settings import load_settings
 from producer import Client
+from tests.chaos.expected import Expected
 from tests.chaos.proxy import TcpProxy, tcp_proxy
 from tests.integration.conftest import SECRET, Service
 from tests.servers.http import Answer, HttpServer
@@ -29,9 +29,6 @@ from tests.servers.s3 import S3Server
 from tests.servers.worker import WorkerProcess
 from tests.storage.s3_gate import s3_gate
 from worker.settings import Settings
-
-if TYPE_CHECKING:
-    from tests.chaos.invariants import Expected
 
 LEASE_SECONDS = 3.0
 SHORT_LEASE = {"DG_LEASE_SECONDS": "1"}

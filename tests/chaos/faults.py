@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from jobs.queue import QUEUE
 from jobs.schema import EditJob
 from tests.chaos.bench import HOOK, LEASE_SECONDS, MAX_ATTEMPTS, Bench
-from tests.chaos.invariants import Expected
+from tests.chaos.expected import Expected
 from tests.chaos.narrow import fill
 from tests.chaos.proxy import TcpProxy
 from tests.chaos.script_cut import kill_in_the_middle

@@ -16,6 +16,7 @@ from jobs.ledger import JobRecord
 from jobs.queue import QUEUE
 from jobs.schema import EditJob, JobState
 from tests.chaos.bench import HOOK, MAX_ATTEMPTS, Bench
+from tests.chaos.expected import Expected
 from tests.integration.conftest import SECRET
 from tests.waiting import eventually
 
@@ -23,20 +24,6 @@ SETTLED_SECONDS = 60.0
 OPEN_INDEXES = ("queued", "delayed", "running", "outbox")
 LASTING_KEYS = ("worker", "workers", "place", "claims", "batches", "dead-letters")
 """Keys under the ledger's prefix that are counters, bounded, or renewed every second."""
-
-SUCCEEDED = frozenset({JobState.SUCCEEDED})
-
-
-@dataclass(frozen=True)
-class Expected:
-    """How a job may end, and the seed by which its picture is known.
-
-    `may_be_spent`: faults may use up its attempts; it then fails, saying so.
-    """
-
-    seed: int
-    states: frozenset[JobState] = SUCCEEDED
-    may_be_spent: bool = False
 
 
 @dataclass

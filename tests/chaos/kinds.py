@@ -9,7 +9,7 @@ from typing import Any
 
 from jobs.schema import EditJob, JobState
 from tests.chaos.bench import Bench
-from tests.chaos.invariants import SUCCEEDED, Expected
+from tests.chaos.expected import SUCCEEDED, Expected
 from tests.chaos.versions import submit_of_newer
 from tests.servers.http import Answer
 

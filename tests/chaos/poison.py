@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from jobs.errors import ErrorCode
 from jobs.schema import JobState
 from tests.chaos.bench import MAX_ATTEMPTS, SHORT_LEASE, Bench
-from tests.chaos.invariants import Expected, broken_promises, submit, wait_until_settled
+from tests.chaos.expected import Expected
+from tests.chaos.invariants import broken_promises, submit, wait_until_settled
 
 FAILED = frozenset({JobState.FAILED})
 

@@ -30,9 +30,10 @@ from typing import Any
 from jobs.errors import BrokerUnavailable, JobNotFound
 from jobs.ledger import JobRecord
 from tests.chaos.bench import Bench, running_bench
+from tests.chaos.expected import Expected
 from tests.chaos.fairness import IdleWatch, Probes, overtaken
 from tests.chaos.faults import FAULTS
-from tests.chaos.invariants import Expected, Received, broken_promises, wait_until_settled
+from tests.chaos.invariants import Received, broken_promises, wait_until_settled
 from tests.chaos.kinds import STALL_SECONDS, backlog, draw, send
 from tests.chaos.narrow import small_disk
 from tests.chaos.tables import submit_and_hang_up

@@ -14,7 +14,7 @@ from random import Random
 
 from producer.exit_codes import ExitCode
 from tests.chaos.bench import Bench
-from tests.chaos.invariants import Expected
+from tests.chaos.expected import Expected
 from tests.servers.worker import ROOT
 
 ROWS = 6

@@ -6,7 +6,8 @@ import pytest
 
 from jobs.schema import JobState
 from tests.chaos.bench import Bench
-from tests.chaos.invariants import Expected, broken_promises, submit, wait_until_settled
+from tests.chaos.expected import Expected
+from tests.chaos.invariants import broken_promises, submit, wait_until_settled
 from tests.waiting import eventually
 
 CANCELLED = frozenset({JobState.CANCELLED})

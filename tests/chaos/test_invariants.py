@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 from jobs.queue import QUEUE
 from tests.chaos.bench import Bench
-from tests.chaos.invariants import Expected, broken_promises, submit, wait_until_settled
+from tests.chaos.expected import Expected
+from tests.chaos.invariants import broken_promises, submit, wait_until_settled
 
 
 def test_every_kind_of_damage_is_seen(bench: Bench) -> None:

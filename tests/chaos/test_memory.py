@@ -12,7 +12,8 @@ import pytest
 
 from jobs.errors import ErrorCode
 from tests.chaos.bench import MAX_ATTEMPTS, Bench
-from tests.chaos.invariants import Expected, broken_promises, submit
+from tests.chaos.expected import Expected
+from tests.chaos.invariants import broken_promises, submit
 from tests.chaos.narrow import killed_by_the_kernel, little_memory
 from tests.chaos.poison import FAILED, assert_poison_ends
 from tests.waiting import eventually

@@ -9,6 +9,7 @@ import pytest
 from jobs.errors import BrokerUnavailable
 from jobs.schema import JobState
 from tests.chaos.bench import LEASE_SECONDS, Bench
+from tests.chaos.expected import Expected
 from tests.chaos.faults import (
     connections_killed,
     message_lost,
@@ -17,7 +18,7 @@ from tests.chaos.faults import (
     redis_full,
     redis_restarted,
 )
-from tests.chaos.invariants import Expected, broken_promises, submit, wait_until_settled
+from tests.chaos.invariants import broken_promises, submit, wait_until_settled
 from tests.integration.conftest import is_sampling
 from tests.waiting import eventually, passing
 

@@ -10,8 +10,9 @@ import pytest
 from jobs.errors import ErrorCode
 from jobs.schema import JobState
 from tests.chaos.bench import Bench
+from tests.chaos.expected import Expected
 from tests.chaos.faults import Fault, store_cut_off, store_failing, store_hanging_up, store_slow
-from tests.chaos.invariants import Expected, broken_promises, submit, wait_until_settled
+from tests.chaos.invariants import broken_promises, submit, wait_until_settled
 from tests.chaos.narrow import small_disk
 from tests.waiting import eventually, passing
 

@@ -10,7 +10,8 @@ import pytest
 from jobs.schema import JobState
 from tests.chaos.bench import AGAIN_SECONDS, SHORT_LEASE, Bench
 from tests.chaos.engines import PLACES
-from tests.chaos.invariants import Expected, broken_promises, submit, wait_until_settled
+from tests.chaos.expected import Expected
+from tests.chaos.invariants import broken_promises, submit, wait_until_settled
 from tests.integration.conftest import is_sampling
 from tests.waiting import eventually, stretched
 
