@@ -35,6 +35,7 @@ from jobs.names import (
     check_text,
 )
 from jobs.shown import hide_in_url, hide_secrets
+from jobs.trace_context import TRACEPARENT_PATTERN
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 Priority = Literal["high", "normal", "low"]
@@ -280,6 +281,11 @@ class EditJob(Contract):
         None, pattern=JOB_ID_PATTERN, description="Whom the job is for; within a priority tenants take turns."
     )
     timeout_seconds: float | None = Field(None, gt=0, description="longest run; the worker's limit when absent")
+    traceparent: str | None = Field(
+        None,
+        pattern=TRACEPARENT_PATTERN,
+        description="W3C trace context of whoever asks; the worker's spans belong to it.",
+    )
     metadata: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("image")

@@ -19,6 +19,7 @@ from jobs.queue import EditQueue, make_app
 from jobs.registry import WorkerRegistry
 from jobs.schema import EditJob, EditResult, JobState
 from jobs.settings import BrokerSettings, load_settings
+from jobs.trace_context import current_traceparent
 from producer.errors import JobConflict, QueueFull
 from producer.following import Following, pauses
 
@@ -100,6 +101,8 @@ class Client:
         return f"queue full ({submission.detail} of {self.settings.max_queued})"
 
     def _submit_chunk(self, jobs: list[EditJob]) -> list[Submission]:
+        if traceparent := current_traceparent():
+            jobs = [job if job.traceparent else job.model_copy(update={"traceparent": traceparent}) for job in jobs]
         submissions = list(
             self.ledger.submit(
                 jobs, self.settings.output_uri, self.settings.max_queued, self.settings.max_queued_per_tenant

@@ -22,7 +22,7 @@ from jobs.names import host_of
 from jobs.shown import hide_secrets, one_line
 from storage.hosts import Hosts
 from storage.signing import callback_headers
-from worker.events import CallbackFailed, CallbackNotSettled, CallbackRetried, CallbackSettled, Events
+from worker.events import NOWHERE, CallbackFailed, CallbackNotSettled, CallbackRetried, CallbackSettled, Events, Origin
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -134,26 +134,28 @@ class CallbackSender:
         if callback is None:
             self._outbox.settle(due.webhook_id, "dropped", "the job names no callback")
             return
-        receiver = host_of(callback.url)
+        receiver, origin = host_of(callback.url), Origin.of(record.job)
         with self._receivers.turn(receiver) as is_given:
             if not is_given:
                 self._outbox.postpone(due.webhook_id, POSTPONED_SECONDS * self._jitter(0.8, 1.2))
                 return
             started = time.monotonic()
-            reply = self._post(callback.url, due.webhook_id, record.event().model_dump_json().encode())
+            reply = self._post(callback.url, due.webhook_id, record.event().model_dump_json().encode(), origin)
         self._receivers.note(receiver, is_silent=reply.status == 0)
-        self._settle(due, reply, time.monotonic() - started)
+        self._settle(due, reply, time.monotonic() - started, origin)
 
-    def _settle(self, due: DueCallback, reply: Reply, seconds: float) -> None:
+    def _settle(self, due: DueCallback, reply: Reply, seconds: float, origin: Origin = NOWHERE) -> None:
         verdict, delay = judge(reply, due.attempts + 1, self._jitter)
         self._outbox.settle(due.webhook_id, verdict, reply.said, delay)
         kind = CallbackSettled if verdict == "delivered" else CallbackRetried
-        self._events.send(kind(due.job_id, due.attempts + 1, reply.said, delay, verdict, seconds))
+        self._events.send(kind(due.job_id, due.attempts + 1, reply.said, delay, verdict, seconds, origin))
 
-    def _post(self, url: str, webhook_id: str, body: bytes) -> Reply:
+    def _post(self, url: str, webhook_id: str, body: bytes, origin: Origin) -> Reply:
         # Receivers refuse a time that is minutes off: it is that of Redis, since this machine's clock may be wrong.
         timestamp = self._ledger.now_us() // MICROSECONDS
         headers = callback_headers(self._signing.of(url), webhook_id, timestamp, body)
+        if origin.traceparent:
+            headers["traceparent"] = origin.traceparent
         try:
             # The answer's body is not read: a receiver could send without end.
             with self._client.stream("POST", url, content=body, headers=headers) as response:

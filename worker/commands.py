@@ -100,8 +100,8 @@ def callbacks() -> None:
     from storage.guarded_http import guarded_client
     from worker.background import Periodic
     from worker.callbacks import INTERVAL_SECONDS, CallbackSender
-    from worker.event_log import log_event
-    from worker.events import Events
+    from worker.events import Events, WorkerStopped
+    from worker.listeners import listeners
     from worker.logs import set_up_logs
     from worker.metrics.activity import delivery_metrics
     from worker.metrics.server import serve_metrics
@@ -109,7 +109,7 @@ def callbacks() -> None:
     set_up_logs(settings)
     client = guarded_client(settings, settings.callback_timeout_seconds)
     registry, count = delivery_metrics()
-    events = Events(log_event, count)
+    events = Events(*listeners("kontext-callbacks", settings.worker_name), count)
     sender = CallbackSender(settings, Ledger.from_settings(settings), client, events)
     delivery = Periodic("callbacks", INTERVAL_SECONDS, sender.tick, events)
     server = serve_metrics(settings, registry, delivery.why_not_live, delivery.why_not_ready)
@@ -117,6 +117,7 @@ def callbacks() -> None:
     _wait_for_sigterm()
     delivery.stop(settings.callback_timeout_seconds)
     sender.close()
+    events.send(WorkerStopped(settings.worker_name))
     if server is not None:
         server.close()
 

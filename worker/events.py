@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Annotated, Any, ClassVar, get_type_hints
 
-from jobs.schema import JobState
+from jobs.schema import EditJob, JobState
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,21 @@ class Ended(Event):
     level: ClassVar[int] = logging.CRITICAL
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a job comes from: its batch, and the W3C trace context of whoever asked for it."""
+
+    batch: str | None = None
+    traceparent: str | None = None
+
+    @classmethod
+    def of(cls, job: EditJob) -> Origin:
+        return cls(job.batch, job.traceparent)
+
+
+NOWHERE = Origin()
+
+
 # --- messages -------------------------------------------------------------------------------------------------------
 
 
@@ -129,6 +144,7 @@ class JobTaken(Event):
     job_id: Annotated[str, Said("job")]
     attempt: Annotated[int, Said("attempt")]
     queued_seconds: Annotated[float, Said("queued", "{:.2f}")]
+    origin: Origin = NOWHERE
 
 
 @dataclass(frozen=True)
@@ -266,6 +282,7 @@ class CallbackSettled(Event):
     verdict: str
     seconds: float
     """How long the receiver took."""
+    origin: Origin = NOWHERE
 
     @property
     def name(self) -> str:

@@ -18,9 +18,9 @@ from jobs.errors import Error
 from kontext import KontextError
 from worker.admission import AdmissionStep
 from worker.edit_worker import EditWorker, StoppedWhileLoading
-from worker.event_log import log_event
-from worker.events import ModelNotLoaded, WorkerTakesJobs
+from worker.events import Listener, ModelNotLoaded, WorkerTakesJobs
 from worker.intake import IntakeStep
+from worker.listeners import listeners
 from worker.settings import Settings
 from worker.tasks import register
 
@@ -61,7 +61,11 @@ def make_worker(settings: Settings) -> EditWorker:
     Raises:
         SettingsError: the port for its metrics is taken.
     """
-    worker = EditWorker(settings) if settings.metrics_port is None else _make_measured_worker(settings)
+    heard_by = listeners("kontext-worker", settings.worker_name)
+    if settings.metrics_port is None:
+        worker = EditWorker(settings, heard_by)
+    else:
+        worker = _make_measured_worker(settings, heard_by)
     register(worker.app, worker)
     worker.app.steps["worker"].add(ServiceStep)
     worker.app.steps["consumer"].add(AdmissionStep)
@@ -71,13 +75,13 @@ def make_worker(settings: Settings) -> EditWorker:
     return worker
 
 
-def _make_measured_worker(settings: Settings) -> EditWorker:
+def _make_measured_worker(settings: Settings, heard_by: tuple[Listener, ...]) -> EditWorker:
     """Make a worker that answers probes and scrapes from now on, while its model loads and while it drains."""
     from worker.metrics.activity import WorkerCollector, worker_metrics
     from worker.metrics.server import serve_metrics
 
-    registry, listeners = worker_metrics()
-    worker = EditWorker(settings, (log_event, *listeners))
+    registry, counted_by = worker_metrics()
+    worker = EditWorker(settings, (*heard_by, *counted_by))
     registry.register(WorkerCollector(lambda: worker.state, lambda: worker.pool.engine))
     serve_metrics(
         settings,

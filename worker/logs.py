@@ -32,7 +32,8 @@ class OneLineFormatter(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: `time`, `level`, `logger`, `worker`; `event` and its fields, or a library's `message`.
+    """One JSON object a line: `time`, `level`, `logger`, `worker`; `event` and its fields with the
+    job's `batch` and `trace`, or a library's `message`.
 
     Args:
         worker: name of this worker.
@@ -50,6 +51,7 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "worker": self._worker,
             **({"message": record.getMessage()} if event is None else {"event": event.name, **event.facts()}),
+            **getattr(record, "origin", {}),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

@@ -30,6 +30,7 @@ from worker.events import (
     MemorySpared,
     MessageDropped,
     MessageReturned,
+    Origin,
     RunFailed,
     StageEnded,
     TurnEnded,
@@ -97,7 +98,7 @@ class EditRunner:
         if isinstance(claim, Refusal):
             self._events.send(MessageDropped(job_id, claim.reason))
             return
-        self._events.send(JobTaken(claim.job_id, claim.attempt, claim.queued_seconds))
+        self._events.send(JobTaken(claim.job_id, claim.attempt, claim.queued_seconds, Origin.of(claim.job)))
         self._run(Run(claim, self._settings.job_timeout_seconds), task_id)
         if self.faults.is_suspicious:
             self._try_device()

@@ -93,7 +93,7 @@ class JobLife(JobReading):
         for chunk in chunks(jobs, PIPELINE_LENGTH):
             rows = [
                 [
-                    *_submit_arguments(job, _as_json(job), _as_json(job.completed(output_root))),
+                    *_submit_arguments(job, _as_asked(job), _as_json(job.completed(output_root))),
                     max_queued,
                     max_queued_per_tenant,
                     0,
@@ -223,6 +223,11 @@ class JobLife(JobReading):
 def _as_json(job: EditJob) -> str:
     # Without defaults: a field that nobody has set changes no digest, and stops no worker of a version without it.
     return job.model_dump_json(exclude_defaults=True)
+
+
+def _as_asked(job: EditJob) -> str:
+    # The same edit asked for again is the same job, although another request of the sender's asks for it.
+    return _as_json(job.model_copy(update={"traceparent": None}))
 
 
 def _submit_arguments(job: EditJob, asked: str, completed: str) -> list[str | int]:
