@@ -110,11 +110,20 @@ def _check_uri(uri: str, schemes: tuple[str, ...]) -> str:
     if len(uri) > longest:
         raise ValueError(f"has {len(uri):,} characters, at most {longest:,} are taken; name a place that can be read")
     form, pattern = URI_FORMS[scheme]
-    if scheme in ("https", "http") and "@" in re.split(r"[/?#\\]", uri.partition("://")[2], maxsplit=1)[0]:
+    if scheme in ("https", "http") and "@" in _host_part(uri):
         raise ValueError("has a user or password in it; make a presigned link, or serve the file without")
+    if scheme in ("https", "http") and re.search(r"[\s\x00-\x1f\x7f]", _host_part(uri)):
+        raise ValueError("has a blank or a control character in its host")
+    if scheme == "hf" and not {".", ".."}.isdisjoint(re.split("[/@]", uri)):
+        raise ValueError("should be a plain name, without '..' and '.'")
     if not re.fullmatch(pattern, uri, re.IGNORECASE | re.DOTALL):
         raise ValueError(f"{hide_secrets(uri)[:80]!r} does not have the form {form}")
     return uri
+
+
+def _host_part(url: str) -> str:
+    """What stands between the scheme of a web address and its path."""
+    return re.split(r"[/?#\\]", url.partition("://")[2], maxsplit=1)[0]
 
 
 def _name_in(uri: str) -> str:

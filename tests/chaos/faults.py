@@ -17,7 +17,8 @@ from tests.chaos.expected import Expected
 from tests.chaos.narrow import fill
 from tests.chaos.proxy import TcpProxy
 from tests.chaos.script_cut import kill_in_the_middle
-from tests.integration.hostile_messages import CHANGES, RAW, changed, envelope, mutated
+from tests.hostile.messages import hostile_messages, valid_message
+from tests.hostile.mutations import mutated
 from tests.servers.http import Answer
 from tests.servers.worker import WorkerProcess
 
@@ -176,8 +177,8 @@ def messages_doubled(bench: Bench) -> Iterator[None]:
 @fault
 def messages_malformed(bench: Bench) -> Iterator[None]:
     """Many messages that are none of ours lie before and among the good ones."""
-    valid = envelope(bench.redis.url)
-    forms = [*RAW, *(changed(valid, change) for change in CHANGES.values())]
+    valid = valid_message(bench.redis.url)
+    forms = [message for message, _ in hostile_messages(valid).values()]
     hostile = bench.random.sample(forms, 20) + [mutated(valid, bench.random) for _ in range(20)]
     with bench.redis.client() as redis:
         redis.lpush(QUEUE, *hostile[:20])

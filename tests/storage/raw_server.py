@@ -7,7 +7,7 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 Script = Callable[[socket.socket, threading.Event], None]
@@ -17,14 +17,20 @@ DRIP_SECONDS = 0.01
 
 
 @contextmanager
-def raw_server(script: Script, certificate: ssl.SSLContext | None = None, *, reads_head: bool = True) -> Iterator[int]:
-    """A server on the loopback address that plays the script for each connection; yields its port.
+def raw_server(
+    script: Script,
+    certificate: ssl.SSLContext | None = None,
+    *,
+    reads_head: bool = True,
+    address: str = "127.0.0.1",
+) -> Iterator[int]:
+    """A server on a loopback address that plays the script for each connection; yields its port.
 
     Args:
         reads_head: the request is read before the script begins; otherwise the script does it.
     """
     closing = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server((address, 0), backlog=128) as listener:
 
         def play(connection: socket.socket) -> None:
             # Clients that hang up or refuse the certificate are what tests are about.
@@ -62,6 +68,16 @@ def read_head(connection: socket.socket) -> bytes:
     while b"\r\n\r\n" not in received and (more := connection.recv(65536)):
         received += more
     return received
+
+
+def by_path(scripts: Mapping[str, Script]) -> Script:
+    """Read the request, then play the script for the path that it asks for, as it was sent."""
+
+    def script(connection: socket.socket, closing: threading.Event) -> None:
+        path = [*read_head(connection).split(b" ", 2), b""][1].decode("latin-1")
+        scripts.get(path, sends(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"))(connection, closing)
+
+    return script
 
 
 def sends(*parts: bytes) -> Script:
