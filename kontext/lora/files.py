@@ -126,7 +126,9 @@ def _factor(name: str, alpha: Tensor | None, notes: dict[str, Any], rank: int) -
         if alpha.numel() != 1 or not math.isfinite(float(alpha)):
             raise LoraError(f"has an alpha that is no number, in the layer {name}")
         return float(alpha) / rank
-    value = next((a for ending, a in notes["alpha_pattern"].items() if name.endswith(ending)), notes["alpha"])
+    # A pattern names the end of a name in whole parts, so that transformer_blocks is not single_transformer_blocks.
+    endings = [ending for ending in notes["alpha_pattern"] if f".{name}".endswith(f".{ending}")]
+    value = notes["alpha_pattern"][max(endings, key=len)] if endings else notes["alpha"]
     if value is None:
         return 1.0
     return float(value) / (math.sqrt(rank) if notes["use_rslora"] else rank)

@@ -26,17 +26,17 @@ ROLES = {
 }
 TEXT_ENCODERS = ("lora_te", "text_encoder", "clip_l.", "t5xxl.", "lora_clip", "te1.", "te2.")
 OTHER_KINDS = {
-    "dora_scale": "DoRA",
-    "lora_magnitude_vector": "DoRA",
-    "lokr_": "LoKr",
-    "hada_": "LoHa",
-    "oft_": "OFT",
-    "lora_mid": "a LoRA of convolutions",
-    "lora_B.bias": "a LoRA with biases",
-    "_norm": "norms beside a LoRA",
-    "norm_": "norms beside a LoRA",
-    "set_weight": "whole weights beside a LoRA",
+    r"\.dora_scale|lora_magnitude_vector(\.default)?(\.weight)?": "DoRA",
+    r"\.lokr_\w+": "LoKr",
+    r"\.hada_\w+": "LoHa",
+    r"\.oft_\w+(\.default)?(\.weight)?": "OFT",
+    r"\.lora_mid\.weight": "a LoRA of convolutions",
+    r"\.lora_(B|up)(\.default)?\.bias": "a LoRA with biases",
+    # of LyCORIS, of the checkpoint, and of diffusers
+    r"\.[wb]_norm|\.(\w+_)?norm(_\w+|\d)?\.(weight|bias|scale)": "norms beside a LoRA",
+    r"\.set_weight": "whole weights beside a LoRA",
 }
+"""What keys are that are no plain LoRA, by how they end."""
 DIFFERENCES = (".diff", ".diff_b")  # endings: `.diffusion_model.` is a prefix
 XLABS = re.compile(r"(double_blocks\.\d+)\.processor\.(qkv|proj)_lora([12])\.(down|up)\.weight")
 
@@ -96,4 +96,6 @@ def _name_and_role(key: str) -> tuple[str, str]:
 def _other_kind(key: str) -> str:
     if key.endswith(DIFFERENCES):
         return "whole differences beside a LoRA"
-    return next((kind for mark, kind in OTHER_KINDS.items() if mark in key), "no LoRA that is known here")
+    return next(
+        (kind for end, kind in OTHER_KINDS.items() if re.search(f"({end})$", f".{key}")), "no LoRA that is known here"
+    )

@@ -15,6 +15,7 @@ from producer.table.text import LONGEST_LINE, NOT_UTF_8, SAMPLE_BYTES, UNREAD, T
 # JSON has no NaN and no Infinity, though Python's reader takes them: such a cell is blank.
 DECODER = json.JSONDecoder(parse_constant=lambda name: None)
 READ_CHARACTERS = 2**20
+CUT_LIST = "the file ends before the list's closing ]"
 
 
 class JsonRows:
@@ -58,13 +59,17 @@ class _Elements(Iterator[Any]):
     def __init__(self, file: IO[str]) -> None:
         self._file = file
         self._buffer = file.read(READ_CHARACTERS).lstrip()[1:]
+        self._is_first = True
         self._is_over = False
 
     def __next__(self) -> Any:
         if self._is_over:
             raise StopIteration
-        if not self._skip_to_element():
+        if not self._skip_blanks() or self._buffer.startswith("]"):
             return self._end()
+        if not self._is_first and (fault := self._fault_before_element()):
+            return self._stop(fault)
+        self._is_first = False
         while True:
             try:
                 element, end = DECODER.raw_decode(self._buffer)
@@ -72,28 +77,37 @@ class _Elements(Iterator[Any]):
                 # Cut, or wrong: only more of the file tells. As much again each time keeps the whole linear.
                 more = self._file.read(max(READ_CHARACTERS, len(self._buffer)))
                 if isinstance(error, RecursionError) or not more or len(self._buffer) > LONGEST_LINE:
-                    self._is_over = True
-                    return ValueError("nests too deep") if isinstance(error, RecursionError) else error
+                    return self._stop("nests too deep" if isinstance(error, RecursionError) else str(error))
                 self._buffer += more
             else:
                 self._buffer = self._buffer[end:]
                 return element
 
     def _end(self) -> Any:
-        self._is_over = True
         if not self._buffer:
-            return ValueError("the file ends before the list's closing ]")
+            return self._stop(CUT_LIST)
         self._buffer = self._buffer[1:]
-        if self._skip_blanks(" \t\r\n"):
-            return ValueError("text after the list's closing ]")
+        if self._skip_blanks():
+            return self._stop("text after the list's closing ]")
+        self._is_over = True
         raise StopIteration
 
-    def _skip_to_element(self) -> bool:
-        return self._skip_blanks(", \t\r\n") and not self._buffer.startswith("]")
+    def _stop(self, said: str) -> ValueError:
+        self._is_over = True
+        return ValueError(said)
 
-    def _skip_blanks(self, blanks: str) -> bool:
-        """True if something follows that is none of these characters; the buffer begins with it."""
-        while not (rest := self._buffer.lstrip(blanks)):
+    def _fault_before_element(self) -> str:
+        """What is wrong between two elements; otherwise the buffer begins with the second one."""
+        if not self._buffer.startswith(","):
+            return "a comma is missing before it"
+        self._buffer = self._buffer[1:]
+        if not self._skip_blanks():
+            return CUT_LIST
+        return "there is a comma too many before it" if self._buffer.startswith((",", "]")) else ""
+
+    def _skip_blanks(self) -> bool:
+        """True if something follows that is no blank; the buffer begins with it."""
+        while not (rest := self._buffer.lstrip(" \t\r\n")):
             self._buffer = self._file.read(READ_CHARACTERS)
             if not self._buffer:
                 return False

@@ -422,6 +422,14 @@ REFUSED_AS_A_WHOLE: dict[str, tuple[str, bytes, str]] = {
     "another format": ("t.docx", b"text", "is not a table; use .csv"),
     "a list that is no JSON": ("t.json", b'[{"image": "a.png", "prompt": "x"}, {"image": ]', "element 2: is not JSON"),
     "a list that is cut": ("t.json", b'[{"image": "a.png", "prompt": "x"}, {"image": "a', "element 2: is not JSON"),
+    "a list that is cut after a comma": ("t.json", b'[{"image": "a.png", "prompt": "x"},', "the file ends before"),
+    "a list with a comma twice": (
+        "t.json",
+        b'[{"image": "a.png", "prompt": "x"},, {}]',
+        "element 2: .* a comma too many",
+    ),
+    "a list with a comma at its end": ("t.json", b'[{"image": "a.png", "prompt": "x"},]', "a comma too many"),
+    "a list without a comma": ("t.json", b'[{"image": "a.png", "prompt": "x"} {}]', "element 2: .*a comma is missing"),
     "a list that is too deep": ("t.json", b'[{"x": ' + b"[" * 100_000 + b"}]", "nests too deep"),
     "no object at all": ("t.jsonl", b"1\n2\n", "has no JSON object"),
     "a header in another encoding": (
