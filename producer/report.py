@@ -8,7 +8,7 @@ from itertools import islice
 
 from jobs.errors import ErrorCode
 from jobs.ledger import PIPELINE_LENGTH, JobRecord, Ledger
-from jobs.schema import EditJob
+from jobs.schema import EditJob, JobState
 from producer.table.embedded_images import is_same_image
 from producer.table.plan import Plan
 from producer.table.raw import Cells
@@ -39,6 +39,11 @@ class Ending:
     job_id: str = ""
 
     @property
+    def is_done(self) -> bool:
+        """True if there is an output."""
+        return self.state == JobState.SUCCEEDED
+
+    @property
     def code(self) -> str:
         """The error's code, for programs; empty when the job has none."""
         code = self.error.partition(":")[0]
@@ -63,14 +68,16 @@ def table_report(
 
     Args:
         look_up: how to find jobs, such as `ledger.get_many`.
-        before: endings by job id that are known from an earlier run, for jobs that are not found.
+        before: endings by job id that are known from an earlier run, for jobs that are not found; of a row that is
+            refused by now only a success.
     """
     rows = table.rows(plan)
     while page := list(islice(rows, PIPELINE_LENGTH)):
         records = look_up([row.job_id for row in page])
         for row, record in zip(page, records, strict=True):
             known = (before or {}).get(row.job_id)
-            ending = known if known is not None and record is None else _ending_of_row(row, record)
+            holds = known is not None and record is None and (known.is_done or row.job is not None)
+            ending = known if known is not None and holds else _ending_of_row(row, record)
             job = row.job or (record.job if record else None)
             engine = _engine(record) if known is not ending else ""
             yield ReportRow(row.cells, job.image if job else (), job.prompt if job else "", ending, engine)

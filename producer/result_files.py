@@ -9,14 +9,15 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from producer.csv_style import CsvStyle, read_cell
+from jobs.schema import JobState
+from producer.csv_style import DELIMITERS, CsvStyle, read_cell
 from producer.errors import TableError
 from producer.files import name_output, naming_what_is_written, replacing
 from producer.report import Ending, ReportRow
@@ -76,7 +77,7 @@ def write_results(path: Path, layout: Layout, rows: Iterable[ReportRow], chosen:
 def stream_csv(file: IO[str], layout: Layout, rows: Iterable[ReportRow]) -> None:
     """Write the table as CSV."""
     style = layout.style
-    writer = csv.writer(file, lineterminator="\n")
+    writer = csv.writer(file, delimiter=style.delimiter, lineterminator="\n")
     file.write(style.beginning)
     writer.writerow(map(style.write, [*layout.columns, *layout.names.values()]))
     for row in rows:
@@ -98,22 +99,27 @@ STREAMS: Mapping[str, Callable[[IO[str], Layout, Iterable[ReportRow]], None]] = 
 }
 
 
-def read_finished(path: Path, layout: Layout) -> dict[str, Ending]:
-    """The rows that an earlier CSV for the same columns shows as succeeded, and whose file is still there.
+def read_earlier(path: Path, layout: Layout) -> dict[str, Ending]:
+    """The rows that an earlier CSV for the same columns shows as ended, as far as that still holds.
 
     Returns:
-        Endings by job id; nothing when there is no such file. A row takes about 500 bytes of memory.
+        Endings by job id: failed and cancelled ones, and successes whose file is still there; nothing when there is no
+        such CSV. A row takes about 500 bytes of memory.
     Raises:
         TableError: the file cannot be read.
     """
     try:
-        return {
-            ending.job_id: Ending(**{**vars(ending), "output": (layout.folder / ending.output).resolve().as_uri()})
-            for ending in _read_endings(path, layout)
-            if ending.state == "succeeded" and _is_filled(layout.folder / ending.output)
-        }
+        endings = (_with_uri(ending, layout) for ending in _read_endings(path, layout))
+        return {ending.job_id: ending for ending in endings if ending is not None}
     except (OSError, ValueError, csv.Error) as error:
         raise TableError(f"{path}: cannot be read ({error}); mend or remove it, or use --overwrite") from error
+
+
+def _with_uri(ending: Ending, layout: Layout) -> Ending | None:
+    if ending.state in (JobState.FAILED, JobState.CANCELLED):
+        return ending
+    path = layout.folder / ending.output
+    return replace(ending, output=path.resolve().as_uri()) if ending.is_done and _is_filled(path) else None
 
 
 def _read_endings(path: Path, layout: Layout) -> Iterator[Ending]:
@@ -121,11 +127,19 @@ def _read_endings(path: Path, layout: Layout) -> Iterator[Ending]:
         return
     csv.field_size_limit(LARGEST_CELL_BYTES)  # a table that is not CSV was read without setting it
     with path.open(encoding="utf-8-sig", newline="") as file:
-        for row in csv.DictReader(file):
+        header = file.readline()
+        file.seek(0)
+        for row in csv.DictReader(file, delimiter=_delimiter_of(header, layout)):
             cells: dict[str, Any] = {column: read_cell(row.get(name) or "") for column, name in layout.names.items()}
             for column, number in NUMBERS.items():
                 cells[column] = number(cells[column]) if cells[column] else None
             yield Ending(**cells)
+
+
+def _delimiter_of(header: str, layout: Layout) -> str:
+    """The sign with which a header of ours was written, which an earlier run may have chosen otherwise."""
+    ends = [(sign, sign.join(map(layout.style.write, layout.names.values()))) for sign in DELIMITERS.values()]
+    return next((sign for sign, end in ends if header.rstrip("\r\n").endswith(end)), layout.style.delimiter)
 
 
 def _write_parquet(path: Path, layout: Layout, rows: Iterable[ReportRow]) -> None:

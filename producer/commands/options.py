@@ -50,6 +50,10 @@ OutputColumn = Annotated[
 Bom = Annotated[
     bool, option("--bom", help="Begin results.csv with a byte order mark, for Excel's accents. [default: off]")
 ]
+Delimiter = Annotated[
+    str | None,
+    option("--delimiter", help="Sign between the cells of results.csv: , ; | or tab. [default: ,]"),
+]
 KeepFormulas = Annotated[
     bool,
     option(

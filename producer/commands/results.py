@@ -50,6 +50,7 @@ def results(
     output_column: options.OutputColumn = None,
     bom: options.Bom = False,
     keep_formulas: options.KeepFormulas = False,
+    delimiter: options.Delimiter = None,
     broker_url: options.BrokerUrl = None,
     as_json: Annotated[bool, options.option("--json", help="The same as --format jsonl. [default: off]")] = False,
 ) -> None:
@@ -63,7 +64,7 @@ def results(
     chosen = chosen or (Format.JSONL if as_json else by_name)
     if output is None and chosen is Format.PARQUET:
         raise typer.BadParameter("--format parquet needs a file: add -o results.parquet")
-    style = CsvStyle(bom, keep_formulas)
+    style = CsvStyle.chosen(bom, keep_formulas, delimiter)
     client = Client(settings=options.settings_with(broker_url))
     with _report(client, name, table, ColumnNames.chosen(image_column, prompt_column, output_column)) as (
         columns,

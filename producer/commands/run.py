@@ -48,6 +48,7 @@ def run(
     ] = False,
     bom: options.Bom = False,
     keep_formulas: options.KeepFormulas = False,
+    delimiter: options.Delimiter = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Do a whole table on this machine, with no server to set up.
@@ -65,7 +66,7 @@ def run(
         RowDefaults.read(
             **params or {},
         ),
-        RunOptions(overwrite, selection, gpus=num_gpus, style=CsvStyle(bom, keep_formulas)),
+        RunOptions(overwrite, selection, gpus=num_gpus, style=CsvStyle.chosen(bom, keep_formulas, delimiter)),
         ColumnNames.chosen(image_column, prompt_column, output_column),
         strict=strict,
         as_json=as_json,

@@ -89,6 +89,7 @@ def submit(
     ] = None,
     bom: options.Bom = False,
     keep_formulas: options.KeepFormulas = False,
+    delimiter: options.Delimiter = None,
     broker_url: options.BrokerUrl = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -129,7 +130,7 @@ def submit(
         tally = _queue(client, table, plan, check, uploader, wait_for_room, as_json)
         is_complete = not check.refused and not tally["conflict"]
         if wait:
-            is_complete &= _wait(client, table, plan, results, CsvStyle(bom, keep_formulas), as_json)
+            is_complete &= _wait(client, table, plan, results, CsvStyle.chosen(bom, keep_formulas, delimiter), as_json)
     raise typer.Exit(ExitCode.OK if is_complete else ExitCode.INCOMPLETE)
 
 

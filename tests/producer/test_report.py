@@ -14,7 +14,7 @@ from jobs.schema import JobState
 from producer import Client
 from producer.errors import TableError
 from producer.report import Ending, ReportRow, table_report
-from producer.result_files import Layout, read_finished, write_results
+from producer.result_files import Layout, read_earlier, write_results
 from producer.table.plan import RowDefaults
 from producer.table.separated import LARGEST_CELL_BYTES
 from producer.table.table import open_table
@@ -48,6 +48,24 @@ def test_every_row_stands_in_its_order_with_its_columns_and_its_ending(folder: P
     assert lines[2][9] == "engine_failed: no"
 
 
+def test_rows_that_are_not_done_now_end_as_they_did_before(folder: Path) -> None:
+    (folder / "data.csv").write_text("image,prompt\ncat.png,snow\ncat.png,rain\nnowhere.png,fog\ncat.png,hail\n")
+    with open_table(str(folder / "data.csv")) as table:
+        plan = table.plan("s3://bucket", RowDefaults(), "spring")
+        done, failed, gone, new = [row.job_id for row in table.rows(plan)]
+        before = {
+            done: Ending("succeeded", "s3://bucket/x.png", job_id=done),
+            failed: Ending("failed", error="engine_failed: no", job_id=failed),
+            gone: Ending("failed", error="input_not_found: gone", job_id=gone),
+        }
+
+        endings = [row.ending for row in table_report(table, plan, lambda ids: [None] * len(ids), before)]
+
+    assert endings[:2] == [before[done], before[failed]]
+    assert endings[2].error.startswith("image 'nowhere.png': no such file")
+    assert endings[3] == Ending("not queued", job_id=new)
+
+
 def test_a_job_of_the_same_id_that_asks_for_something_else_is_a_conflict(folder: Path, client: Client) -> None:
     (folder / "data.csv").write_text("id,image,prompt\none,cat.png,snow\n")
     with open_table(str(folder / "data.csv")) as table:
@@ -76,14 +94,17 @@ def test_the_old_results_stay_when_writing_fails(tmp_path: Path) -> None:
     assert path.read_text() == "old"
 
 
-def test_only_successes_whose_file_is_there_count_as_finished(tmp_path: Path) -> None:
+def test_of_earlier_rows_count_failures_and_successes_whose_file_is_there(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"picture")
     (tmp_path / "empty.png").touch()
     endings = [
         Ending("succeeded", (tmp_path / "a.png").as_uri(), 7, 1, 0.5, "", "a"),
         Ending("succeeded", (tmp_path / "empty.png").as_uri(), 7, 1, 0.5, "", "b"),
         Ending("succeeded", (tmp_path / "gone.png").as_uri(), 7, 1, 0.5, "", "c"),
-        Ending("failed", job_id="d"),
+        Ending("failed", "", 7, 3, 0.5, "engine_failed: no", "d"),
+        Ending("cancelled", job_id="e"),
+        Ending("running", job_id="f"),
+        Ending("not queued", job_id="g"),
     ]
     write_results(
         tmp_path / "results.csv",
@@ -91,8 +112,10 @@ def test_only_successes_whose_file_is_there_count_as_finished(tmp_path: Path) ->
         (ReportRow({"state": "NY"}, (), "", end) for end in endings),
     )
 
-    assert read_finished(tmp_path / "results.csv", Layout(("state",), tmp_path)) == {"a": endings[0]}
-    assert read_finished(tmp_path / "nowhere.csv", Layout(("state",), tmp_path)) == {}
+    assert read_earlier(tmp_path / "results.csv", Layout(("state",), tmp_path)) == {
+        ending.job_id: ending for ending in endings if ending.job_id in "ade"
+    }
+    assert read_earlier(tmp_path / "nowhere.csv", Layout(("state",), tmp_path)) == {}
 
 
 def test_cells_of_a_hundred_kilobytes_and_more_are_read_again(tmp_path: Path) -> None:
@@ -103,7 +126,7 @@ def test_cells_of_a_hundred_kilobytes_and_more_are_read_again(tmp_path: Path) ->
     )
     csv.field_size_limit(131_072)  # Python's own limit, which only reading a CSV table lifts
 
-    assert read_finished(tmp_path / "results.csv", Layout(("note",), tmp_path)) == {"a": done}
+    assert read_earlier(tmp_path / "results.csv", Layout(("note",), tmp_path)) == {"a": done}
 
 
 @pytest.mark.parametrize(
@@ -115,4 +138,4 @@ def test_results_that_cannot_be_read_are_named_with_the_way_on(tmp_path: Path, c
     (tmp_path / "results.csv").write_bytes(content)
 
     with pytest.raises(TableError, match=r"results\.csv: cannot be read \(.*\); .* use --overwrite"):
-        read_finished(tmp_path / "results.csv", Layout(("image",), tmp_path))
+        read_earlier(tmp_path / "results.csv", Layout(("image",), tmp_path))
