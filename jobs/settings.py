@@ -129,12 +129,18 @@ def load_settings(kind: type[S], /, **overrides: Any) -> S:
         raise SettingsError("; ".join(_describe(kind, problem) for problem in error.errors())) from error
 
 
+DOORS_OWN = frozenset(
+    ("http_host", "http_port", "http_url", "http_origins", "http_buckets", "api_keys", "upload_uri"),
+)
+"""Settings of the HTTP door alone, which may stand in a `.env` that all processes share."""
+
+
 def unknown_variables(kind: type[BrokerSettings]) -> list[str]:
     """Say of each `DG_*` variable of the environment or `.env` that no setting has its name, and which name is near.
 
     Settings ignore such a variable: a misspelt one costs a night.
     """
-    known = {f"DG_{name.upper()}" for name in kind.model_fields}
+    known = {f"DG_{name.upper()}" for name in {*kind.model_fields} | DOORS_OWN}
     given = {*os.environ, *dotenv_values(".env")}
     return [_describe_unknown(name, known) for name in sorted(given - known) if name.startswith("DG_")]
 

@@ -16,6 +16,7 @@ from producer.commands.edit import edit
 from producer.commands.look import batches, status, watch
 from producer.commands.results import gallery, results
 from producer.commands.run import run
+from producer.commands.serve import serve
 from producer.commands.submit import submit
 from producer.exit_codes import exit_code_of
 from producer.terminal import put, say
@@ -33,7 +34,9 @@ app = typer.Typer(
         "max_content_width": 110,
     },
 )
-COMMANDS = (submit, run, edit, status, watch, batches, results, gallery, cancel, retry, callbacks, dead_letters)
+COMMANDS = (
+    *(submit, run, edit, serve, status, watch, batches, results, gallery, cancel, retry, callbacks, dead_letters),
+)
 for command in COMMANDS:
     app.command()(command)
 

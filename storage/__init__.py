@@ -11,7 +11,7 @@ from storage.cache import Cached
 from storage.files import Files
 from storage.inline import Inline
 from storage.settings import StorageSettings
-from storage.store import INPUT, OUTPUT, Source, Store
+from storage.store import INPUT, OUTPUT, Content, Source, Store
 from storage.uris import scheme_of, show_uri
 
 
@@ -61,11 +61,12 @@ class Storage:
             raise RejectJob(INPUT.forbidden, f"{show_uri(uri)}: inputs come from {_listed(INPUT_SCHEMES)}")
         return self._source(uri).read(uri)
 
-    def publish(self, uri: str, data: bytes, content_type: str) -> None:
+    def publish(self, uri: str, data: Content, content_type: str) -> None:
         """Put a whole object at `uri` at once: readers see what was there before, or all of `data`.
 
         Args:
             uri: `file://` or `s3://`; what is there already is replaced.
+            data: bytes, or a seekable file, of which no more than a part is in memory.
             content_type: such as `image/png`; files do not keep it.
         """
         self._store(uri).publish(uri, data, content_type)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Sequence
 from typing import BinaryIO
@@ -14,7 +15,7 @@ from uuid import uuid4
 from jobs.errors import EditFailure, Outage, RejectJob
 from storage.limits import too_large
 from storage.settings import StorageSettings
-from storage.store import INPUT, OUTPUT, Side, Store
+from storage.store import INPUT, OUTPUT, Content, Side, Store
 from storage.uris import scheme_of, show_uri
 
 MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
@@ -38,7 +39,7 @@ class Files(Store):
         except OSError as error:
             raise _failure(error, uri, INPUT) from error
 
-    def publish(self, uri: str, data: bytes, content_type: str) -> None:
+    def publish(self, uri: str, data: Content, content_type: str) -> None:
         path = _allowed_path(uri, self._writable, OUTPUT)
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -92,7 +93,7 @@ def _path(uri: str, side: Side) -> str:
     return decoded or "/"
 
 
-def _replace(path: str, data: bytes) -> None:
+def _replace(path: str, data: Content) -> None:
     """Write all data, then link the name: the name never refers to half a picture.
 
     Where the file system can, the file has no name while it is written, and a killed process leaves nothing. Elsewhere
@@ -102,7 +103,11 @@ def _replace(path: str, data: bytes) -> None:
     temporary = os.path.join(folder, f".{uuid4().hex}.part")
     try:
         with _open_for_writing(folder, temporary) as file:
-            file.write(data)
+            if isinstance(data, bytes):
+                file.write(data)
+            else:
+                data.seek(0)
+                shutil.copyfileobj(data, file)
             file.flush()
             os.fsync(file.fileno())
             if not os.path.lexists(temporary):

@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 from jobs.errors import EditFailure, Outage, RejectJob, SettingsError
 from storage.limits import CHUNK_BYTES, DOWNLOAD_SECONDS, Deadline, collect, too_large
 from storage.settings import StorageSettings
-from storage.store import INPUT, OUTPUT, Side, Store
+from storage.store import INPUT, OUTPUT, Content, Side, Store
 from storage.unpacking import unpacked
 from storage.uris import scheme_of, show_uri
 
@@ -77,10 +77,12 @@ class Buckets(Store):
                 chunks = unpacked(body.iter_chunks(CHUNK_BYTES), answer.get("ContentEncoding"), uri)
                 return collect(chunks, uri, self._max_bytes, deadline)
 
-    def publish(self, uri: str, data: bytes, content_type: str) -> None:
+    def publish(self, uri: str, data: Content, content_type: str) -> None:
         # One request, which takes up to 5 GiB: the object appears when all of it has arrived. An upload in parts would
         # leave them in the bucket, invisible and paid for, when the worker is killed between two.
         bucket, key = _allowed(uri, self._writable, OUTPUT)
+        if not isinstance(data, bytes):
+            data.seek(0)
         with _failures(uri, OUTPUT):
             self._client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=content_type)
 

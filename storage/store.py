@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from jobs.errors import ErrorCode
+
+Content = bytes | BinaryIO
+"""A whole object: its bytes, or a file that is read from its beginning and can be read again."""
 
 
 class Source(ABC):
@@ -22,7 +26,7 @@ class Store(Source):
     """A source that outputs can be published to as well."""
 
     @abstractmethod
-    def publish(self, uri: str, data: bytes, content_type: str) -> None: ...
+    def publish(self, uri: str, data: Content, content_type: str) -> None: ...
 
     @abstractmethod
     def check_output(self, uri: str) -> None: ...

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jobs.errors import ErrorCode
 from jobs.schema import EditJob, EditParams, EditResult, parse_job
+from producer.http.settings import HttpSettings
 from worker.settings import Settings
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -18,7 +19,7 @@ def documented(page: str, pattern: str) -> set[str]:
 
 
 def test_every_variable_is_documented_and_nothing_else() -> None:
-    variables = {f"DG_{name.upper()}" for name in Settings.model_fields}
+    variables = {f"DG_{name.upper()}" for name in {*Settings.model_fields} | {*HttpSettings.model_fields}}
 
     assert documented("configuration.md", r"\bDG_[A-Z_]+\b") == variables
 

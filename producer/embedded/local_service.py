@@ -76,7 +76,7 @@ def local_service(
         SetupError: the worker or a Redis is not installed.
     """
     _require_worker()
-    with _ends_like_ctrl_c(), private_folder() as folder, private_redis(folder) as broker_url:
+    with ends_like_ctrl_c(), private_folder() as folder, private_redis(folder) as broker_url:
         # Only this person's jobs reach this Redis: the worker may read and write what the person may.
         settings = load_settings(LocalSettings, broker_url=broker_url, output_uri=output_uri, max_queued=0)
         environment = {**FRIENDLY_THREADS, **os.environ, **variables, **_worker_environment(settings, folder)}
@@ -116,7 +116,7 @@ def _require_worker() -> None:
 
 
 @contextmanager
-def _ends_like_ctrl_c() -> Iterator[None]:
+def ends_like_ctrl_c() -> Iterator[None]:
     """Leave the block in order on SIGTERM, and when the terminal is closed; only the main thread can ask for that.
 
     A SIGHUP that is ignored stays ignored: so `nohup` has it.
