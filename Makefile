@@ -21,7 +21,7 @@ test: .venv/installed ## run the tests, those with a real Redis, S3 and HTTP ser
 	.venv/bin/pytest -n auto --dist worksteal -m "not slow" $(ARGS)
 
 test-slow: .venv/installed ## run the soaks and sweeps that `make test` leaves out
-	.venv/bin/pytest -n auto --dist loadfile -m slow $(ARGS)
+	.venv/bin/pytest -n auto --dist loadfile -m slow $(or $(ARGS),$(shell grep -rlF mark.slow tests --include='*.py'))
 
 chaos: .venv/installed ## hundreds of jobs under random faults (MINUTES=5 SEED=...); nothing may get lost
 	.venv/bin/python -m tests.chaos.soak --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))

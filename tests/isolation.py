@@ -25,6 +25,9 @@ def isolate_environment() -> None:
         if name.startswith(PERSONAL_PREFIXES) or name.upper() in PERSONAL_NAMES:
             del os.environ[name]
     os.environ.update(TEST_ENVIRONMENT)
+    # Containers often set it; each process would then compile our modules anew, and pytest all tests.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     # torch reads it when it loads; two threads on a busy core wait for each other 25 to 40 times longer than they work.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -18,9 +20,12 @@ from kontext.transformer import Transformer
 from kontext.weights.checkpoint import build_on_meta, load_weights
 from kontext.weights.layout import ModelFiles, find_model
 
-pytest.importorskip("diffusers", reason="diffusers is not installed: pip install '.[benchmarks]'")
 
-from benchmarks.gpu import diffusers_rival
+@pytest.fixture
+def diffusers_rival() -> ModuleType:
+    """The module, imported only by the process that runs these tests: diffusers takes seconds of work."""
+    pytest.importorskip("diffusers", reason="diffusers is not installed: pip install '.[benchmarks]'")
+    return importlib.import_module("benchmarks.gpu.diffusers_rival")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +40,7 @@ def files(folder: Path) -> ModelFiles:
 
 
 @torch.inference_mode()
-def test_the_transformers_velocities_are_ours(files: ModelFiles) -> None:
+def test_the_transformers_velocities_are_ours(files: ModelFiles, diffusers_rival: ModuleType) -> None:
     config = files.config.transformer
     ours = build_on_meta(lambda: Transformer(config))
     load_weights(ours, [files.transformer], torch.float32)
@@ -64,7 +69,7 @@ def test_the_transformers_velocities_are_ours(files: ModelFiles) -> None:
 
 
 @torch.inference_mode()
-def test_the_autoencoders_latents_and_pictures_are_ours(files: ModelFiles) -> None:
+def test_the_autoencoders_latents_and_pictures_are_ours(files: ModelFiles, diffusers_rival: ModuleType) -> None:
     config = files.config.autoencoder
     ours = build_on_meta(lambda: Autoencoder(config))
     load_weights(ours, [files.autoencoder], torch.float32)
@@ -78,7 +83,7 @@ def test_the_autoencoders_latents_and_pictures_are_ours(files: ModelFiles) -> No
     assert relative_error(ours.decode(latents), theirs.decode(mean, return_dict=False)[0]) < 1e-4
 
 
-def test_a_whole_edit_in_float32_is_ours(folder: Path) -> None:
+def test_a_whole_edit_in_float32_is_ours(folder: Path, diffusers_rival: ModuleType) -> None:
     # The same schedule, noise, guidance and sizes; in float32, as bfloat16 rounds differently there.
     request = edit_request(pixels=64, steps=4)
     ours = kontext.load(folder, device="cpu", dtype=torch.float32, seam_dtype=torch.float32)
