@@ -15,7 +15,6 @@ from producer.table.text import LONGEST_LINE, NOT_UTF_8, SAMPLE_BYTES, UNREAD, T
 # JSON has no NaN and no Infinity, though Python's reader takes them: such a cell is blank.
 DECODER = json.JSONDecoder(parse_constant=lambda name: None)
 READ_CHARACTERS = 2**20
-CUT_LIST = "the file ends before the list's closing ]"
 
 
 class JsonRows:
@@ -65,10 +64,14 @@ class _Elements(Iterator[Any]):
     def __next__(self) -> Any:
         if self._is_over:
             raise StopIteration
+        if not self._is_first and self._skip_blanks() and not self._buffer.startswith("]"):
+            if not self._buffer.startswith(","):
+                return self._stop("a comma is missing before it")
+            self._buffer = self._buffer[1:]
         if not self._skip_blanks() or self._buffer.startswith("]"):
             return self._end()
-        if not self._is_first and (fault := self._fault_before_element()):
-            return self._stop(fault)
+        if self._buffer.startswith(","):
+            return self._stop("there is a comma too many before it")
         self._is_first = False
         while True:
             try:
@@ -85,7 +88,7 @@ class _Elements(Iterator[Any]):
 
     def _end(self) -> Any:
         if not self._buffer:
-            return self._stop(CUT_LIST)
+            return self._stop("the file ends before the list's closing ]")
         self._buffer = self._buffer[1:]
         if self._skip_blanks():
             return self._stop("text after the list's closing ]")
@@ -95,15 +98,6 @@ class _Elements(Iterator[Any]):
     def _stop(self, said: str) -> ValueError:
         self._is_over = True
         return ValueError(said)
-
-    def _fault_before_element(self) -> str:
-        """What is wrong between two elements; otherwise the buffer begins with the second one."""
-        if not self._buffer.startswith(","):
-            return "a comma is missing before it"
-        self._buffer = self._buffer[1:]
-        if not self._skip_blanks():
-            return CUT_LIST
-        return "there is a comma too many before it" if self._buffer.startswith((",", "]")) else ""
 
     def _skip_blanks(self) -> bool:
         """True if something follows that is no blank; the buffer begins with it."""

@@ -15,6 +15,7 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 from producer.errors import TableError
+from producer.table.drawn_images import DrawnImages
 from producer.table.raw import Cells, as_json, is_blank
 
 LARGEST_UNPACKED_BYTES = 2**30
@@ -66,9 +67,12 @@ class Spreadsheet:
             try:
                 sheet = _visible(book)[0]
                 sheet.reset_dimensions()  # what the file says of its size may be wrong
-                for values in sheet.iter_rows(values_only=True):
-                    if not all(is_blank(value) for value in values):
-                        yield values
+                with DrawnImages(self._path, sheet._worksheet_path) as images:
+                    is_header = True  # a logo above or beside it names no column
+                    for place, values in enumerate(sheet.iter_rows(values_only=True)):
+                        if not all(is_blank(value) for value in values):
+                            yield values if is_header else images.laid_in(place, values)
+                            is_header = False
             finally:
                 book.close()
         except Exception as error:  # whatever openpyxl and the XML under it meet in a damaged file

@@ -428,7 +428,11 @@ REFUSED_AS_A_WHOLE: dict[str, tuple[str, bytes, str]] = {
         b'[{"image": "a.png", "prompt": "x"},, {}]',
         "element 2: .* a comma too many",
     ),
-    "a list with a comma at its end": ("t.json", b'[{"image": "a.png", "prompt": "x"},]', "a comma too many"),
+    "a list with a comma before all": (
+        "t.json",
+        b'[,{"image": "a.png", "prompt": "x"}]',
+        "element 1: .*a comma too many",
+    ),
     "a list without a comma": ("t.json", b'[{"image": "a.png", "prompt": "x"} {}]', "element 2: .*a comma is missing"),
     "a list that is too deep": ("t.json", b'[{"x": ' + b"[" * 100_000 + b"}]", "nests too deep"),
     "no object at all": ("t.jsonl", b"1\n2\n", "has no JSON object"),

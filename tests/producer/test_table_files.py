@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
+import io
 import json
 import sys
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from producer.errors import TableError
 from producer.table import parquet_rows, separated, spreadsheet, text
@@ -74,6 +77,35 @@ def test_a_workbook_is_read_with_numbers_and_dates_as_they_are(tmp_path: Path) -
     assert (first.job.params.seed, first.job.metadata) == (7, {"when": "2026-03-01T00:00:00"})
     assert second.job is not None
     assert second.job.prompt == "rain"
+
+
+def test_pictures_on_a_sheet_are_those_of_the_blank_cells_below_them(tmp_path: Path) -> None:
+    drawing = pytest.importorskip("openpyxl.drawing.image")
+    red, blue = (png(name) for name in ("red", "blue"))
+    book = pytest.importorskip("openpyxl").Workbook()
+    header, *rows = ["image", "prompt", "look"], [None, "snow"], ["s3://b/a.png", "rain"], [None, "fog"], [None, "hail"]
+    for row in ([None], header, *rows):
+        book.active.append(row)
+    pictures = [("A1", red), ("A3", red), ("A4", red), ("A5", red), ("A5", blue), ("C5", red), ("Z5", red), ("A9", red)]
+    for place, data in pictures:
+        book.active.add_image(drawing.Image(io.BytesIO(data)), place)
+    book.save(tmp_path / "t.xlsx")
+
+    *good, bad = read(tmp_path / "t.xlsx")
+
+    images = [row.job.image if row.job else None for row in good]
+    assert images == [(inline(red),), ("s3://b/a.png",), (inline(red), inline(blue))]
+    assert [problem.column for problem in bad.problems] == ["image"]
+
+
+def png(colour: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def inline(data: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
 def test_a_seed_that_the_workbook_has_rounded_is_refused(tmp_path: Path) -> None:
