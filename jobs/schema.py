@@ -509,7 +509,7 @@ def describe_problem(problem: Any) -> str:
     given = problem["input"]
     shown = (
         f" (given {hide_secrets(repr(given))})"
-        if isinstance(given, int | float) or (isinstance(given, str) and 0 < len(given) <= 60)
+        if isinstance(given, int | float) or (isinstance(given, str) and 0 < len(given) <= 60 and field != "prompt")
         else ""
     )
     return f"{field}: {message[0].lower()}{message[1:]}{shown}"

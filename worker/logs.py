@@ -16,8 +16,11 @@ from worker.settings import Settings
 
 TEXT_FORM = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
-QUIET_LOGGERS = ("celery.app.trace", "celery.worker.strategy", "httpx2", "botocore", "boto3", "s3transfer", "urllib3")
-"""They say per job or per request what our own lines say better."""
+QUIET_LOGGERS = (
+    *("celery.app.trace", "celery.worker.strategy", "celery.pool"),
+    *("httpx2", "httpcore2", "botocore", "boto3", "s3transfer", "urllib3"),
+)
+"""They say per job or per request what our own lines say better, and without prompts and signatures."""
 
 
 class OneLineFormatter(logging.Formatter):

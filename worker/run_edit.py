@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from jobs.errors import EditFailure, ErrorCode, LeaseLost, RejectJob, StopWorker
-from jobs.ledger import Ledger, Refusal
+from jobs.ledger import Claim, Ledger, Refusal
 from jobs.queue import EditQueue
 from jobs.registry import WorkerState
 from jobs.schema import CONTENT_TYPES, JOB_ID_PATTERN, EditJob, EngineInfo, Lora, Outcome, Timings
@@ -23,6 +23,7 @@ from worker.admission import Admission
 from worker.decoding import Decoder
 from worker.engines import Engine, edit_request
 from worker.events import (
+    NOWHERE,
     DeviceTriedOut,
     Events,
     JobRefused,
@@ -98,7 +99,7 @@ class EditRunner:
         if isinstance(claim, Refusal):
             self._events.send(MessageDropped(job_id, claim.reason))
             return
-        self._events.send(JobTaken(claim.job_id, claim.attempt, claim.queued_seconds, Origin.of(claim.job)))
+        self._events.send(JobTaken(claim.job_id, claim.attempt, claim.queued_seconds, origin_of(claim)))
         self._run(Run(claim, self._settings.job_timeout_seconds), task_id)
         if self.faults.is_suspicious:
             self._try_device()
@@ -258,6 +259,14 @@ def encode(edited: Edited, job: EditJob, engine: EngineInfo) -> bytes:
         model_name=engine.model,
         prompt=job.prompt if job.params.embed_prompt else None,
     )
+
+
+def origin_of(claim: Claim) -> Origin:
+    """Where a claimed job comes from; of one that cannot be read nobody knows."""
+    try:
+        return Origin.of(claim.job)
+    except EditFailure:  # it ends the run, where it becomes the job's error
+        return NOWHERE
 
 
 def describe_engine(engine: Engine) -> EngineInfo:
