@@ -21,8 +21,10 @@ def small_disk(folder: Path, size_bytes: int) -> Iterator[Path]:
     command = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)]
     mounted = subprocess.run(command, capture_output=True, text=True)
     require(mounted.returncode == 0, f"no file system can be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def fill(filler: Path) -> None:

@@ -95,7 +95,7 @@ class RedisServer:
         try:
             with self.client() as client:
                 return bool(client.ping())
-        except redis.exceptions.ConnectionError:
+        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):  # the latter while it loads much
             return False
 
     def _signal(self, number: int) -> None:
