@@ -9,6 +9,7 @@ Everything runs against a private Redis with an append-only file.
 - simulated: 8 and 200 workers that only take, claim, renew and finish, as threads of a few processes.
 - busy: 200 simulated workers in the middle of long jobs; what a second of work costs Redis.
 - depth: the same steps, the reconciler and `producer status` with many queued and running.
+- turns: the same steps when the jobs that wait are of many tenants and of every priority.
 """
 
 from __future__ import annotations
@@ -33,8 +34,13 @@ from worker.events import Events
 from worker.reconciler import Reconciler
 
 STEPS = 200
-"""Single calls whose median is taken."""
+"""Single calls of each kind."""
 
+ROUNDS = 4
+"""So often; the quietest round counts, for other work on the machine makes calls slower and never faster."""
+
+TENANTS = 100
+PRIORITIES = ("high", "normal", "low")
 BUSY_SECONDS = 15
 LONG_LEASE_SECONDS = 3600.0
 PROMPT = "make the background of the picture blue and leave everything else as it is"
@@ -51,6 +57,8 @@ def measure(jobs: int, queued: int, running: int) -> dict[str, Any]:
             simulated[f"{workers}_workers"] = measure_simulated(other, workers, 5 * jobs)
     with bench() as quiet:
         busy = measure_busy(quiet, 200)
+    with bench() as many_tenants:
+        turns = measure_turns(many_tenants, queued)
     with bench() as last:
         return {
             "redis_version": last.ledger.redis.info("server")["redis_version"],
@@ -58,12 +66,23 @@ def measure(jobs: int, queued: int, running: int) -> dict[str, Any]:
             "simulated": simulated,
             "busy": busy,
             "depth": measure_depth(last, queued, running),
+            "turns": turns,
         }
 
 
-def submit_jobs(bench: Bench, count: int) -> None:
+def in_turns(number: int) -> dict[str, str]:
+    """Tenant and priority of a job of that number, spread over all of them."""
+    return {"tenant": f"tenant-{number % TENANTS:02d}", "priority": PRIORITIES[number % len(PRIORITIES)]}
+
+
+def of_nobody(number: int) -> dict[str, str]:
+    """No tenant, and the priority that is the default."""
+    return {}
+
+
+def submit_jobs(bench: Bench, count: int, fields_of: Callable[[int], dict[str, str]] = of_nobody) -> None:
     """Submit that many jobs at once."""
-    jobs = (bench.job(f"job-{number:07d}", prompt=PROMPT, batch="b") for number in range(count))
+    jobs = (bench.job(f"job-{number:07d}", prompt=PROMPT, batch="b", **fields_of(number)) for number in range(count))
     for submission in bench.client.submit_many(jobs):
         assert submission.verdict == "created", submission
 
@@ -195,6 +214,21 @@ def measure_depth(bench: Bench, queued: int, running: int) -> dict[str, Any]:
     return {**figures, "reconciler_after_all_workers_died_ms": measure_mass_death(bench, reconciler, running)}
 
 
+def measure_turns(bench: Bench, queued: int) -> dict[str, Any]:
+    """The steps of a job's life with many waiting, of many tenants and of every priority."""
+    read = watch_cost(bench.ledger.redis)
+    seconds = timed(lambda: submit_jobs(bench, queued, in_turns))
+    memory_bytes = read().memory_bytes
+    return {
+        "queued": queued,
+        "tenants": TENANTS,
+        "priorities": len(PRIORITIES),
+        "submit_jobs_per_second": round(queued / seconds),
+        "redis_memory_bytes_per_queued_job": round(memory_bytes / queued),
+        "milliseconds_with_these": measure_steps(bench, in_turns),
+    }
+
+
 def measure_mass_death(bench: Bench, reconciler: Reconciler, running: int) -> float:
     """Milliseconds of the run that takes back every job of workers that all fell silent."""
     redis, key = bench.ledger.redis, bench.ledger.key("running")
@@ -206,8 +240,13 @@ def measure_mass_death(bench: Bench, reconciler: Reconciler, running: int) -> fl
     return round(milliseconds, 1)
 
 
-def measure_steps(bench: Bench) -> dict[str, float]:
-    """Median milliseconds of each step of a job's life, one call at a time, on the jobs that wait longest."""
+def measure_steps(bench: Bench, fields_of: Callable[[int], dict[str, str]] = of_nobody) -> dict[str, float]:
+    """Milliseconds of each step of a job's life, one call at a time: the median of the quietest round."""
+    rounds = [_measure_round(bench, fields_of) for _ in range(ROUNDS)]
+    return {step: round(min(medians[step] for medians in rounds), 3) for step in rounds[0]}
+
+
+def _measure_round(bench: Bench, fields_of: Callable[[int], dict[str, str]]) -> dict[str, float]:
     lasted: dict[str, list[float]] = {}
 
     def note(step: str, work: Callable[[], T]) -> T:
@@ -216,25 +255,29 @@ def measure_steps(bench: Bench) -> dict[str, float]:
         lasted.setdefault(step, []).append(1000 * (time.perf_counter() - start))
         return result
 
-    for new_id in [f"single-{time.time_ns()}-{number}" for number in range(STEPS)]:
-        note("submit", partial(bench.client.submit, bench.job(new_id, prompt=PROMPT, batch="b")))
-        note("position", partial(bench.ledger.position, new_id))
-        job_id = note("take", partial(next_job, bench.ledger))
-        assert job_id is not None
-        claim = note("claim", partial(bench.ledger.claim, job_id, "w", LONG_LEASE_SECONDS))
+    for number in range(STEPS // ROUNDS):
+        job = bench.job(f"single-{time.time_ns()}-{number}", prompt=PROMPT, batch="b", **fields_of(number))
+        note("submit", partial(bench.client.submit, job))
+        note("position", partial(bench.ledger.position, job.id))
+        hint = note("take", partial(next_job, bench.ledger))
+        assert hint is not None
+        claim = note("claim", partial(bench.ledger.claim_best, "w", LONG_LEASE_SECONDS, hint=hint))
         assert isinstance(claim, Claim)
-        note("renew", partial(bench.ledger.renew, job_id, claim.token, LONG_LEASE_SECONDS))
-        note("finish", partial(bench.ledger.finish, job_id, claim.token, JobState.SUCCEEDED, DONE))
-    return {step: round(statistics.median(times), 2) for step, times in lasted.items()}
+        note("spend", partial(bench.ledger.spend, claim.job_id, claim.token))
+        note("renew", partial(bench.ledger.renew, claim.job_id, claim.token, LONG_LEASE_SECONDS))
+        note("finish", partial(bench.ledger.finish, claim.job_id, claim.token, JobState.SUCCEEDED, DONE))
+    return {step: statistics.median(times) for step, times in lasted.items()}
 
 
 def start_jobs(bench: Bench, jobs: int) -> None:
     """Take jobs from the queue as workers do that then work for an hour."""
     for number in range(jobs):
-        job_id = next_job(bench.ledger)
-        assert job_id is not None
-        bench.ledger.claim(job_id, f"w{number}", LONG_LEASE_SECONDS)
-        bench.client.registry.beat(WorkerInfo(f"w{number}", WorkerState.BUSY, device="cuda:0", jobs=(job_id,)))
+        hint = next_job(bench.ledger)
+        assert hint is not None
+        claim = bench.ledger.claim_best(f"w{number}", LONG_LEASE_SECONDS, hint=hint)
+        assert isinstance(claim, Claim)
+        report = WorkerInfo(f"w{number}", WorkerState.BUSY, device="cuda:0", jobs=(claim.job_id,))
+        bench.client.registry.beat(report)
 
 
 def median_ms(work: Callable[[], object], times: int) -> float:

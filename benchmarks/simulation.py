@@ -58,12 +58,13 @@ def lives_per_second(runs: Sequence[list[float]]) -> float:
     return len(moments) / 2 / (max(moments) - min(moments))
 
 
-def live(ledger: Ledger, job_id: str, worker: str) -> None:
-    """One job's life as the ledger sees it."""
-    claim = ledger.claim(job_id, worker, LEASE_SECONDS)
-    assert isinstance(claim, Claim), f"{job_id}: {claim.reason}"
-    ledger.renew(job_id, claim.token, LEASE_SECONDS, Progress("sampling", 1, 30))
-    assert ledger.finish(job_id, claim.token, JobState.SUCCEEDED, DONE)
+def live(ledger: Ledger, hint: str, worker: str) -> None:
+    """One job's life as the ledger sees it, begun by a message that names `hint`."""
+    claim = ledger.claim_best(worker, LEASE_SECONDS, hint=hint)
+    assert isinstance(claim, Claim), f"{hint}: {claim.reason}"
+    ledger.spend(claim.job_id, claim.token)
+    ledger.renew(claim.job_id, claim.token, LEASE_SECONDS, Progress("sampling", 1, 30))
+    assert ledger.finish(claim.job_id, claim.token, JobState.SUCCEEDED, DONE)
 
 
 def next_job(ledger: Ledger) -> str | None:
@@ -85,10 +86,11 @@ def _keep_busy(settings: BrokerSettings, app: Celery, name: str, seconds: float)
     ledger = Ledger.from_settings(settings)
     registry = WorkerRegistry(ledger.redis)
     reconciler = Reconciler(ledger, EditQueue(app), max_attempts=3, events=Events())
-    job_id = next_job(ledger)
-    assert job_id is not None
-    claim = ledger.claim(job_id, name, LEASE_SECONDS)
+    hint = next_job(ledger)
+    assert hint is not None
+    claim = ledger.claim_best(name, LEASE_SECONDS, hint=hint)
     assert isinstance(claim, Claim)
+    job_id = claim.job_id
     ticks: list[tuple[float, Callable[[], object]]] = [
         (RENEW_SECONDS, lambda: ledger.renew(job_id, claim.token, LEASE_SECONDS, Progress("sampling", 1, 30))),
         (BEAT_SECONDS, lambda: registry.beat(WorkerInfo(name, WorkerState.BUSY, device="cuda:0", jobs=(job_id,)))),
@@ -107,8 +109,8 @@ def _keep_busy(settings: BrokerSettings, app: Celery, name: str, seconds: float)
 
 def _work(ledger: Ledger, worker: str) -> list[float]:
     moments = []
-    while (job_id := next_job(ledger)) is not None:
+    while (hint := next_job(ledger)) is not None:
         moments.append(time.time())
-        live(ledger, job_id, worker)
+        live(ledger, hint, worker)
         moments.append(time.time())
     return moments
