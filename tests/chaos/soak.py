@@ -29,6 +29,7 @@ from typing import Any
 
 from jobs.errors import BrokerUnavailable, JobNotFound
 from jobs.ledger import JobRecord
+from jobs.queue import count_messages
 from tests.chaos.bench import Bench, running_bench
 from tests.chaos.expected import Expected
 from tests.chaos.fairness import IdleWatch, Probes, overtaken
@@ -42,6 +43,7 @@ from tests.isolation import isolate_environment
 from tests.servers.http import running_http
 from tests.servers.redis import running_redis
 from tests.servers.s3 import running_s3
+from tests.waiting import eventually
 
 WORKERS = {"w1": "steady", "w2": "newer", "w3": "newer"}
 """Names and engines: a rolling upgrade that is never over."""
@@ -64,8 +66,6 @@ FAULT_SECONDS = (0.1, 6.0)
 
 CALM_SECONDS = 1.5
 LOOK_SECONDS = 0.25
-EXPECTED_EXITS = {0, -signal.SIGKILL}
-"""By SIGTERM; by SIGKILL or poison. A worker that ends otherwise has given up by itself."""
 
 
 @dataclass
@@ -100,6 +100,7 @@ class Soak:
             self.timeline.note("all faults are over, no more jobs")
             with suppress(AssertionError):  # what is still open then is found below, by its name
                 wait_until_settled(self.bench, SETTLE_SECONDS)
+                eventually(lambda: not count_messages(self.bench.ledger.redis), SETTLE_SECONDS)
         self.bench.stop_workers()
         self.jobs |= self.bench.sent
         found = [*broken_promises(self.bench, self.jobs, received), *overtaken(self.records())]
@@ -167,7 +168,7 @@ class Soak:
         for name, worker in list(self.bench.workers.items()):
             code = worker.process.poll()
             if code is not None and not self.over.is_set():
-                if code not in EXPECTED_EXITS:
+                if not is_expected(code, worker.log):
                     self.said.append(f"worker {name}: ended by itself with {code}: {worker.log[-300:]}")
                 self.timeline.keep_log(worker)
                 self.timeline.note(f"{name} ended with {code} and is started again")
@@ -208,6 +209,12 @@ class Soak:
         finally:
             leave.set()
             thread.join()
+
+
+def is_expected(code: int, log: str) -> bool:
+    """True for an end by SIGTERM, SIGKILL or poison. A worker that ends otherwise has given up by itself."""
+    listened = "worker_takes_jobs" in log and "worker_stopped" not in log
+    return code in (0, -signal.SIGKILL) or (code == -signal.SIGTERM and not listened)
 
 
 def subject(fault: str) -> str:
