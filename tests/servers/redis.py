@@ -15,7 +15,7 @@ import redis
 from producer.embedded.private_redis import HOW_TO_INSTALL, find_redis_server
 from tests.requirements import require
 from tests.servers.fake_clock import FakeClock
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 
 class RedisServer:
@@ -87,7 +87,7 @@ class RedisServer:
 
     def client(self, *, decode_responses: bool = True) -> redis.Redis:
         """A new client; whoever asks for it closes it."""
-        return redis.Redis.from_url(self.url, decode_responses=decode_responses)
+        return redis.Redis.from_url(self.url, decode_responses=decode_responses, socket_timeout=PATIENCE_SECONDS)
 
     def _answers(self) -> bool:
         if (code := self._running().poll()) is not None:
