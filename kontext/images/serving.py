@@ -50,9 +50,13 @@ class Server:
                 self._buffers[request["buffer"]] = mmap.mmap(descriptor, 0)
                 os.close(descriptor)
             answer, fresh = self._answer(request)
-            socket.send_fds(self._connection, [json.dumps(answer).encode()[:LONGEST_MESSAGE_BYTES]], fresh)
-            for descriptor in fresh:
-                os.close(descriptor)
+            try:
+                socket.send_fds(self._connection, [json.dumps(answer).encode()[:LONGEST_MESSAGE_BYTES]], fresh)
+            except BrokenPipeError:  # the parent died meanwhile
+                return
+            finally:
+                for descriptor in fresh:
+                    os.close(descriptor)
 
     def _answer(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
         landing = Landing(self._buffers.get(request["buffer"]))

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pytest
 from PIL import ExifTags, Image
 
 from jobs.errors import Cancelled
-from kontext import ImageError, decode_with_warnings
+from kontext import ImageError, ImageOptions, decode_with_warnings
+from kontext.images.serving import Server
 from tests.waiting import eventually, stretched
-from worker.decoding import Decoder
+from worker.decoding import SOCKET_KIND, Decoder
 
 MEBIBYTE = 2**20
 CASES = Path(__file__).parents[1] / "cases" / "pictures"
@@ -233,3 +238,13 @@ def test_an_image_that_cannot_be_read_costs_no_helper() -> None:
 
     assert decoder._idle[0]._process.pid == before
     decoder.close()
+
+
+def test_a_decoder_whose_worker_has_died_ends_without_a_word() -> None:
+    parent, child = socket.socketpair(socket.AF_UNIX, SOCKET_KIND)
+    request = {"bytes": 0, "max_pixels": 1, "options": asdict(ImageOptions()), "buffer": None}
+    parent.send(json.dumps(request).encode())
+    parent.close()
+
+    with child, TemporaryFile() as source:
+        Server(child, source.fileno()).serve()
