@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def begin(work: Work) -> None:
     """vocabularies and random weights"""
-    write_beginning(work.folder / "begin", work.seed)
+    write_beginning(work.folder / "begin", work.plan.model, work.plan.sentences, work.seed)
 
 
 def train_autoencoder(work: Work) -> None:

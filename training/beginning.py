@@ -1,4 +1,4 @@
-"""A model folder to begin from: the tiny model's sizes, new vocabularies, weights drawn at random."""
+"""A model folder to begin from: a plan's sizes, new vocabularies, weights drawn at random."""
 
 from __future__ import annotations
 
@@ -10,28 +10,12 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from kontext.autoencoder import Autoencoder
-from kontext.config import AutoencoderConfig, ModelConfig, TransformerConfig
+from kontext.config import ModelConfig
 from kontext.transformer import Transformer
 from training.data.vocabulary import T5_PIECES, sentences, write_clip_vocabulary, write_t5_vocabulary
 from training.export import AUTOENCODER, CLIP, T5, TRANSFORMER, WEIGHTS, export_weights, write_config
-from training.plans import LARGE
+from training.plans import CLIP_WIDTH, T5_WIDTH
 
-T5_WIDTH, CLIP_WIDTH = 128, 64
-CONFIG = ModelConfig(
-    name="flux1-tiny-kontext",
-    transformer=TransformerConfig(
-        vec_in_dim=CLIP_WIDTH,
-        context_in_dim=T5_WIDTH,
-        hidden_size=256,
-        num_heads=4,
-        depth=2,
-        depth_single_blocks=6,
-        axes_dim=(8, 28, 28),
-    ),
-    autoencoder=AutoencoderConfig(ch=32, ch_mult=(2, 2, 2, 4), num_res_blocks=1, scale_factor=1.0, shift_factor=0.0),
-    max_sequence_length=64,
-    preferred_resolutions=tuple(sorted(LARGE)),
-)
 T5_CONFIG = T5Config(
     vocab_size=T5_PIECES,
     d_model=T5_WIDTH,
@@ -62,9 +46,9 @@ def clip_config(entries: int) -> CLIPTextConfig:
     )
 
 
-def write_beginning(folder: Path, seed: int = 0) -> None:
-    """Write a model folder that can be loaded, and knows nothing."""
-    texts = sentences(seed)
+def write_beginning(folder: Path, config: ModelConfig, sentence_count: int, seed: int = 0) -> None:
+    """Write a model folder that can be loaded, and knows nothing; its vocabularies come from so many sentences."""
+    texts = sentences(seed, sentence_count)
     for name in (T5, CLIP):
         (folder / name).mkdir(parents=True, exist_ok=True)
     write_t5_vocabulary(folder / T5, texts)
@@ -75,9 +59,9 @@ def write_beginning(folder: Path, seed: int = 0) -> None:
         torch.manual_seed(seed)
         export_weights(T5EncoderModel(T5_CONFIG), folder / T5 / WEIGHTS, torch.float32)
         export_weights(CLIPTextModel(clip), folder / CLIP / WEIGHTS, torch.float32)
-        export_weights(_quiet(Transformer(CONFIG.transformer)), folder / TRANSFORMER, torch.bfloat16)
-        export_weights(Autoencoder(CONFIG.autoencoder), folder / AUTOENCODER, torch.bfloat16)
-    write_config(CONFIG, folder / "config.json")
+        export_weights(_quiet(Transformer(config.transformer)), folder / TRANSFORMER, torch.bfloat16)
+        export_weights(Autoencoder(config.autoencoder), folder / AUTOENCODER, torch.bfloat16)
+    write_config(config, folder / "config.json")
 
 
 def _quiet(transformer: Transformer) -> Transformer:

@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from kontext.config import Resolution
+from kontext.config import AutoencoderConfig, ModelConfig, Resolution, TransformerConfig
 from training.lessons import Bucket, Shares
 
 SMALL: tuple[Resolution, ...] = ((128, 128), (112, 144), (144, 112))
 LARGE: tuple[Resolution, ...] = ((256, 256), (224, 288), (288, 224))
 TINY: tuple[Resolution, ...] = ((64, 64),)
+
+T5_WIDTH, CLIP_WIDTH = 128, 64
+BUNDLED = ModelConfig(
+    name="flux1-tiny-kontext",
+    transformer=TransformerConfig(
+        vec_in_dim=CLIP_WIDTH,
+        context_in_dim=T5_WIDTH,
+        hidden_size=256,
+        num_heads=4,
+        depth=2,
+        depth_single_blocks=6,
+        axes_dim=(8, 28, 28),
+    ),
+    autoencoder=AutoencoderConfig(ch=32, ch_mult=(2, 2, 2, 4), num_res_blocks=1, scale_factor=1.0, shift_factor=0.0),
+    max_sequence_length=64,
+    preferred_resolutions=tuple(sorted(LARGE)),
+)
+SMALLEST = replace(
+    BUNDLED,
+    transformer=replace(
+        BUNDLED.transformer, hidden_size=64, num_heads=2, axes_dim=(8, 12, 12), depth=1, depth_single_blocks=2
+    ),
+    autoencoder=replace(BUNDLED.autoencoder, ch_mult=(1, 1, 1, 1)),
+    preferred_resolutions=tuple(sorted(SMALL)),
+)
 
 # Frequencies of the edits. Edits of the whole image are learnt in no time; which shape is meant, and where, takes
 # practice, and is most of what some hours on a CPU can teach.
@@ -76,9 +101,13 @@ class AutoencoderPlan:
 
 @dataclass(frozen=True)
 class Plan:
+    """What a training from random weights makes, and how; one that begins with a model keeps that model's sizes."""
+
     flow: FlowPlan
     autoencoder: AutoencoderPlan
     cases: int  # of every edit, in the evaluation
+    model: ModelConfig = BUNDLED
+    sentences: int = 20_000  # from which the vocabularies are learnt
     evaluation_steps: int = 20
     tries: int = 24  # unseen cases of an edit, of which the first that succeed become examples
     example_steps: tuple[int, ...] = (8, 20, 30)
@@ -133,6 +162,8 @@ PLANS = {
         ),
         autoencoder=AutoencoderPlan(steps=12, samples=4, side=32, compiled=False),
         cases=1,
+        model=SMALLEST,
+        sentences=2_000,
         evaluation_steps=2,
         tries=1,
         example_steps=(1,),

@@ -25,7 +25,7 @@ from tests.waiting import eventually
 
 EXAMPLES = ROOT / "examples"
 ROWS = 20
-STEPS = 8  # this model's success rates are the same as with 20 or 30
+STEPS = 4  # enough for the examples; the judge passes their edits with 4, 8, 20 and 30 steps
 TRANSPORTS = ("s3", "http", "file", "data")
 
 

@@ -15,14 +15,14 @@ import kontext
 from kontext.autoencoder import Autoencoder
 from kontext.errors import CheckpointError
 from kontext.networks import load_networks
-from kontext.weights.layout import find_model
+from kontext.weights.layout import bundled_model, find_model
 from training.__main__ import main
 from training.autoencoder import AutoencoderTraining, crops, reconstruction_loss
-from training.beginning import CONFIG, write_beginning
+from training.beginning import write_beginning
 from training.flow import FlowTraining, moving_average, random_times, token_weights
 from training.judging.card import NAMES
 from training.lessons import Bucket, Pools, changed_tokens
-from training.plans import PLANS, AutoencoderPlan, FlowPlan, Phase, Rates
+from training.plans import BUNDLED, PLANS, SMALLEST, AutoencoderPlan, FlowPlan, Phase, Rates
 from training.ranks import Ranks
 from training.speed import mixed_precision
 
@@ -33,7 +33,7 @@ RECOLOUR = Bucket(((64, 64),), 6, (("recolour", 1.0),))
 @pytest.fixture(scope="module")
 def beginning(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("begin")
-    write_beginning(folder)
+    write_beginning(folder, SMALLEST, sentence_count=500)
     return folder
 
 
@@ -48,7 +48,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def flow_training(beginning: Path, folder: Path, steps: int) -> FlowTraining:
     phases = (Phase(1.0, (RECOLOUR,)),)
     plan = FlowPlan(steps, phases, matrix_rate=0.02, other_rate=2e-3, uses=4, lessons=12, compiled=False)
-    return FlowTraining(load_networks(find_model(beginning), torch.float32), CONFIG, plan, folder, ALONE)
+    return FlowTraining(load_networks(find_model(beginning), torch.float32), SMALLEST, plan, folder, ALONE)
+
+
+def test_the_bundled_model_has_the_sizes_of_the_plans_that_made_it() -> None:
+    made = find_model(bundled_model()).config
+    statistics = {"scale_factor": 1.0, "shift_factor": 0.0}
+
+    assert replace(made, autoencoder=replace(made.autoencoder, **statistics)) == BUNDLED
+    assert {PLANS["cpu"].model, PLANS["gpu"].model} == {BUNDLED}
 
 
 def told(folder: Path, name: str) -> list[dict[str, float]]:
@@ -95,7 +103,7 @@ def test_a_training_at_its_end_does_nothing_more(beginning: Path, tmp_path: Path
 @pytest.mark.parametrize("decoder_only", [False, True])
 def test_the_loss_of_the_autoencoder_falls(tmp_path: Path, decoder_only: bool) -> None:
     torch.manual_seed(0)
-    autoencoder = Autoencoder(CONFIG.autoencoder)
+    autoencoder = Autoencoder(SMALLEST.autoencoder)
     encoder = {key: value.clone() for key, value in autoencoder.encoder.state_dict().items()}
     rates = Rates(0.1, 0.1)
     plan = AutoencoderPlan(steps=40, samples=4, side=32, rates=rates, decoder_rates=rates, compiled=False)
@@ -115,7 +123,7 @@ def test_the_loss_of_the_autoencoder_falls(tmp_path: Path, decoder_only: bool) -
 
 def test_every_weight_of_a_decoder_learns(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    autoencoder = Autoencoder(CONFIG.autoencoder)
+    autoencoder = Autoencoder(SMALLEST.autoencoder)
     before = {name: weights.clone() for name, weights in autoencoder.decoder.named_parameters()}
     plan = AutoencoderPlan(steps=2, samples=2, side=32, decoder_rates=Rates(0.1, 0.1), compiled=False)
 
@@ -127,9 +135,9 @@ def test_every_weight_of_a_decoder_learns(tmp_path: Path) -> None:
 
 def test_a_stopped_training_of_the_autoencoder_goes_on(tmp_path: Path) -> None:
     plan = AutoencoderPlan(steps=2, samples=2, side=32, compiled=False)
-    AutoencoderTraining(Autoencoder(CONFIG.autoencoder), plan, tmp_path, ALONE, True).run()
+    AutoencoderTraining(Autoencoder(SMALLEST.autoencoder), plan, tmp_path, ALONE, True).run()
 
-    again = AutoencoderTraining(Autoencoder(CONFIG.autoencoder), replace(plan, steps=3), tmp_path, ALONE, True)
+    again = AutoencoderTraining(Autoencoder(SMALLEST.autoencoder), replace(plan, steps=3), tmp_path, ALONE, True)
     again.run()
 
     assert [step["step"] for step in told(tmp_path, "autoencoder")] == [1, 2, 3]
@@ -138,9 +146,9 @@ def test_a_stopped_training_of_the_autoencoder_goes_on(tmp_path: Path) -> None:
 def test_the_result_is_a_model_that_edits(finished: Path) -> None:
     model = kontext.load(finished / "model", device="cpu")
 
-    edited = model.edit(Image.new("RGB", (256, 256)), "make it blue", num_inference_steps=1, seed=1)
+    edited = model.edit(Image.new("RGB", (128, 128)), "make it blue", num_inference_steps=1, seed=1)
 
-    assert edited.size == (256, 256)
+    assert edited.size == (128, 128)
     assert model.config.autoencoder.scale_factor != 1.0  # from the latents' statistics
 
 

@@ -13,7 +13,6 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 
 from training.data.edits import EDITS, draw_edit
 
-SENTENCES = 20_000
 T5_PIECES = 320  # at most; as many rows has the encoder
 CLIP_ENTRIES = 994  # at most
 END_OF_WORD = "</w>"
@@ -21,7 +20,7 @@ WORD = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"  # what CLIP tak
 START_OF_TEXT, END_OF_TEXT = "<|startoftext|>", "<|endoftext|>"
 
 
-def sentences(seed: int, count: int = SENTENCES) -> list[str]:
+def sentences(seed: int, count: int) -> list[str]:
     """Sentences that ask for edits, of every kind equally often."""
     rng = Random(seed)
     return [draw_edit(EDITS[i % len(EDITS)], rng).prompt(rng) for i in range(count)]
