@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from threading import Event, Lock, Thread
+from threading import Lock, Thread
 from typing import IO
 
 from jobs.errors import SettingsError
@@ -68,6 +68,8 @@ class Member:
     environment: Mapping[str, str]
     process: subprocess.Popen[str] | None = None
     reader: Thread | None = None
+    sigterms: int = 0
+    """How many SIGTERMs the process that lives now was sent."""
     started_at: float = 0.0
     pause_seconds: float = 0.0
     due_at: float = field(default_factory=time.monotonic)
@@ -90,14 +92,14 @@ class Fleet:
         self._out = out
         self._is_json = is_json
         self._lock = Lock()
-        self._is_stopping = Event()
+        self._stops = 0
 
     def stop(self) -> None:
-        """Pass a SIGTERM on to every process; the second one ends their patience, as for one worker."""
-        self._is_stopping.set()
-        for member in self._members:
-            if member.process is not None and member.process.poll() is None:
-                member.process.terminate()
+        """Pass a SIGTERM on to every process; the second one ends their patience, as for one worker.
+
+        Only counts, since it is called by a signal handler, which may interrupt the start of a process: `run` sends.
+        """
+        self._stops += 1
 
     def run(self) -> int:
         """Start all, restart those that die, and return when all have ended after `stop`, or one for good.
@@ -110,31 +112,34 @@ class Fleet:
             for member in self._members:
                 ended = self._look_after(member)
                 code = code or ended
-                if ended in FINAL_CODES and not self._is_stopping.is_set():
+                if ended in FINAL_CODES and not self._stops:
                     self.stop()
-            if self._is_stopping.is_set() and all(member.process is None for member in self._members):
+            if self._stops and all(member.process is None for member in self._members):
                 return code
             time.sleep(POLL_SECONDS)
 
     def _look_after(self, member: Member) -> int:
         """Start what is due; returns the code of a process that has just ended and stays so, otherwise 0."""
         if member.process is None:
-            if not self._is_stopping.is_set() and time.monotonic() >= member.due_at:
+            if not self._stops and time.monotonic() >= member.due_at:
                 self._start(member)
             return 0
         code = member.process.poll()
         if code is None:
+            _pass_stop_on(member, self._stops)
             return 0
         member.process = None
         if member.reader is not None:
             member.reader.join(LAST_LINES_SECONDS)
-        if self._is_stopping.is_set() or code in FINAL_CODES:
+        if self._stops and code == -signal.SIGTERM:  # so young that it did not drain yet: it had nothing to hand back
+            return 0
+        if self._stops or code in FINAL_CODES:
             return code if code >= 0 else 128 - code  # ended by a signal, as a shell spells it
         self._plan_restart(member, code)
         return 0
 
     def _start(self, member: Member) -> None:
-        member.started_at = time.monotonic()
+        member.started_at, member.sigterms = time.monotonic(), 0
         member.process = subprocess.Popen(
             self._command,
             env=member.environment,
@@ -165,6 +170,13 @@ class Fleet:
         with self._lock:
             self._out.write(f"{line}\n" if self._is_json else f"gpu{gpu} {line}\n")
             self._out.flush()
+
+
+def _pass_stop_on(member: Member, stops: int) -> None:
+    """Send a process the next SIGTERM that it has not had; one a look, since two at once would be merged into one."""
+    if member.process is not None and member.sigterms < stops:
+        member.process.terminate()
+        member.sigterms += 1
 
 
 def run_fleet(asked: str, settings: Settings) -> int:

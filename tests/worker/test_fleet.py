@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,19 @@ DRAINS = (
     "import os, signal, time; signal.signal(15, lambda *_: (os.write(1, b'drained\\n'), os._exit(0)));"
     "os.write(1, b'up\\n'); time.sleep(60)"
 )
+
+
+COUNTS = """
+import os, signal
+def count(*_):
+    count.calls += 1
+    os.write(1, b"SIGTERM %d\\n" % count.calls)
+    if count.calls == 2: os._exit(0)
+count.calls = 0
+signal.signal(15, count)
+os.write(1, b"up\\n")
+while True: signal.pause()
+"""
 
 
 @contextmanager
@@ -78,6 +92,36 @@ def test_all_start_their_lines_carry_their_gpu_and_all_drain() -> None:
 
     assert codes == [0]
     eventually(lambda: out.getvalue().count("drained") == 2)
+
+
+def test_a_stop_that_interrupts_the_start_of_a_process_reaches_that_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    stops = list[Callable[[], None]]()
+    start = fleet_module.subprocess.Popen
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        process = start(*args, **options)
+        stops.pop()() if stops else None  # the signal handler runs before the caller has the process
+        return process
+
+    monkeypatch.setattr(fleet_module.subprocess, "Popen", interrupted)
+    fleet = Fleet([sys.executable, "-c", WELL], {gpu: {"GPU": gpu} for gpu in "01"}, io.StringIO())
+    stops.append(fleet.stop)
+    codes = list[int]()
+    Thread(target=lambda: codes.append(fleet.run()), daemon=True).start()
+
+    eventually(lambda: codes, what="the first process was never told to stop")
+    assert codes == [0], "ended by the SIGTERM before it could drain, which is no failure"
+
+
+def test_the_second_stop_reaches_a_process_that_still_drains() -> None:
+    with running(COUNTS, gpus="0") as (fleet, out, codes):
+        for line in ("up", "SIGTERM 1"):
+            eventually(lambda expected=line: f"gpu0 {expected}" in out.getvalue().splitlines())  # type: ignore[misc]
+            fleet.stop()
+        eventually(lambda: codes)
+
+    assert codes == [0]
+    eventually(lambda: "gpu0 SIGTERM 2" in out.getvalue().splitlines())
 
 
 def test_one_that_dies_is_started_again_and_the_other_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
