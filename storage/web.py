@@ -49,7 +49,7 @@ class Web(Source):
                 raise Outage(INPUT.unavailable, f"{show_uri(uri)}: its host did not answer lately; a later try may do")
             try:
                 data = self._read(uri)
-            except RetryJob as failure:
+            except EditFailure as failure:
                 self._hosts.note(host, is_silent=isinstance(failure.__cause__, httpx2.TimeoutException))
                 raise
             self._hosts.note(host, is_silent=False)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from random import uniform
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Event
 from typing import TYPE_CHECKING
 
 from jobs.errors import BrokerError, EditFailure, JobNotFound
@@ -35,10 +35,16 @@ PARALLEL = 16
 BURST = 500
 """Callbacks begun in one tick: a tick must end, or a worker that stops would wait for the whole outbox."""
 
-POSTPONED_SECONDS = 10.0
-"""When a callback to a silent receiver is looked at again while another one is waiting for its answer."""
-
 MINUTE, HOUR = 60.0, 3600.0
+POSTPONED_SECONDS = 10.0, 10 * MINUTE
+"""Shortest and longest pause of a callback whose receiver is silent while another one waits for its answer."""
+
+SILENCE_PER_PAUSE = 4
+"""That pause is a quarter of the silence, so a receiver that is back waits for a quarter of its absence at most."""
+
+LOOKS_PER_SECOND = 50
+"""Postponed callbacks that all senders together look at again: however many there are, others come in between."""
+
 DELAYS_SECONDS = (
     *(5.0, 30.0, 2 * MINUTE, 10 * MINUTE, 30 * MINUTE, HOUR, 2 * HOUR, 4 * HOUR, 8 * HOUR),
     *(12 * HOUR, 12 * HOUR, 12 * HOUR, 12 * HOUR, 12 * HOUR),
@@ -87,15 +93,16 @@ class CallbackSender:
         self._receivers = Hosts()
         self._slots = BoundedSemaphore(PARALLEL)
         self._executor = ThreadPoolExecutor(PARALLEL, thread_name_prefix="callback")
+        self._is_closed = Event()
 
     def tick(self) -> int:
-        """Begin to deliver what is due, as slots come free, and return how many were begun.
+        """Begin to deliver what is due, as slots come free, and return how many were begun; none once it is closed.
 
         Raises:
             BrokerError: Redis does not answer; what was not settled comes again.
         """
         for begun in range(BURST):
-            if not self._slots.acquire(timeout=INTERVAL_SECONDS):
+            if self._is_closed.is_set() or not self._slots.acquire(timeout=INTERVAL_SECONDS):
                 return begun
             try:
                 due = self._outbox.take(1, self._hide_seconds)
@@ -105,11 +112,18 @@ class CallbackSender:
             if not due:
                 self._slots.release()
                 return begun
-            self._executor.submit(self._deliver_and_free, due[0])
+            try:
+                self._executor.submit(self._deliver_and_free, due[0])
+            except RuntimeError:  # closed between the look and the take: whoever takes it next sends it
+                self._slots.release()
+                self._outbox.postpone(due[0].webhook_id, 0)
+                return begun
         return BURST
 
     def close(self) -> None:
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        """Take no more, and wait for the deliveries under way; another thread may still be in `tick`."""
+        self._is_closed.set()
+        self._executor.shutdown(wait=True)  # each one that was begun has a slot, and so a thread: none is dropped
         self._client.close()
 
     def _deliver_and_free(self, due: DueCallback) -> None:
@@ -137,12 +151,16 @@ class CallbackSender:
         receiver, origin = host_of(callback.url), Origin.of(record.job)
         with self._receivers.turn(receiver) as is_given:
             if not is_given:
-                self._outbox.postpone(due.webhook_id, POSTPONED_SECONDS * self._jitter(0.8, 1.2))
+                self._postpone(due, self._receivers.silent_seconds(receiver))
                 return
             started = time.monotonic()
             reply = self._post(callback.url, due.webhook_id, record.event().model_dump_json().encode(), origin)
         self._receivers.note(receiver, is_silent=reply.status == 0)
         self._settle(due, reply, time.monotonic() - started, origin)
+
+    def _postpone(self, due: DueCallback, silent_seconds: float) -> None:
+        pause = pause_of_postponed(silent_seconds, self._outbox.length())
+        self._outbox.postpone(due.webhook_id, pause * self._jitter(0.8, 1.2))
 
     def _settle(self, due: DueCallback, reply: Reply, seconds: float, origin: Origin = NOWHERE) -> None:
         verdict, delay = judge(reply, due.attempts + 1, self._jitter)
@@ -165,6 +183,17 @@ class CallbackSender:
             return Reply(0, failure.message, is_refused=not failure.retryable)
         except Exception as error:  # whatever a transport raises, the attempt has failed and is tried again
             return Reply(0, one_line(hide_secrets(f"{type(error).__name__}: {error}"), 200))
+
+
+def pause_of_postponed(silent_seconds: float, pending: int) -> float:
+    """Seconds, before jitter, until a callback whose receiver is silent is looked at again.
+
+    Args:
+        silent_seconds: for how long the receiver has not answered.
+        pending: callbacks in the outbox.
+    """
+    shortest, longest = POSTPONED_SECONDS
+    return max(min(max(shortest, silent_seconds / SILENCE_PER_PAUSE), longest), pending / LOOKS_PER_SECOND)
 
 
 def judge(reply: Reply, attempt: int, jitter: Callable[[float, float], float] = uniform) -> tuple[Verdict, float]:

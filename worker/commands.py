@@ -115,8 +115,8 @@ def callbacks() -> None:
     server = serve_metrics(settings, registry, delivery.why_not_live, delivery.why_not_ready)
     delivery.start()
     _wait_for_sigterm()
-    delivery.stop(settings.callback_timeout_seconds)
     sender.close()
+    delivery.stop()
     events.send(WorkerStopped(settings.worker_name))
     if server is not None:
         server.close()

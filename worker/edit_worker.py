@@ -146,10 +146,10 @@ class EditWorker:
         self._wait_for_runs(AFTER_DRAIN_SECONDS)
 
     def stop(self) -> None:
-        """End the background threads and leave."""
+        """End the background threads and leave; the worker says that it lives while callbacks are under way."""
+        self._callbacks.close()
         for thread in self._threads:
             thread.stop()
-        self._callbacks.close()
         self._storage.close()
         self._loras.close()
         self._decoder.close()

@@ -44,7 +44,11 @@ class ServiceStep(bootsteps.StartStopStep):
             os._exit(0)  # the thread that loads would keep the interpreter from ending
         except (KontextError, Error) as error:
             worker.events.send(ModelNotLoaded(str(error)))
+            worker.stop()  # Celery stops only what has started
             raise SystemExit(EXIT_NO_MODEL) from error
+        except BaseException:
+            worker.stop()
+            raise
 
     def stop(self, controller: Any) -> None:
         worker: EditWorker = controller.app.edit_worker

@@ -74,6 +74,11 @@ class Outbox:
             raise JobNotFound(f"no job {due.job_id!r} in the ledger")
         return parse_record(due.job_id, {**fields, **(json.loads(ending) if ending else {})})
 
+    def length(self) -> int:
+        """How many callbacks are pending."""
+        with redis_errors(self._scripts.redis):
+            return cast("int", self._scripts.redis.zcard(self._scripts.key("outbox")))
+
     def postpone(self, webhook_id: str, delay_seconds: float) -> None:
         """Make a taken callback due again after the delay, without counting an attempt."""
         due_us = self._scripts.now_us() + int(delay_seconds * MICROSECONDS)

@@ -93,6 +93,7 @@ def test_each_process_does_its_whole_job_with_its_own_rights(
         assert running.exit_code() == 0
         eventually(lambda: client.get("a").callback == "delivered")  # with the worker gone, by the other process
     assert shown_to(guarded_redis.url_of(LOGINS["exporter"]))["kontext_redis_up"] == 1
+    assert Outbox(Ledger(connect(guarded_redis.url_of(LOGINS["callbacks"])))).length() == 0
     assert "permission" not in running.log.lower() + sending.log.lower()
     denied = _denied(guarded_redis)
     assert denied == []

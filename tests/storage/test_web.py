@@ -385,6 +385,17 @@ def test_a_silent_host_holds_up_one_download_and_not_those_of_other_hosts(http_s
     web.close()
 
 
+def test_a_host_that_answers_with_an_error_is_silent_no_more(http_server: HttpServer) -> None:
+    web = Web(load_settings(StorageSettings, private_hosts=("127.0.0.1",)))
+    image = http_server.answer("/image", Answer(404))
+    web._hosts.note(host_of(image), is_silent=True)
+
+    assert isinstance(failure_of(web, image), RejectJob)
+
+    assert len(web._hosts) == 0
+    web.close()
+
+
 def test_every_spelling_of_host_and_port_is_one_host() -> None:
     spellings = ["https://h/a", "https://H:443/b?c", "https://h.", "https://u:p@h/", "https://u2@h#x"]
 

@@ -6,19 +6,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from threading import Event, Thread
 
 import pytest
 import redis
 from standardwebhooks import WebhookVerificationError
 
-from jobs.ledger import Ledger, Outbox
+from jobs.ledger import DueCallback, Ledger, Outbox
+from jobs.names import host_of
 from jobs.schema import EditJob
 from jobs.settings import load_settings
 from storage.guarded_http import guarded_client
 from tests.clock import ManualClock
 from tests.servers.http import Answer, HttpServer, Request
-from tests.waiting import eventually
-from worker.callbacks import DELAYS_SECONDS, HOUR, PARALLEL, CallbackSender, Reply, judge
+from tests.waiting import PATIENCE_SECONDS, eventually
+from worker.background import Periodic
+from worker.callbacks import DELAYS_SECONDS, HOUR, PARALLEL, CallbackSender, Reply, judge, pause_of_postponed
 from worker.events import Events
 from worker.settings import Settings
 
@@ -242,3 +245,89 @@ def test_a_callback_given_up_by_hand_during_its_attempt_stays_given_up(
 
     assert ledger.get("a").callback == "dropped"
     assert redis_client.zcard("dg:outbox") == 0
+
+
+@pytest.mark.parametrize(
+    ("silent_seconds", "pending", "pause_seconds"),
+    [
+        (0, 1, 10),
+        (100, 1, 25),  # a quarter of the silence
+        (3 * 24 * HOUR, 1, 600),  # not longer, for a receiver that is back
+        (100, 5_000, 100),  # 50 of them a second, whoever looks
+        (3 * 24 * HOUR, 100_000, 2000),
+    ],
+)
+def test_a_postponed_callback_is_looked_at_the_less_the_longer_the_silence_and_the_more_of_them_there_are(
+    silent_seconds: float, pending: int, pause_seconds: float
+) -> None:
+    assert pause_of_postponed(silent_seconds, pending) == pause_seconds
+
+
+def test_a_callback_whose_silent_receiver_is_being_called_waits_without_an_attempt(
+    ledger: Ledger, clock: ManualClock, attempts: Attempts, redis_client: redis.Redis
+) -> None:
+    url = "http://127.0.0.1:9/hook"
+    webhook = end_job(ledger, "a", url)
+
+    with sending(ledger) as sender:
+        receivers, receiver = sender._receivers, host_of(url)
+        receivers.note(receiver, is_silent=True)
+        with receivers.turn(receiver):
+            assert sender.tick() == 1
+            due_us = clock.last_us + 9e6
+            eventually(lambda: due_us < redis_client.zscore("dg:outbox", webhook) < due_us + 20e6)
+            clock.advance(8)
+            assert sender.tick() == 0
+        assert attempts(webhook) == 0
+
+
+def test_a_callback_that_is_taken_while_its_sender_closes_is_sent_by_another_at_once(
+    ledger: Ledger, http_server: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end_job(ledger, "a", http_server.answer(HOOK, Answer(200)))
+
+    with sending(ledger) as closing, sending(ledger) as other:
+        take = closing._outbox.take
+
+        def take_late(limit: int, hide_seconds: float) -> list[DueCallback]:
+            taken = take(limit, hide_seconds)
+            closing.close()
+            return taken
+
+        monkeypatch.setattr(closing._outbox, "take", take_late)
+        assert closing.tick() == 0
+        assert closing.tick() == 0, "a closed sender takes nothing"
+        assert other.tick() == 1
+        eventually(lambda: ledger.get("a").callback == "delivered")
+
+
+def test_a_sender_that_closes_ends_what_it_began_and_hides_nothing_else(
+    ledger: Ledger, http_server: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"job-{number}" for number in range(3 * PARALLEL)]
+    for name in names:
+        end_job(ledger, name, http_server.answer(HOOK, Answer(200)))
+    begun, may_end = list[str](), Event()
+
+    def deliver(due: DueCallback) -> None:
+        begun.append(due.webhook_id)
+        may_end.wait(PATIENCE_SECONDS)
+
+    def others_are_sent() -> bool:
+        other.tick()
+        return sum(ledger.get(name).callback == "delivered" for name in names) == 2 * PARALLEL
+
+    with sending(ledger) as closing, sending(ledger) as other:
+        monkeypatch.setattr(closing, "_deliver", deliver)
+        ticks = Periodic("callbacks", 0.001, closing.tick, Events())
+        ticks.start()
+        eventually(lambda: len(begun) == PARALLEL)
+        end = Thread(target=closing.close)
+        end.start()
+        eventually(closing._is_closed.is_set)
+        may_end.set()
+        end.join()
+        ticks.stop(PATIENCE_SECONDS)
+        eventually(others_are_sent)
+
+    assert len(begun) == PARALLEL
