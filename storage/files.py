@@ -16,6 +16,7 @@ from jobs.errors import EditFailure, Outage, RejectJob
 from storage.limits import too_large
 from storage.settings import StorageSettings
 from storage.store import INPUT, OUTPUT, Content, Side, Store
+from storage.transfer import check_not_left
 from storage.uris import scheme_of, show_uri
 
 MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
@@ -110,6 +111,7 @@ def _replace(path: str, data: Content) -> None:
                 shutil.copyfileobj(data, file)
             file.flush()
             os.fsync(file.fileno())
+            check_not_left()  # its job may have ended otherwise meanwhile
             if not os.path.lexists(temporary):
                 # Only with a folder's descriptor, here without meaning, Python asks the kernel to follow the link.
                 os.link(f"/proc/self/fd/{file.fileno()}", temporary, src_dir_fd=file.fileno(), follow_symlinks=True)

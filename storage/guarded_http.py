@@ -11,27 +11,24 @@ import logging
 import socket
 import time
 from collections.abc import Iterable
-from concurrent.futures import Future
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ssl import SSLContext
-from threading import BoundedSemaphore, Thread
 from typing import Any
 
 import httpcore2
 import httpx2
+from httpcore2._backends.sync import SyncStream
 
 from storage.addresses import AddressRules, ForbiddenAddress
 from storage.proxy import ProxyTransport
+from storage.resolver import DNS_SECONDS, resolve
 from storage.settings import StorageSettings
+from storage.transfer import check_not_left, use_connection
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10
 """For each address; a host that drops packets must not use up the time of the whole exchange."""
-
-DNS_SECONDS = 10.0
-MOST_LOOKUPS = 64
-LOOKUPS = BoundedSemaphore(MOST_LOOKUPS)
 
 LONGEST_EXCHANGE_SECONDS = 120.0
 """For a request that names no time at all."""
@@ -100,7 +97,6 @@ class GuardedBackend(httpcore2.NetworkBackend):
     def __init__(self, rules: AddressRules, silence_seconds: float) -> None:
         self._rules = rules
         self._silence_seconds = silence_seconds
-        self._backend = httpcore2.SyncBackend()
 
     def connect_tcp(
         self,
@@ -123,12 +119,15 @@ class GuardedBackend(httpcore2.NetworkBackend):
         for address in self._allowed_addresses(host, port, deadline):
             limit = min(CONNECT_SECONDS, seconds_until(deadline, httpcore2.ConnectTimeout))
             try:
-                stream = self._backend.connect_tcp(address, port, limit, local_address, socket_options)
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
-                failure = error
+                connection = _connect(address, port, limit)
+            except TimeoutError as error:
+                failure = httpcore2.ConnectTimeout(str(error))
+            except OSError as error:
+                check_not_left()
+                failure = httpcore2.ConnectError(str(error))
             else:
-                return DeadlineStream(stream, deadline, self._silence_seconds)
-        raise type(failure)(f"cannot connect to {host}: {failure}") from failure
+                return DeadlineStream(SyncStream(connection), deadline, self._silence_seconds)
+        raise type(failure)(f"cannot connect to {host}: {failure}")
 
     def _allowed_addresses(self, host: str, port: int, deadline: float) -> list[str]:
         addresses = resolve(host, port, min(DNS_SECONDS, seconds_until(deadline, httpcore2.ConnectTimeout)))
@@ -174,38 +173,26 @@ class DeadlineStream(httpcore2.NetworkStream):
         return min(self._silence_seconds, seconds_until(self._deadline, late))
 
 
-def resolve(host: str, port: int, seconds: float = DNS_SECONDS) -> list[str]:
-    """The numeric addresses of a host, in the order in which to try them.
-
-    The system's resolver knows no time limit of ours and cannot be interrupted, so it runs in a thread that is left
-    behind when the time is over. `MOST_LOOKUPS` of them may hang at once.
+def _connect(address: str, port: int, seconds: float) -> socket.socket:
+    """Connect to a numeric address; the wait for it ends when its transfer is left.
 
     Raises:
-        httpcore2.ConnectError: the name has no address.
-        httpcore2.ConnectTimeout: no DNS server answered in time.
+        OSError: nothing listens there, or, as TimeoutError, nothing answers in time.
+        TransferLeft: nobody waits for it any more.
     """
-    late = httpcore2.ConnectTimeout(f"cannot find the address of {host}: DNS does not answer within {seconds:.0f} s")
-    deadline = time.monotonic() + seconds
-    if not LOOKUPS.acquire(timeout=seconds):
-        raise late
-    answer: Future[list[Any]] = Future()
-    Thread(target=_look_up, args=(host, port, answer), name="dns", daemon=True).start()
+    family, kind, protocol, _, target = socket.getaddrinfo(
+        address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+    )[0]
+    connection = socket.socket(family, kind, protocol)
     try:
-        found = answer.result(max(0.0, deadline - time.monotonic()))
-    except TimeoutError:
-        raise late from None
-    except (OSError, UnicodeError) as error:
-        raise httpcore2.ConnectError(f"cannot find the address of {host}: {error}") from error
-    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
-
-
-def _look_up(host: str, port: int, answer: Future[list[Any]]) -> None:
-    try:
-        answer.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-    except BaseException as error:
-        answer.set_exception(error)
-    finally:
-        LOOKUPS.release()
+        use_connection(connection)
+        connection.settimeout(seconds)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.connect(target)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def seconds_until(deadline: float, late: type[httpcore2.TimeoutException]) -> float:

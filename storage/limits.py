@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 
 from jobs.errors import ErrorCode, RejectJob, RetryJob
+from storage.transfer import check_not_left
 from storage.uris import show_uri
 
 DOWNLOAD_SECONDS = 120.0
@@ -30,11 +31,13 @@ def collect(chunks: Iterable[bytes], uri: str, max_bytes: int, deadline: Deadlin
     """Join the chunks of an input; the deadline is looked at between two of them.
 
     Raises:
+        TransferLeft: nobody waits for it any more.
         RejectJob: there are more than `max_bytes`.
         RetryJob: the deadline has passed.
     """
     data = bytearray()
     for chunk in chunks:
+        check_not_left()
         data += chunk
         if len(data) > max_bytes:
             raise too_large(uri, f"more than {max_bytes}", max_bytes)

@@ -17,11 +17,15 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
 
 from jobs.errors import EditFailure, Outage, RejectJob, SettingsError
+from storage.leavable_s3 import make_leavable
 from storage.limits import CHUNK_BYTES, DOWNLOAD_SECONDS, Deadline, collect, too_large
 from storage.settings import StorageSettings
 from storage.store import INPUT, OUTPUT, Content, Side, Store
 from storage.unpacking import unpacked
 from storage.uris import scheme_of, show_uri
+
+SILENCE_SECONDS = 30.0
+"""Longest wait for the store's next bytes."""
 
 CHECK_LASTS_SECONDS = 300
 """Time during which a folder that passed the write check is not checked again."""
@@ -143,7 +147,7 @@ def make_client() -> Any:  # boto3 makes the class of its clients at run time
 def _make_client(session: Session, addressing_style: str | None) -> Any:
     config = Config(
         connect_timeout=10,
-        read_timeout=30,
+        read_timeout=SILENCE_SECONDS,
         retries={"mode": "standard", "total_max_attempts": 3},
         max_pool_connections=16,
         # Checksums that boto3 adds on its own are refused by many servers that speak S3.
@@ -151,7 +155,9 @@ def _make_client(session: Session, addressing_style: str | None) -> Any:
         response_checksum_validation="when_required",
         s3={"addressing_style": addressing_style} if addressing_style else None,  # type: ignore[arg-type]
     )
-    return session.client("s3", config=config)
+    client = session.client("s3", config=config)
+    make_leavable(client)
+    return client
 
 
 def _is_amazons(endpoint_url: str) -> bool:

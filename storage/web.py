@@ -14,6 +14,7 @@ from storage.hosts import Hosts
 from storage.limits import CHUNK_BYTES, DOWNLOAD_SECONDS, Deadline, collect, too_large, too_slow
 from storage.settings import StorageSettings
 from storage.store import INPUT, Source
+from storage.transfer import check_not_left
 from storage.unpacking import unpacked
 from storage.uris import scheme_of, show_uri
 
@@ -50,6 +51,7 @@ class Web(Source):
             try:
                 data = self._read(uri)
             except EditFailure as failure:
+                check_not_left()  # or an end of ours would be taken for an answer of the host
                 self._hosts.note(host, is_silent=isinstance(failure.__cause__, httpx2.TimeoutException))
                 raise
             self._hosts.note(host, is_silent=False)

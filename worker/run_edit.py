@@ -18,7 +18,8 @@ from jobs.registry import WorkerState
 from jobs.schema import CONTENT_TYPES, JOB_ID_PATTERN, EditJob, EngineInfo, Lora, Outcome, Timings
 from kontext import DecodedImage, Edited, EditRequest, ImageError, encode_image
 from storage import Storage
-from storage.uris import show_uri
+from storage.store import INPUT, OUTPUT
+from storage.uris import scheme_of, show_uri
 from worker.admission import Admission
 from worker.decoding import Decoder
 from worker.engines import Engine, edit_request
@@ -164,7 +165,7 @@ class EditRunner:
         assert output is not None  # filled in when the ledger accepted the job
         with self._stage(run, "fetching", "fetch"):
             # A wrong bucket should cost no GPU time.
-            self._transfers.run(lambda: self._storage.check_output(output), run.check)
+            self._transfers.run(output, OUTPUT, lambda: self._storage.check_output(output), run.check)
             inputs = [self._read(uri, run) for uri in job.image]
             loras = [self._fetch_lora(lora, run) for lora in job.params.loras]
         with self._stage(run, "decoding", "fetch"):
@@ -199,10 +200,12 @@ class EditRunner:
             raise LeaseLost
 
     def _read(self, uri: str, run: Run) -> bytes:
-        return self._transfers.run(lambda: self._storage.read(uri), run.check)
+        if scheme_of(uri) == "data":
+            return self._storage.read(uri)
+        return self._transfers.run(uri, INPUT, lambda: self._storage.read(uri), run.check)
 
     def _fetch_lora(self, lora: Lora, run: Run) -> FetchedLora:
-        return self._transfers.run(lambda: self._loras.fetch(lora, run.check), run.check)
+        return self._transfers.run(lora.uri, INPUT, lambda: self._loras.fetch(lora, run.check), run.check)
 
     def _decode(self, uri: str, data: bytes, run: Run) -> DecodedImage:
         """Decode one input image; its warnings name it."""

@@ -1,55 +1,79 @@
 """Runs what waits for other machines in threads that a job can leave.
 
-A source that accepts and says nothing would otherwise hold its job, and a cancel, a deadline or a drain would have no
-effect until it speaks. A transfer that was left ends by itself, at the latest when its source has been silent for
-`DG_INPUT_STALL_SECONDS`; only so many may hang at once.
+A source that accepts and says nothing, or a byte now and then, would otherwise hold its job, and a cancel, a deadline
+or a drain would have no effect until it is done. A transfer that is left loses its connection and so ends at once; only
+what the system cannot interrupt, such as a call to a file server that is away, lingers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NotYet
-from threading import BoundedSemaphore, Thread
+from threading import Lock, Thread
 from typing import TypeVar
+
+from jobs.errors import Outage
+from storage.store import Side
+from storage.transfer import Transfer
+from storage.uris import scheme_of, show_uri
 
 T = TypeVar("T")
 
 POLL_SECONDS = 0.25
 """How often a job that waits for a transfer checks for cancellation."""
 
-MOST_AT_ONCE = 32
-"""Transfers under way, those that were left included."""
+MOST_LINGERING = 32
+"""Transfers of one kind of storage that were left and linger; with so many of them the next one would linger too."""
 
 
 class Transfers:
     """Calls functions that wait; threads may share one."""
 
     def __init__(self) -> None:
-        self._slots = BoundedSemaphore(MOST_AT_ONCE)
+        self._lock = Lock()
+        self._left: list[tuple[str, Thread]] = []
 
-    def run(self, function: Callable[[], T], check: Callable[[], None]) -> T:
+    def run(self, uri: str, side: Side, function: Callable[[], T], check: Callable[[], None]) -> T:
         """Call a function in a thread of its own and return what it returns, or raise what it raises.
 
         Args:
-            check: called while waiting; what it raises ends the wait.
+            uri: what it reads or writes; a transfer waits for no other, of whatever URI.
+            check: called while waiting; what it raises ends the wait and the transfer.
+        Raises:
+            Outage: `MOST_LINGERING` transfers of this scheme hang in calls that cannot be interrupted.
         """
-        while not self._slots.acquire(timeout=POLL_SECONDS):
-            check()
-        result: Future[T] = Future()
-        Thread(target=self._call, args=(function, result), name="transfer", daemon=True).start()
-        while True:
-            try:
-                return result.result(POLL_SECONDS)
-            except NotYet:
-                if result.done():  # the function itself raised it
-                    raise
+        if self._lingering(scheme_of(uri)) >= MOST_LINGERING:
+            raise Outage(side.unavailable, f"{show_uri(uri)}: {MOST_LINGERING} others hang; a later try may do")
+        transfer, result = Transfer(), Future[T]()
+        thread = Thread(target=_call, args=(transfer, function, result), name="transfer", daemon=True)
+        thread.start()
+        try:
+            while not _ends_within(POLL_SECONDS, thread):
                 check()
+        except BaseException:
+            self._leave(transfer, scheme_of(uri), thread)
+            raise
+        return result.result()
 
-    def _call(self, function: Callable[[], T], result: Future[T]) -> None:
+    def _leave(self, transfer: Transfer, scheme: str, thread: Thread) -> None:
+        with self._lock:
+            self._left.append((scheme, thread))
+        transfer.leave()
+
+    def _lingering(self, scheme: str) -> int:
+        with self._lock:
+            self._left = [(known, thread) for known, thread in self._left if thread.is_alive()]
+            return sum(known == scheme for known, _ in self._left)
+
+
+def _call(transfer: Transfer, function: Callable[[], T], result: Future[T]) -> None:
+    with transfer.under_way():
         try:
             result.set_result(function())
         except BaseException as error:
             result.set_exception(error)
-        finally:
-            self._slots.release()
+
+
+def _ends_within(seconds: float, thread: Thread) -> bool:
+    thread.join(seconds)
+    return not thread.is_alive()
