@@ -33,7 +33,7 @@ def serve(
     ] = None,
     broker_url: options.BrokerUrl = None,
 ) -> None:
-    """Open the queue over HTTP: OpenAI's image edits, and the contract's jobs.
+    """Open the queue over HTTP: OpenAI's image edits, the contract's jobs, and a page to try them.
 
     The door keeps nothing itself. Open to others than this machine it needs keys, in DG_API_KEYS.
 
@@ -52,7 +52,7 @@ def serve(
 
 def _run_embedded(settings: Any) -> None:
     settings.check_open()
-    say("starting a private Redis and a worker; the door is open before the model is loaded")
+    say("starting a private Redis and a worker; the page is open before the model is loaded")
     with private_folder() as folder, local_service(settings.output_uri, folder / "worker.log") as service:
         broker_url = service.client.settings.broker_url
         _run(settings.model_copy(update={"broker_url": broker_url, "max_queued": 0}), service.check)

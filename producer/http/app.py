@@ -23,6 +23,7 @@ from producer.http import edits, images
 from producer.http.door import Door
 from producer.http.faults import HttpFault, answer_fault
 from producer.http.openapi import document
+from producer.http.page import page
 from producer.http.settings import HttpSettings
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ def make_app(settings: HttpSettings) -> Starlette:
             Route("/openapi.json", _openapi, methods=["GET"]),
             Route("/livez", _alive, methods=["GET"]),
             Route("/readyz", _ready, methods=["GET"]),
+            Route("/", page, methods=["GET"]),
         ],
         middleware=middleware,
         exception_handlers=dict.fromkeys((HttpFault, Error, EditFailure, HTTPException, Exception), answer_fault),

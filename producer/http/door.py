@@ -22,6 +22,7 @@ from producer.http.intake import Intake, Picture
 from producer.http.keys import Caller
 from producer.http.settings import HttpSettings
 from producer.http.views import EditView
+from producer.waiting import describe
 from storage import Storage
 
 LONGEST_WAIT_SECONDS = 600.0
@@ -122,12 +123,13 @@ class Door:
 
     async def view(self, request: Request, record: JobRecord) -> EditView:
         """A job as its caller sees it."""
-        position = image_url = None
+        more: dict[str, Any] = {}
         if record.state is JobState.QUEUED:
-            position = await self.client.run(self.client.client.ledger.position, record.job.id)
+            more["position"] = await self.client.run(self.client.client.ledger.position, record.job.id)
+            _, more["waiting"] = await self.client.run(describe, record, self.client.client)
         if record.state is JobState.SUCCEEDED:
-            image_url = await self.client.run(self.access.image_link, self.base(request), record.job.id)
-        return EditView.of(record, position, image_url)
+            more["image_url"] = await self.client.run(self.access.image_link, self.base(request), record.job.id)
+        return EditView.of(record, **more)
 
     async def follow(self, request: Request, record: JobRecord) -> AsyncIterator[EditView | None]:
         """A job at every change until it has ended; None when a look has brought nothing new, or Redis is away."""

@@ -20,11 +20,15 @@ class ProgressView(BaseModel):
 
 
 class EditView(BaseModel):
-    """A job as its caller sees it. `position`: jobs before it while it waits; `image_url` once it has succeeded."""
+    """A job as its caller sees it.
+
+    While it waits, `position` counts the jobs before it and `waiting` says what for. `image_url` comes with success.
+    """
 
     id: str
     state: JobState
     position: int | None = None
+    waiting: str | None = None
     progress: ProgressView | None = None
     created_at: datetime | None = None
     started_at: datetime | None = None
@@ -33,18 +37,17 @@ class EditView(BaseModel):
     result: EditResult | None = None
 
     @classmethod
-    def of(cls, record: JobRecord, position: int | None = None, image_url: str | None = None) -> EditView:
+    def of(cls, record: JobRecord, **more: Any) -> EditView:
         progress = record.progress
         return cls(
             id=record.job.id,
             state=record.state,
-            position=position,
             progress=ProgressView(**vars(progress)) if progress else None,
             created_at=record.created_at,
             started_at=record.started_at,
             finished_at=record.finished_at,
-            image_url=image_url,
             result=record.result if record.state.is_terminal else None,
+            **more,
         )
 
 

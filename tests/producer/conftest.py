@@ -17,7 +17,10 @@ from jobs.schema import EditJob, JobState, Outcome
 from producer import Client
 from producer.cli import main
 from producer.diffgentor import main as diffgentor_main
+from tests.producer.browsing import browser, open_page
 from tests.servers.redis import RedisServer
+
+__all__ = ["browser", "open_page"]
 
 ROOT = Path(__file__).parent.parent.parent
 STANDIN = Path(__file__).parent / "standin"

@@ -4,70 +4,19 @@ from __future__ import annotations
 
 import functools
 import http.server
-import shutil
 import threading
-from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from producer.gallery import write_gallery
+from tests.producer.browsing import DESK, PHONE, Looked, violations
 from tests.producer.gallery.conftest import HOSTILE, edit_rows
-from tests.requirements import require
-from tests.waiting import PATIENCE_SECONDS, eventually
-
-HOW_TO_INSTALL = "the gallery's browser tests need Chromium: sudo apt-get install chromium"
-PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    require(chromium, HOW_TO_INSTALL)
-    playwright = import_module("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
-
-
-class Looked:
-    """A page, with what it has asked for and what its console says."""
-
-    def __init__(self, page: Any) -> None:
-        self.page = page
-        self.requests: list[str] = []
-        self.said: list[str] = []
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.on("console", lambda message: self.said.append(message.text))
-        page.on("pageerror", lambda error: self.said.append(str(error)))
-
-    def cards(self) -> Any:
-        return self.page.locator(".card")
-
-    def wait_for_images(self, at_least: int) -> None:
-        """Wait for all images, asking from outside: the page's own policy forbids what playwright would wait with."""
-        seen = "[...document.images].map(image => image.naturalWidth)"
-        eventually(lambda: len(widths := self.page.evaluate(seen)) >= at_least and all(widths), what="images")
-
-
-@pytest.fixture
-def open_page(browser: Any) -> Iterator[Any]:
-    contexts = []
-
-    def open_page(address: str, **options: Any) -> Looked:
-        context = browser.new_context(**{"viewport": DESK, **options})
-        context.set_default_timeout(PATIENCE_SECONDS * 1000)
-        contexts.append(context)
-        looked = Looked(context.new_page())
-        looked.page.goto(address)
-        return looked
-
-    yield open_page
-    for context in contexts:
-        context.close()
+def cards(looked: Looked) -> Any:
+    return looked.page.locator(".card")
 
 
 @pytest.fixture
@@ -80,9 +29,9 @@ def test_all_rows_are_seen_with_their_images_and_nothing_comes_from_elsewhere(ga
     looked = open_page(gallery)
 
     looked.wait_for_images(5)
-    assert looked.cards().count() == 6
+    assert cards(looked).count() == 6
     assert looked.page.title() == looked.page.inner_text("h1") == "spring"
-    first, second, third = (looked.cards().nth(place).inner_text() for place in range(3))
+    first, second, third = (cards(looked).nth(place).inner_text() for place in range(3))
     assert "row 1 · succeeded · seed 18446744073709551615 · 4.3 s · native flux1-tiny-kontext" in first
     assert "input_forbidden: file:///data/cat.png" in second
     assert HOSTILE in third, "as text"
@@ -96,15 +45,15 @@ def test_rows_are_chosen_by_state_text_and_error(gallery: str, open_page: Any) -
     page = looked.page
 
     page.click("text=succeeded 2")
-    assert (looked.cards().count(), page.inner_text("#shown")) == (2, "2 of 6 shown")
+    assert (cards(looked).count(), page.inner_text("#shown")) == (2, "2 of 6 shown")
     page.click("text=all 6")
     page.keyboard.press("/")
     page.keyboard.type("no such file")
-    assert looked.cards().count() == 1
+    assert cards(looked).count() == 1
     page.keyboard.press("Escape")
-    assert looked.cards().count() == 6
+    assert cards(looked).count() == 6
     page.select_option("#code", "cancelled")
-    assert looked.cards().count() == 1
+    assert cards(looked).count() == 1
     page.fill("#text", "nothing of the kind")
     assert page.is_visible("text=No edit matches.")
 
@@ -142,14 +91,12 @@ def test_before_and_after_are_compared_by_slider_toggle_and_keys(gallery: str, o
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
 def test_it_is_accessible_and_fits(gallery: str, open_page: Any, viewport: dict[str, int], scheme: str) -> None:
-    axe = import_module("axe_playwright_python.sync_playwright").Axe()
     page = open_page(gallery, viewport=viewport, color_scheme=scheme).page
 
     for is_viewer in (False, True):
         if is_viewer:
             page.click(".pair >> nth=0")
-        found = axe.run(page).response["violations"]
-        assert [(item["id"], [node["html"] for node in item["nodes"]]) for item in found] == []
+        assert violations(page) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
         assert page.evaluate("document.getElementById('stage').getBoundingClientRect().right") <= viewport["width"]
 
@@ -171,8 +118,8 @@ def test_ten_thousand_rows_scroll_smoothly(images: Path, open_page: Any) -> None
         }"""
     )
 
-    assert looked.cards().count() < 60, "only what is near the window is in the page"
-    assert "row 10000" in looked.cards().last.inner_text()
+    assert cards(looked).count() < 60, "only what is near the window is in the page"
+    assert "row 10000" in cards(looked).last.inner_text()
     assert milliseconds[len(milliseconds) // 2] < 1000, "two frames: 33 ms where nothing else runs"
     looked.page.fill("#text", "snow")
     assert looked.page.inner_text("#shown") == "1,667 of 10,000 shown"

@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from jobs.registry import WorkerInfo, WorkerState
 from jobs.schema import JobState
 from producer import Client
 from tests.producer.conftest import finish
@@ -91,7 +92,12 @@ def test_steps_are_followed_as_they_come(http: httpx2.Client, workers: Workers) 
 def test_a_waiting_job_knows_its_position(http: httpx2.Client, client: Client) -> None:
     ids = [upload(http).json()["id"] for _ in range(2)]
 
-    assert [http.get(f"/v1/edits/{job_id}").json()["position"] for job_id in ids] == [0, 1]
+    views = [http.get(f"/v1/edits/{job_id}").json() for job_id in ids]
+
+    assert [view["position"] for view in views] == [0, 1]
+    assert [view["waiting"] for view in views] == ["waiting for a worker"] * 2
+    client.registry.beat(WorkerInfo("worker-1", WorkerState.LOADING))
+    assert http.get(f"/v1/edits/{ids[0]}").json()["waiting"] == "loading the model"
 
 
 def test_jobs_are_cancelled_and_retried(http: httpx2.Client, client: Client) -> None:
