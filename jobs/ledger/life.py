@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from jobs.errors import ErrorCode, JobNotFound, Outage, RejectJob
 from jobs.ledger.reading import JobReading
-from jobs.ledger.record import CANCELLED, Progress
+from jobs.ledger.record import CANCELLED, DAMAGED, Progress
 from jobs.ledger.scripts import MICROSECONDS, PIPELINE_LENGTH, chunks
 from jobs.schema import EditJob, JobState, Outcome, parse_job, salvage_job
 
@@ -56,11 +56,15 @@ class Claim:
         """The job, parsed.
 
         Raises:
-            RejectJob: a Celery client sent something that is not a job.
+            RejectJob: a Celery client sent something that is not a job, or its record is damaged.
             Outage: a newer version accepted it, so a newer worker may run it.
         """
         try:
-            return parse_job(json.loads(self.job_json))
+            raw = json.loads(self.job_json)
+        except ValueError as error:
+            raise RejectJob(ErrorCode.INTERNAL, DAMAGED) from error
+        try:
+            return parse_job(raw)
         except RejectJob as error:
             if self.is_invalid:
                 raise

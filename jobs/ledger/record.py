@@ -27,6 +27,7 @@ def failure(code: ErrorCode, message: str, retryable: bool = False) -> str:
     return Outcome(error=ErrorInfo(code=code, message=message, retryable=retryable)).model_dump_json()
 
 
+DAMAGED = "its record in Redis is damaged; submit the job again under another id"
 CANCELLED = failure(ErrorCode.CANCELLED, "cancelled on request")
 
 
@@ -124,7 +125,24 @@ def parse_event(body: bytes) -> JobEvent:
 
 
 def parse_record(job_id: str, fields: Mapping[str, str]) -> JobRecord:
-    """Parse the fields of a job's hash."""
+    """Parse the fields of a job's hash; a damaged one says so in its outcome, and keeps nobody from reading others."""
+    try:
+        return _parse(job_id, fields)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        return _damaged(job_id, fields)
+
+
+def _damaged(job_id: str, fields: Mapping[str, str]) -> JobRecord:
+    """What is certain of a record that somebody has written to."""
+    error = ErrorInfo(code=ErrorCode.INTERNAL, message=DAMAGED, retryable=False)
+    state = _state({"state": "", **fields})
+    return JobRecord(
+        *(salvage_job({}, job_id), state, 0, 0, None, None, None, None, None, "cancel" in fields, None),
+        *(fields.get("webhook"), (), Outcome(error=error)),
+    )
+
+
+def _parse(job_id: str, fields: Mapping[str, str]) -> JobRecord:
     progress = fields.get("progress")
     outcome = fields.get("outcome")
     return JobRecord(

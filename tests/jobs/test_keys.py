@@ -9,7 +9,7 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.errors import BrokerRefused, ErrorCode
+from jobs.errors import BrokerRefused, ErrorCode, RejectJob
 from jobs.ledger import Ledger, Outbox, redis_key
 from jobs.ledger.scripts import source
 from jobs.schema import JobState
@@ -93,6 +93,45 @@ def test_a_damaged_record_does_not_keep_its_neighbours_from_coming_back(
     assert (again, ended) == (["c", "d"], [])
     assert ledger.queue_counts()["running"] == 0
     assert not redis_client.exists("dg:job:a"), "no half record comes about"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("job", value) for value in ("{", "", "not ours")),
+        *((name, "{") for name in ("history", "progress", "outcome", "attempts", "created_at", "retries")),
+        *((name, "[1]") for name in ("history", "progress", "outcome")),
+        *(("created_at", value) for value in ("nan", "9" * 30)),
+        ("attempts", None),
+    ],
+)
+def test_a_damaged_record_says_so_and_keeps_nobody_from_reading_the_others(
+    field: str, value: str | None, ledger: Ledger, redis_client: redis.Redis
+) -> None:
+    submit(ledger, edit_job("a"), edit_job("b"))
+    if value is None:
+        redis_client.hdel("dg:job:a", field)
+    else:
+        redis_client.hset("dg:job:a", field, value)
+
+    damaged, whole = ledger.get_many(["a", "b"])
+
+    assert damaged is not None
+    assert whole is not None
+    assert (damaged.job.id, damaged.state) == ("a", JobState.QUEUED)
+    assert damaged.result.error is not None
+    assert "its record in Redis is damaged" in damaged.result.error.message
+    assert whole.outcome.error is None
+
+
+def test_a_job_that_cannot_be_read_is_rejected_and_suspects_no_device(
+    ledger: Ledger, redis_client: redis.Redis
+) -> None:
+    submit(ledger, edit_job("a"))
+    redis_client.hset("dg:job:a", "job", "{")
+
+    with pytest.raises(RejectJob, match="damaged"):
+        _ = claimed(ledger, "a").job
 
 
 def test_a_delayed_job_without_a_record_is_forgotten(
