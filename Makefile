@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 
 DEMO = demo-output
 
-.PHONY: help demo test test-slow chaos check format lint types package dist constraints clean
+.PHONY: help demo test test-slow test-all chaos check format lint types package dist constraints clean
 
 help: ## say what one can do here
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -22,6 +22,9 @@ test: .venv/installed ## run the tests, those with a real Redis, S3 and HTTP ser
 
 test-slow: .venv/installed ## run the soaks and sweeps that `make test` leaves out
 	.venv/bin/pytest -n auto --dist loadfile -m slow $(or $(ARGS),$(shell grep -rlF mark.slow tests --include='*.py'))
+
+test-all: .venv/installed ## run both in one go, which takes less time than one after the other
+	.venv/bin/pytest -n auto --dist worksteal $(ARGS)
 
 chaos: .venv/installed ## hundreds of jobs under random faults (MINUTES=5 SEED=...); nothing may get lost
 	.venv/bin/python -m tests.chaos.soak --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))

@@ -63,7 +63,8 @@ def edit(folder: Path | None, **options: Any) -> tuple[Tensor, Image.Image]:
     """(latents, image) of an edit."""
     torch._dynamo.reset()  # graphs of another model
     model = kontext.load(folder, device="cpu", **options)
-    images = (kontext.to_rgb(Image.open(IMAGE)),)
+    with Image.open(IMAGE) as image:
+        images = (kontext.to_rgb(image),)
     request = EditRequest(images, "Remove the logo", num_inference_steps=STEPS, seed=SEED)
     latents = model.sample(model.encode(request), request)
     return latents, tensor_to_image(model.decode(latents))

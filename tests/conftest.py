@@ -12,6 +12,7 @@ import redis
 from jobs.ledger import Ledger
 from tests.clock import ManualClock
 from tests.isolation import forbid_network, isolate_environment
+from tests.order import deal_long_tests
 from tests.servers.http import HttpServer, running_http
 from tests.servers.redis import RedisServer, running_redis
 from tests.servers.s3 import S3Server, running_s3
@@ -33,6 +34,11 @@ def pytest_xdist_auto_num_workers() -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(cores, min(2 * cores, MOST_PROCESSES))
+
+
+@pytest.hookimpl(trylast=True)  # after `-m` has left out some
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = deal_long_tests(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
 @pytest.fixture

@@ -89,6 +89,7 @@ def difference(first: Image.Image, second: Image.Image) -> float:
     return float(np.abs(np.asarray(first, float) - np.asarray(second, float)).mean())
 
 
+@pytest.mark.long
 def test_a_table_of_twenty_rows_gives_twenty_right_pictures_and_twenty_verified_callbacks(
     service: Service,
     environment: dict[str, str],

@@ -626,7 +626,9 @@ def outcome_of(state: JobState) -> Outcome:
     return Outcome(error=ErrorInfo.model_validate({"code": code, "message": "it ended", "retryable": False}))
 
 
-@pytest.mark.parametrize("examples", [FEW_EXAMPLES, pytest.param(EXAMPLES, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "examples", [pytest.param(FEW_EXAMPLES, marks=pytest.mark.long), pytest.param(EXAMPLES, marks=pytest.mark.slow)]
+)
 def test_the_ledger_does_what_its_model_does_whatever_happens_in_whatever_order(
     redis_server: RedisServer, caplog: pytest.LogCaptureFixture, examples: int
 ) -> None:

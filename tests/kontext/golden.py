@@ -16,12 +16,20 @@ from kontext.weights.layout import find_model
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 MODEL = GOLDEN / "model"
-PICTURE = Image.open(GOLDEN / "e2e" / "landscape_default" / "input_0.png")
-
 # Relative L2. What typical mistakes cost is 1e-2 and more: a wrong first id axis 7 %, no text 27 %.
 FLOAT32_FROM_TENSORS = 1e-5  # other kernels and thread counts move the last bits
 FLOAT32_FROM_FILES = 1e-3  # a last bit can flip a rounding to bfloat16 between two networks
 BFLOAT16 = 2e-2  # other kernels moved a forward by 0.7 %, a decode by 1 %
+
+
+def input_image(case: str) -> Image.Image:
+    """The first input of an edit in tests/golden/e2e, read whole, so that its file is closed."""
+    with Image.open(GOLDEN / "e2e" / case / "input_0.png") as image:
+        image.load()
+        return image
+
+
+PICTURE = input_image("landscape_default")
 
 
 @cache

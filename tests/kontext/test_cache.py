@@ -11,10 +11,9 @@ from PIL import Image
 
 import kontext
 from kontext.cache import TensorCache
-from tests.kontext.golden import GOLDEN, MODEL
+from tests.kontext.golden import MODEL, PICTURE
 
 CPU = torch.device("cpu")
-PICTURE = Image.open(GOLDEN / "e2e" / "landscape_default" / "input_0.png")
 
 
 def edit(model: kontext.Kontext, prompt: str = "Remove the logo", picture: Image.Image = PICTURE) -> np.ndarray:

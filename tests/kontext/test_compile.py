@@ -81,6 +81,7 @@ def velocity(network: Transformer, rows: int, columns: int, step: int = 1) -> Te
 from_torch = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 
 
+@pytest.mark.long
 @from_torch
 @pytest.mark.usefixtures("fresh_compiler")
 def test_blocks_compute_the_same_in_kernels_written_by_inductor() -> None:
@@ -162,6 +163,7 @@ def compiled_autoencoder(backend: str, channels_last: bool) -> Autoencoder:
     return network
 
 
+@pytest.mark.long
 @from_torch
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize(("backend", "channels_last"), [("eager", False), ("inductor", False), ("inductor", True)])

@@ -15,7 +15,16 @@ from torch import Tensor
 import kontext
 from kontext.images import ImageOptions, tensor_to_image, to_rgb
 from kontext.request import EditRequest
-from tests.kontext.golden import BFLOAT16, FLOAT32_FROM_FILES, GOLDEN, MODEL, read_json, relative_error, tensors
+from tests.kontext.golden import (
+    BFLOAT16,
+    FLOAT32_FROM_FILES,
+    GOLDEN,
+    MODEL,
+    input_image,
+    read_json,
+    relative_error,
+    tensors,
+)
 
 # One picture, several, odd and partial target sizes, palette, grey and RGBA inputs, an empty prompt, 64 to 512 tokens.
 CASES = sorted(path.name for path in (GOLDEN / "e2e").iterdir() if path.is_dir())
@@ -111,7 +120,7 @@ def test_edit_returns_what_its_stages_give() -> None:
     engine = model_for(case, "fp32")
 
     picture = engine.edit(
-        Image.open(GOLDEN / "e2e" / name / "input_0.png"),
+        input_image(name),
         case["prompt"],
         num_inference_steps=case["num_steps"],
         guidance_scale=case["guidance"],

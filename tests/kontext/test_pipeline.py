@@ -17,9 +17,7 @@ from kontext.loading import place
 from kontext.networks import load_networks
 from kontext.offload.memory import Memory, Resident, Streamed
 from kontext.weights.layout import find_model
-from tests.kontext.golden import GOLDEN, MODEL
-
-PICTURE = Image.open(GOLDEN / "e2e" / "landscape_default" / "input_0.png")
+from tests.kontext.golden import GOLDEN, MODEL, PICTURE
 
 
 class Cancelled(Exception):

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 import kontext
@@ -17,9 +16,7 @@ from kontext.images import tensor_to_image
 from kontext.layers import JoinedLinear
 from kontext.precision import Float8Linear, quantize_rows
 from kontext.request import EditRequest
-from tests.kontext.golden import GOLDEN, MODEL
-
-PICTURE = Image.open(GOLDEN / "e2e" / "landscape_default" / "input_0.png")
+from tests.kontext.golden import MODEL, PICTURE
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,7 @@ def test_masked_attention_is_left_alone() -> None:
     torch.testing.assert_close(masked, q[:, :, :1].expand_as(q))
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the compiler looks at it
 def test_compiled_blocks_learn_the_same() -> None:
     transformer = Transformer(CONFIG)
