@@ -289,7 +289,9 @@ class EditJob(Contract):
     tenant: str | None = Field(
         None, pattern=JOB_ID_PATTERN, description="Whom the job is for; within a priority tenants take turns."
     )
-    timeout_seconds: float | None = Field(None, gt=0, description="longest run; the worker's limit when absent")
+    timeout_seconds: float | None = Field(
+        None, gt=0, description="longest time of a run's own work; the worker's limit when absent"
+    )
     traceparent: str | None = Field(
         None,
         pattern=TRACEPARENT_PATTERN,

@@ -22,10 +22,18 @@ BEFORE_THE_GPU = ("starting", "fetching", "decoding", "waiting")
 
 
 class Run:
-    """One attempt at one job, as seen by the thread that works on it and by the keeper of leases."""
+    """One attempt at one job, as seen by the thread that works on it and by the keeper of leases.
 
-    def __init__(self, claim: Claim, timeout_seconds: float) -> None:
+    Args:
+        timeout_seconds: of its own work; the clock stands still while it waits for its neighbours.
+        clock: seconds, for tests.
+    """
+
+    def __init__(self, claim: Claim, timeout_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.claim = claim
+        self._clock = clock
+        self._began_at = clock()  # later by what it has waited
+        self._stopped_at: float | None = None
         self.timings: dict[str, float] = {"queued": claim.queued_seconds}
         self.moved_at = self.started_at = time.monotonic()
         self._timeout_seconds = timeout_seconds
@@ -46,7 +54,7 @@ class Run:
         return self._progress.stage in (ENCODING, SAMPLING)
 
     def limit(self, timeout_seconds: float | None) -> None:
-        """Shorten the longest run to what the job itself allows."""
+        """Shorten its time to what the job itself allows."""
         if timeout_seconds is not None:
             self._timeout_seconds = min(self._timeout_seconds, timeout_seconds)
 
@@ -56,12 +64,24 @@ class Run:
 
     def check(self) -> None:
         """Raise the reason to end, if there is one."""
-        if self._abort is None and time.monotonic() - self.started_at > self._timeout_seconds:
+        stopped_at = self._stopped_at
+        worked = (self._clock() if stopped_at is None else stopped_at) - self._began_at
+        if self._abort is None and worked > self._timeout_seconds:
             self._abort = RejectJob(
                 ErrorCode.DEADLINE_EXCEEDED, f"the job ran longer than its {self._timeout_seconds:g} s"
             )
         if self._abort is not None:
             raise self._abort
+
+    @contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """Let the time of the block not count as the job's: it waits for what others hold."""
+        self._stopped_at = self._clock()
+        try:
+            yield
+        finally:
+            self._began_at += self._clock() - self._stopped_at
+            self._stopped_at = None
 
     @contextmanager
     def stage(self, name: str, timing: str | None = None) -> Iterator[None]:

@@ -48,6 +48,9 @@ from worker.transfers import Transfers
 
 OnStep = Callable[[int, int], None]
 
+LONGEST_LORA_SECONDS = 600.0
+"""To fetch a LoRA, check it, and write up to a gigabyte of it to the cache."""
+
 
 class EditRunner:
     """Runs jobs in the threads of Celery's pool; made once per process."""
@@ -172,9 +175,11 @@ class EditRunner:
             images = [self._decode(uri, data, run) for uri, data in zip(job.image, inputs, strict=True)]
         self._admission.fetched(task_id, run.timings["fetch"])
         with ExitStack() as until_the_end:
-            with run.stage("waiting"), self._pool.turn(run.check) as engine:
-                until_the_end.enter_context(self._isolation.work(run.claim.is_suspect, run.check))
-                self._spend(run)
+            with ExitStack() as turn:
+                with run.stage("waiting"), run.clock_stopped():  # what neighbours and Redis take is not the job's
+                    engine = turn.enter_context(self._pool.turn(run.check))
+                    until_the_end.enter_context(self._isolation.work(run.claim.is_suspect, run.check))
+                    self._spend(run)
                 self._admission.has_gpu(task_id, is_alone=run.claim.is_suspect)
                 request = edit_request(job, [image.image for image in images], [lora.for_engine for lora in loras])
                 edited = self._sample(engine, request, run)
@@ -182,7 +187,7 @@ class EditRunner:
             with self._stage(run, "uploading", "upload"):
                 data = encode(edited, job, described)
                 run.check()
-                self._storage.publish(output, data, CONTENT_TYPES[job.params.output_format or "png"])
+                self._publish(output, data, CONTENT_TYPES[job.params.output_format or "png"], run)
         run.timings.update(edited.timings)
         return Outcome(
             output=output,
@@ -204,8 +209,13 @@ class EditRunner:
             return self._storage.read(uri)
         return self._transfers.run(uri, INPUT, lambda: self._storage.read(uri), run.check)
 
+    def _publish(self, output: str, data: bytes, content_type: str, run: Run) -> None:
+        self._transfers.run(output, OUTPUT, lambda: self._storage.publish(output, data, content_type), run.check)
+
     def _fetch_lora(self, lora: Lora, run: Run) -> FetchedLora:
-        return self._transfers.run(lora.uri, INPUT, lambda: self._loras.fetch(lora, run.check), run.check)
+        return self._transfers.run(
+            lora.uri, INPUT, lambda: self._loras.fetch(lora, run.check), run.check, LONGEST_LORA_SECONDS
+        )
 
     def _decode(self, uri: str, data: bytes, run: Run) -> DecodedImage:
         """Decode one input image; its warnings name it."""

@@ -80,7 +80,9 @@ class Settings(StorageSettings):
     outage_seconds: SecondsOrZero = Field(
         600, description="how long a job waits in all for stores and hosts that are away"
     )
-    job_timeout_seconds: Seconds = Field(900, description="longest run of one job")
+    job_timeout_seconds: Seconds = Field(
+        900, description="longest time of a run's own work, without its waits for the GPU"
+    )
     drain_seconds: float = Field(60, ge=0, description="time a running job gets at SIGTERM before it is handed back")
     stall_seconds: Seconds = Field(300, description="a step longer than this means a hung device: the worker exits")
 

@@ -7,6 +7,7 @@ what the system cannot interrupt, such as a call to a file server that is away, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Lock, Thread
@@ -22,6 +23,9 @@ T = TypeVar("T")
 POLL_SECONDS = 0.25
 """How often a job that waits for a transfer checks for cancellation."""
 
+LONGEST_SECONDS = 150.0
+"""For one input or one upload. For inputs `storage` has its own limit, which is shorter and tells more."""
+
 MOST_LINGERING = 32
 """Transfers of one kind of storage that were left and linger; with so many of them the next one would linger too."""
 
@@ -33,23 +37,35 @@ class Transfers:
         self._lock = Lock()
         self._left: list[tuple[str, Thread]] = []
 
-    def run(self, uri: str, side: Side, function: Callable[[], T], check: Callable[[], None]) -> T:
+    def run(
+        self,
+        uri: str,
+        side: Side,
+        function: Callable[[], T],
+        check: Callable[[], None],
+        longest_seconds: float = LONGEST_SECONDS,
+    ) -> T:
         """Call a function in a thread of its own and return what it returns, or raise what it raises.
 
         Args:
             uri: what it reads or writes; a transfer waits for no other, of whatever URI.
             check: called while waiting; what it raises ends the wait and the transfer.
         Raises:
-            Outage: `MOST_LINGERING` transfers of this scheme hang in calls that cannot be interrupted.
+            Outage: it is not done within `longest_seconds`, or `MOST_LINGERING` transfers of this scheme hang in calls
+                that cannot be interrupted.
         """
         if self._lingering(scheme_of(uri)) >= MOST_LINGERING:
             raise Outage(side.unavailable, f"{show_uri(uri)}: {MOST_LINGERING} others hang; a later try may do")
         transfer, result = Transfer(), Future[T]()
         thread = Thread(target=_call, args=(transfer, function, result), name="transfer", daemon=True)
         thread.start()
+        deadline = time.monotonic() + longest_seconds
         try:
-            while not _ends_within(POLL_SECONDS, thread):
+            while not _ends_within(min(POLL_SECONDS, longest_seconds), thread):
                 check()
+                if time.monotonic() > deadline:
+                    message = f"{show_uri(uri)}: not done within {longest_seconds:g} s; a later try may do"
+                    raise Outage(side.unavailable, message)
         except BaseException:
             self._leave(transfer, scheme_of(uri), thread)
             raise

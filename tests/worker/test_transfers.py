@@ -148,7 +148,12 @@ def test_a_file_whose_disk_is_slow_gets_no_name_once_it_was_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, goes_on = threading.Event(), threading.Event()
-    monkeypatch.setattr(os, "fsync", lambda _: (begun.set(), goes_on.wait()))
+
+    def fsync(_: int) -> None:
+        begun.set()
+        goes_on.wait()
+
+    monkeypatch.setattr(os, "fsync", fsync)
     uri = (tmp_path / "cat.png").as_uri()
     storage = Storage(load_settings(StorageSettings, output_uri=tmp_path.as_uri()))
 
@@ -177,6 +182,17 @@ def test_what_lingers_fails_the_next_of_its_kind_and_delays_no_other(monkeypatch
     goes_on.set()
     eventually(lambda: not under_way())
     assert transfers.run("file:///away/b.png", INPUT, lambda: "read", lambda: None) == "read"
+
+
+def test_a_transfer_that_is_not_done_in_time_is_an_outage_and_ends() -> None:
+    goes_on = threading.Event()
+
+    with pytest.raises(Outage, match=r"s3://b/a\.png: not done within 0\.01 s") as outage:
+        Transfers().run("s3://b/a.png", OUTPUT, goes_on.wait, lambda: None, longest_seconds=0.01)
+
+    assert outage.value.code is OUTPUT.unavailable
+    goes_on.set()
+    eventually(lambda: not under_way())
 
 
 def test_a_transfer_returns_what_its_function_returns_and_raises_what_it_raises() -> None:
