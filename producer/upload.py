@@ -77,7 +77,7 @@ class Uploader:
             key = f"{self._prefix}{digest}{path.suffix.lower()}"
             is_there = self._is_there(key, path.stat().st_size)
             if not is_there:
-                self._client.upload_file(str(path), self._bucket, key)  # streamed, in parts when large
+                self._client.upload_file(str(path), self._bucket, key, ExtraArgs=_kind_of(path))  # streamed
         with self._lock:
             self._known[path] = f"s3://{self._bucket}/{key}"
             self.sent += not is_there
@@ -109,12 +109,16 @@ def put_folder(folder: Path, target: str) -> None:
 
     def put(path: Path) -> None:
         key = f"{prefix}/{path.relative_to(folder).as_posix()}".lstrip("/")
-        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         with _failures(path, bucket):
-            client.upload_file(str(path), bucket, key, ExtraArgs={"ContentType": kind})
+            client.upload_file(str(path), bucket, key, ExtraArgs=_kind_of(path))
 
     with ThreadPoolExecutor(THREADS) as threads:
         list(threads.map(put, [path for path in sorted(folder.rglob("*")) if path.is_file()]))
+
+
+def _kind_of(path: Path) -> dict[str, str]:
+    """The content type by the file's name, with which browsers show an image instead of saving it."""
+    return {"ContentType": mimetypes.guess_type(path.name)[0] or "application/octet-stream"}
 
 
 def _client() -> Any:

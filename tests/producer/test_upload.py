@@ -30,7 +30,8 @@ def test_local_inputs_are_put_where_workers_read_them(
     assert images[0].endswith(".png")
     assert images[2] == "https://example.org/a.png"
     key = images[0].removeprefix(f"s3://{s3_bucket}/")
-    assert s3_server.client().get_object(Bucket=s3_bucket, Key=key)["Body"].read() == b"cat"
+    stored = s3_server.client().get_object(Bucket=s3_bucket, Key=key)
+    assert (stored["Body"].read(), stored["ContentType"]) == (b"cat", "image/png")
 
 
 def test_local_loras_are_put_there_too(
