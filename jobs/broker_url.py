@@ -29,6 +29,8 @@ def check_broker_url(url: str) -> str:
         raise ValueError("expected redis://host:port/db, rediss://..., sentinel://... or redis+socket:///path")
     if "@" not in urlsplit(url).netloc and "@" in url:
         raise ValueError("a password with / ? or # must be percent-encoded: %2F for /, %3F for ?, %23 for #")
+    if not url.startswith("redis+socket://") and not re.fullmatch(r"(/\d*)?", urlsplit(url).path):
+        raise ValueError("behind the last / stands the number of a database: redis://host:port/0")
     url = re.sub(r"(?<=ssl_cert_reqs=)CERT_(?=NONE|OPTIONAL|REQUIRED)(\w+)", lambda found: found[1].lower(), url)
     for name, value in parse_qsl(urlsplit(url).query, keep_blank_values=True):
         _check_option(name, value, is_tls=url.startswith("rediss://"))

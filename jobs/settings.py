@@ -13,6 +13,7 @@ from collections.abc import Set
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
@@ -58,10 +59,15 @@ def parse_list(value: Any) -> Any:
 
 
 def parse_paths(value: Any) -> Any:
-    """Split `/a:/b` as PATH is split."""
+    """Split `/a:/b` as PATH is split; `file:///a:file:///b`, as other variables have it, means the same."""
     if isinstance(value, str):
-        return tuple(Path(part).expanduser().resolve() for part in value.split(os.pathsep) if part)
+        parts = re.findall(rf"(?:file:(?=//))?[^{os.pathsep}]+", value)
+        return tuple(Path(_without_scheme(part)).expanduser().resolve() for part in parts)
     return value
+
+
+def _without_scheme(path: str) -> str:
+    return unquote(urlsplit(path).path) if path.startswith("file://") else path
 
 
 Boolean = Annotated[bool, BeforeValidator(parse_boolean)]

@@ -19,6 +19,7 @@ import httpcore2
 import httpx2
 from httpcore2._backends.sync import SyncStream
 
+from jobs.version import DISTRIBUTION, program_version
 from storage.addresses import AddressRules, ForbiddenAddress
 from storage.proxy import ProxyTransport
 from storage.resolver import DNS_SECONDS, resolve
@@ -34,7 +35,6 @@ LONGEST_EXCHANGE_SECONDS = 120.0
 """For a request that names no time at all."""
 
 HEADERS = {
-    "User-Agent": "kontext-edits",
     "Accept-Encoding": "identity",  # what is counted on the way in is then what there is
     "Connection": "close",  # a connection serves one exchange: its deadline is the exchange's
 }
@@ -60,10 +60,15 @@ def guarded_client(
     return httpx2.Client(
         transport=_transport(settings, silence_seconds or timeout_seconds),
         timeout=timeout_seconds,
-        headers=HEADERS,
+        headers={"User-Agent": user_agent(settings.contact), **HEADERS},
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # one person's session is not the next one's
         trust_env=False,
     )
+
+
+def user_agent(contact: str | None) -> str:
+    """Name and version of this program and, where it is set, whom to write to; some hosts refuse who does not say."""
+    return f"{DISTRIBUTION}/{program_version()}" + (f" ({contact})" if contact else "")
 
 
 def _transport(settings: StorageSettings, silence_seconds: float) -> httpx2.BaseTransport:

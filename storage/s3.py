@@ -14,7 +14,14 @@ from urllib.parse import urlsplit
 import botocore.session
 from boto3.session import Session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ParamValidationError,
+    SSLError,
+)
 
 from jobs.errors import EditFailure, Outage, RejectJob, SettingsError
 from storage.leavable_s3 import make_leavable
@@ -42,10 +49,23 @@ REMEDIES = {
     "RequestTimeTooSkewed": "the clocks of the worker's machine and of the store differ; set them, as NTP does",
     "PermanentRedirect": "the bucket lies in another region; set AWS_DEFAULT_REGION to it",
     "AuthorizationHeaderMalformed": "the bucket lies in another region; set AWS_DEFAULT_REGION to it",
-    "MethodNotAllowed": "the store may expect the bucket in its host name; set addressing_style = virtual under `s3 =` "
-    "in the file that AWS_CONFIG_FILE names",
+    "IllegalLocationConstraintException": "the bucket lies in another region; set AWS_DEFAULT_REGION to it",
+    "InvalidRegionName": "the store does not know that region; set AWS_DEFAULT_REGION to one of its own, or to auto",
+    "InvalidToken": "AWS_SESSION_TOKEN is missing or of other credentials; set all three together",
+    "InvalidObjectState": "the object is archived; restore it first",
+    **dict.fromkeys(
+        ("MethodNotAllowed", "SecondLevelDomainForbidden", "PathStyleDomainForbidden", "InvalidPathAccess"),
+        "the store may expect the bucket in its host name; set addressing_style = virtual under `s3 =` "
+        "in the file that AWS_CONFIG_FILE names",
+    ),
 }
 """Codes of errors whose mending the code itself tells."""
+
+UNREACHABLE: dict[type[BotoCoreError], str] = {
+    SSLError: "write http:// in AWS_ENDPOINT_URL if the store has no TLS, otherwise its authority in AWS_CA_BUNDLE",
+    EndpointConnectionError: "start the store or correct AWS_ENDPOINT_URL",
+}
+"""What mends errors before any answer. They are outages all the same: a store that restarts looks like that."""
 
 INCONCLUSIVE_STATUSES = {400, 411, 412, 501}
 """Answers to a damaged object that say neither that writing is allowed nor that it is not."""
@@ -206,7 +226,8 @@ def _failures(uri: str, side: Side) -> Iterator[None]:
     except ParamValidationError as error:
         raise RejectJob(side.not_found, f"{show_uri(uri)}: not a bucket and key that S3 can have") from error
     except BotoCoreError as error:
-        raise Outage(side.unavailable, f"{show_uri(uri)}: {error}; a later try may do") from error
+        remedy = next((said for kind, said in UNREACHABLE.items() if isinstance(error, kind)), "a later try may do")
+        raise Outage(side.unavailable, f"{show_uri(uri)}: {error}; {remedy}") from error
 
 
 def _refusal(error: ClientError, uri: str, side: Side) -> EditFailure:

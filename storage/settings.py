@@ -5,6 +5,7 @@ S3 settings are boto3's own (`AWS_*`, `AWS_ENDPOINT_URL`) and do not appear here
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ class StorageSettings(BrokerSettings):
     input_cache_dir: Path | None = Field(None, description="folder that keeps downloaded inputs; default: none is kept")
     ports: Ports = Field((80, 443), description="ports of public hosts that http(s):// and callbacks may reach")
     proxy: str | None = Field(None, repr=False, description="HTTP proxy for public http(s):// inputs and callbacks")
+    contact: str | None = Field(None, description="mail or web address that web hosts are told in User-Agent")
     input_stall_seconds: Seconds = Field(
         15, description="longest silence of an http(s) input's host, before and between bytes"
     )
@@ -34,6 +36,13 @@ class StorageSettings(BrokerSettings):
         address = urlsplit(value or "http://none")
         if address.scheme not in ("http", "https") or not address.hostname or address.path.strip("/"):
             raise ValueError("expected http://host:port or http://user:password@host:port")
+        return value
+
+    @field_validator("contact")
+    @classmethod
+    def _contact_fits_into_a_header(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[!-'*-~]([ -'*-~]{0,198}[!-'*-~])?", value):
+            raise ValueError("expected a mail or web address, such as ops@example.org")
         return value
 
     @field_validator("buckets")

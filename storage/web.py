@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 import httpx2
 
@@ -12,6 +13,7 @@ from storage.addresses import ForbiddenAddress
 from storage.guarded_http import guarded_client
 from storage.hosts import Hosts
 from storage.limits import CHUNK_BYTES, DOWNLOAD_SECONDS, Deadline, collect, too_large, too_slow
+from storage.refusals import words_of
 from storage.settings import StorageSettings
 from storage.store import INPUT, Source
 from storage.transfer import check_not_left
@@ -123,6 +125,10 @@ def _failure(response: httpx2.Response, uri: str) -> EditFailure:
     answer = f"{show_uri(uri)}: HTTP {status} {response.reason_phrase}".rstrip()
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in PASSING:
         return Outage(INPUT.unavailable, f"{answer}; a later try may do")
-    if status in FORBIDDING:
-        return RejectJob(INPUT.forbidden, f"{answer}; a presigned link may have expired: make a new one")
-    return RejectJob(INPUT.not_found, f"{answer}; check the address")
+    if status not in FORBIDDING:
+        return RejectJob(INPUT.not_found, f"{answer}; check the address")
+    words = words_of(response)
+    said = f"{answer}: {words}" if words else answer
+    if urlsplit(uri).query:
+        return RejectJob(INPUT.forbidden, f"{said}; a presigned link may have expired: make a new one")
+    return RejectJob(INPUT.forbidden, f"{said}; its host may want a login, or to know who asks: set DG_CONTACT")

@@ -17,6 +17,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import kontext
@@ -264,6 +265,15 @@ def test_what_is_no_file_of_weights_is_named(tmp_path: Path, content: bytes, com
 
     with pytest.raises(CheckpointError, match=rf"ae\.safetensors {complaint}"):
         read_weights([path])
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers_fail_their_edits_with_words(tmp_path: Path, value: float) -> None:
+    folder = model_with(tmp_path / "model", lambda w: w | {"img_in.bias": torch.full_like(w["img_in.bias"], value)})
+    model = kontext.load(folder, device="cpu", dtype=torch.float32, compile=False)
+
+    with pytest.raises(kontext.NotANumber, match="not a number"):
+        model.edit(Image.new("RGB", (64, 64), "teal"), "make it red", num_inference_steps=1, width=64, height=64)
 
 
 @pytest.mark.parametrize("path", [TRANSFORMER, "ae.safetensors", "t5/model.safetensors"])

@@ -36,6 +36,11 @@ def test_the_defaults_are_the_documented_ones(tmp_path: Path, monkeypatch: pytes
         ),
         ("DG_BROKER_URL", "redis://host/0?ssl_cert_reqs=none", "option 'ssl_cert_reqs' is for TLS: write rediss://"),
         ("DG_BROKER_URL", "redis://host/0?colour=red", "there is no option 'colour'"),
+        (
+            "DG_BROKER_URL",
+            "redis://host/jobs",
+            "behind the last / stands the number of a database: redis://host:port/0",
+        ),
         ("DG_BROKER_URL", "redis://host/0?socket_timeout=soon", "expected redis://host:port/db"),
         (
             "DG_BROKER_URL",

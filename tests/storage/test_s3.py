@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -120,6 +121,15 @@ def test_a_large_upload_that_fails_leaves_neither_object_nor_parts(
     assert failure.code is ErrorCode.OUTPUT_FORBIDDEN
     assert keys(owner, s3_bucket) == []
     assert uploads_under_way(owner, s3_bucket) == []
+
+
+def test_an_object_stored_packed_is_unpacked_within_the_limit(connect: Connect, owner: Any, s3_bucket: str) -> None:
+    for key, content in {"a.png": b"picture", "bomb.png": bytes(LIMIT + 1)}.items():
+        owner.put_object(Bucket=s3_bucket, Key=key, Body=gzip.compress(content), ContentEncoding="gzip")
+    buckets = connect()
+
+    assert buckets.read(f"s3://{s3_bucket}/a.png") == b"picture"
+    assert failure_of(buckets.read, f"s3://{s3_bucket}/bomb.png").code is ErrorCode.INPUT_TOO_LARGE
 
 
 def test_threads_share_one_client(connect: Connect, s3_bucket: str) -> None:
