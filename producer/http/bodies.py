@@ -104,5 +104,5 @@ async def _in_time() -> AsyncIterator[None]:
 
 
 def _too_large(most_bytes: int) -> HttpFault:
-    said = f"the body has more than {most_bytes:,} bytes"
-    return HttpFault(413, "request_too_large", said, headers={"Connection": "close"})
+    # The connection stays open: the server reads the rest away, and a client that is still sending gets the answer.
+    return HttpFault(413, "request_too_large", f"the body has more than {most_bytes:,} bytes")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from producer import Client
 from producer.http.keys import new_key
 from tests.producer.browsing import DESK, PHONE, Looked, OpenPage, violations
 from tests.producer.http.conftest import OpenDoor, RunningDoor, Workers, png, size_of
@@ -65,7 +66,7 @@ def test_an_image_is_edited_and_compared(looked: Looked, workers: Workers, tmp_p
     assert size_of((tmp_path / "edited.png").read_bytes()) == (64, 48)
 
 
-def test_steps_are_seen_and_a_cancel_ends_them(looked: Looked, workers: Workers) -> None:
+def test_steps_are_seen_and_a_cancel_ends_them(looked: Looked, workers: Workers, client: Client) -> None:
     page = looked.page
     fill(page, "hold")
     page.keyboard.press("Control+Enter")
@@ -73,7 +74,9 @@ def test_steps_are_seen_and_a_cancel_ends_them(looked: Looked, workers: Workers)
     eventually(lambda: page.inner_text("#step") == "Step 3 of 30")
     assert (page.inner_text("#state"), page.get_attribute("#state", "role")) == ("Editing.", "status")
     assert page.evaluate("document.getElementById('bar').position") == 0.1
+    (job_id,) = (edit["id"] for edit in page.evaluate("JSON.parse(localStorage.getItem('edits'))"))
     page.click("#stop")
+    eventually(lambda: client.get(job_id).cancel_requested)
     workers.released.set()
     page.wait_for_selector("#failed", state="visible")
     assert page.inner_text("#why") == "Cancelled."
