@@ -1,4 +1,5 @@
-# All that needs no model: the producer's commands, the callbacks' sender and the exporter of the queue's metrics.
+# All that needs no model: the producer's commands, the HTTP door, the callbacks' sender and the exporter of the queue's
+# metrics.
 #
 #   docker build -f deploy/containers/producer.Dockerfile -t kontext-producer .
 #   docker run --rm -e DG_BROKER_URL=redis://redis:6379/0 kontext-producer producer status
@@ -9,7 +10,7 @@ WORKDIR /src
 COPY pyproject.toml constraints.txt ./
 COPY tools/requirements tools/requirements
 RUN python3 -m venv /opt/kontext \
-    && python3 tools/requirements service > requirements.txt \
+    && python3 tools/requirements service http s3 > requirements.txt \
     && /opt/kontext/bin/pip install --no-cache-dir -c constraints.txt -r requirements.txt
 
 FROM ${BASE} AS wheel
@@ -21,7 +22,7 @@ FROM ${BASE}
 ARG VERSION=
 ARG REVISION=
 LABEL org.opencontainers.image.title="kontext-producer" \
-    org.opencontainers.image.description="FLUX.1 Kontext edits: producer, callbacks and exporter, without torch" \
+    org.opencontainers.image.description="FLUX.1 Kontext edits: producer, HTTP door, callbacks and exporter, without torch" \
     org.opencontainers.image.licenses="Apache-2.0" \
     org.opencontainers.image.version="${VERSION}" \
     org.opencontainers.image.revision="${REVISION}"

@@ -64,8 +64,7 @@ def make_app(settings: HttpSettings) -> Starlette:
         routes=[
             Route("/v1/images/edits", images.edit, methods=["POST"]),
             Route("/v1/edits", edits.submit, methods=["POST"]),
-            Route("/v1/edits/{id}", edits.show, methods=["GET"]),
-            Route("/v1/edits/{id}", edits.cancel, methods=["DELETE"]),
+            Route("/v1/edits/{id}", edits.show_or_cancel, methods=["GET", "DELETE"]),
             Route("/v1/edits/{id}/events", edits.events, methods=["GET"]),
             Route("/v1/edits/{id}/image", edits.image, methods=["GET"]),
             Route("/v1/edits/{id}/retry", edits.retry, methods=["POST"]),

@@ -62,6 +62,11 @@ async def _submit(
     return await answer(request, door, record, 202)
 
 
+async def show_or_cancel(request: Request) -> Response:
+    """GET and DELETE /v1/edits/{id}, one route, so that `Allow` names both."""
+    return await (cancel if request.method == "DELETE" else show)(request)
+
+
 async def show(request: Request) -> Response:
     """GET /v1/edits/{id}: how a job stands; with `Prefer: wait=n` once it has ended, or after n seconds."""
     door: Door = request.app.state.door

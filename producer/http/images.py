@@ -121,7 +121,7 @@ def _contract_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
             raw["params"] |= _size(value)
         elif name == "output_compression":
             raw["params"]["quality"] = value
-        elif name == "quality" and value in QUALITIES:
+        elif name == "quality" and str(value) in QUALITIES:
             continue
         elif name == "user":
             raw["metadata"] |= {"user": str(value)}

@@ -48,6 +48,9 @@ IDEMPOTENCY_KEY = {
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:-]{0,89}$"},
     "description": "The job's id: the same one twice is one job",
 }
+PROMPT = {"type": "string", "minLength": 1, "maxLength": 20_000, "pattern": r"\S"}
+ADDRESS = {"type": "string", "pattern": "^(https?://|data:|s3://)", "description": "https:// or data:"}
+ADDRESSES = {"oneOf": [ADDRESS, {"type": "array", "items": ADDRESS, "minItems": 1, "maxItems": 4}]}
 FILES = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1, "maxItems": 4}
 
 
@@ -76,7 +79,10 @@ def _schemas() -> dict[str, Any]:
         *((model, "serialization") for model in (EditView, BatchView, ImagesView, FaultBody)),
     ]
     _, definitions = models_json_schema(models, ref_template=REF)
-    return {**definitions["$defs"], "ImagesRequest": _images_request()}
+    schemas: dict[str, Any] = definitions["$defs"]
+    # More than the models can say: what callers may name as inputs, and that blanks are no prompt.
+    schemas["EditJob"]["properties"] |= {"image": ADDRESSES, "prompt": PROMPT}
+    return {**schemas, "ImagesRequest": _images_request()}
 
 
 def _images_request() -> dict[str, Any]:
@@ -85,7 +91,7 @@ def _images_request() -> dict[str, Any]:
         "type": "object",
         "required": ["prompt"],
         "properties": {
-            "prompt": {"type": "string", "minLength": 1, "maxLength": 20_000},
+            "prompt": PROMPT,
             "n": {"type": "integer", "minimum": 1, "maximum": MOST_IMAGES, "default": 1},
             "size": {
                 "type": "string",
@@ -103,9 +109,15 @@ def _images_request() -> dict[str, Any]:
                 "maximum": 600,
                 "description": "Seconds to wait",
             },
-            **{name: {"description": f"As in EditJob and EditParams: {name}"} for name in sorted(OURS)},
+            **{name: {"$ref": _field(name)} for name in sorted(OURS)},
         },
     }
+
+
+def _field(name: str) -> str:
+    """The schema of a field of the contract."""
+    model = "EditParams" if name in EditParams.model_fields else "EditJob"
+    return f"{REF.format(model=model)}/properties/{name}"
 
 
 def _paths() -> dict[str, Any]:
@@ -231,15 +243,8 @@ def _form(model: str) -> dict[str, Any]:
 
 
 def _json_images() -> dict[str, Any]:
-    address = {"type": "string", "description": "https:// or data:"}
-    files = {
-        "type": "object",
-        "required": ["image"],
-        "properties": {
-            "image": {"oneOf": [address, {"type": "array", "items": address, "minItems": 1, "maxItems": 4}]}
-        },
-    }
-    return {"schema": {"allOf": [{"$ref": REF.format(model="ImagesRequest")}, files]}}
+    addresses = {"type": "object", "required": ["image"], "properties": {"image": ADDRESSES}}
+    return {"schema": {"allOf": [{"$ref": REF.format(model="ImagesRequest")}, addresses]}}
 
 
 def _job_form() -> dict[str, Any]:

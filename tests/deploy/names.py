@@ -11,6 +11,7 @@ import yaml
 from typer.main import get_command
 
 from producer.cli import app as producer_app
+from producer.http.settings import HttpSettings
 from tests.requirements import require
 from worker.commands import app as worker_app
 from worker.settings import Settings
@@ -18,7 +19,8 @@ from worker.settings import Settings
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
 
-VARIABLES = {f"DG_{name.upper()}" for name in Settings.model_fields}
+READERS = (Settings, HttpSettings)
+VARIABLES = {f"DG_{name.upper()}" for reader in READERS for name in reader.model_fields}
 OTHERS_VARIABLES = {
     # boto3's, torch's, Triton's, Hugging Face's, NVIDIA's and Grafana's
     *("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"),
@@ -38,10 +40,11 @@ def unknown_variables(names: Iterable[str]) -> list[str]:
 
 
 def refused_settings(environment: Mapping[str, str]) -> str:
-    """What the worker's settings say to these values; "" when they take them."""
-    fields = {name.removeprefix("DG_").lower(): value for name, value in environment.items() if name in VARIABLES}
+    """What the settings of workers and of the HTTP door say to these values; "" when they take them."""
+    given = {name.removeprefix("DG_").lower(): value for name, value in environment.items() if name in VARIABLES}
     try:
-        Settings(**fields)  # type: ignore[arg-type]
+        for reader in READERS:
+            reader(**{name: value for name, value in given.items() if name in reader.model_fields})  # type: ignore[arg-type]
     except ValueError as error:
         return str(error)
     return ""

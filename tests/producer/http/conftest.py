@@ -52,6 +52,14 @@ def error_of(response: httpx2.Response) -> dict[str, Any]:
     return dict(body["error"])
 
 
+def is_image(path: Path | None) -> bool:
+    try:
+        Image.open(path or "").close()
+    except OSError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class RunningDoor:
     """A door that runs, and the client of the Redis behind it."""
@@ -137,7 +145,8 @@ class Workers(threading.Thread):
         self._ledger.renew(job.id, token, 60, Progress("sampling", 3, 30))
         if job.prompt == "hold":
             self.released.wait()
-        if (error := faults.get(job.prompt)) is not None:
+        error = faults.get(job.prompt) or (None if is_image(local_path(job.image[0])) else faults["fail"])
+        if error is not None:
             self._ledger.finish(job.id, token, JobState.FAILED, Outcome(error=error))
             return
         source, target = local_path(job.image[0]), local_path(job.output or "")

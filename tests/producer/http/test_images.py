@@ -12,6 +12,8 @@ import pytest
 
 from jobs.schema import JobState
 from producer import Client
+from producer.http.images import NOT_HERE, TAKEN_WITHOUT_EFFECT
+from producer.http.openapi import document
 from tests.producer.http.conftest import DATA, RunningDoor, Workers, error_of, png, size_of
 from tests.waiting import PATIENCE_SECONDS
 
@@ -146,6 +148,17 @@ def test_fields_that_cannot_be_used_are_named(http: httpx2.Client, client: Clien
     with_mask = {"image": ("cat.png", png()), "mask": ("mask.png", png())}
     response = http.post("/v1/images/edits", files=with_mask, data={"prompt": "make it snow"})
     assert error_of(response)["message"].startswith("mask: say in the prompt what to change")
+    assert client.ledger.waiting() == 0
+
+
+def test_no_kind_of_value_in_any_field_breaks_the_door(http: httpx2.Client, client: Client) -> None:
+    fields = {*document()["components"]["schemas"]["ImagesRequest"]["properties"], *NOT_HERE, *TAKEN_WITHOUT_EFFECT}
+    values: list[Any] = [{}, [], [[]], {"a": {}}, "x", "", -1, 1e300, True, None]
+    for field in sorted({*fields, "image", "images"}):
+        for value in values:
+            response = http.post("/v1/images/edits", json={"prompt": "snow", field: value})
+
+            assert response.status_code == 400, (field, value, response.text)
     assert client.ledger.waiting() == 0
 
 
