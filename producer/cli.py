@@ -24,7 +24,6 @@ from producer.terminal import put, say
 app = typer.Typer(
     name="producer",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     # The known command lines write --num_inference_steps where we write --num-inference-steps.
