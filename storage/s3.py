@@ -98,7 +98,7 @@ class Buckets(Store):
                 announced = answer.get("ContentLength", 0)
                 if announced > self._max_bytes:
                     raise too_large(uri, announced, self._max_bytes)
-                chunks = unpacked(body.iter_chunks(CHUNK_BYTES), answer.get("ContentEncoding"), uri)
+                chunks = unpacked(body.iter_chunks(CHUNK_BYTES), answer.get("ContentEncoding"), uri, self._max_bytes)
                 return collect(chunks, uri, self._max_bytes, deadline)
 
     def publish(self, uri: str, data: Content, content_type: str) -> None:

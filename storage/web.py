@@ -105,7 +105,7 @@ class Web(Source):
         if announced.isdecimal() and int(announced) > self._max_bytes:
             raise too_large(uri, int(announced), self._max_bytes)
         return collect(
-            unpacked(response.iter_raw(CHUNK_BYTES), response.headers.get("content-encoding"), uri),
+            unpacked(response.iter_raw(CHUNK_BYTES), response.headers.get("content-encoding"), uri, self._max_bytes),
             uri,
             self._max_bytes,
             deadline,

@@ -6,9 +6,10 @@ import gzip
 import time
 import tracemalloc
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 
 import brotli
@@ -18,6 +19,7 @@ from jobs.errors import EditFailure, ErrorCode, Outage, RejectJob, RetryJob
 from jobs.names import host_of
 from jobs.settings import load_settings
 from storage.settings import StorageSettings
+from storage.unpacking import unpacked
 from storage.web import Web
 from tests.jobs.certificates import self_signed
 from tests.servers.http import Answer, HttpServer
@@ -93,6 +95,7 @@ def test_proxies_of_the_environment_are_not_used(http_server: HttpServer, monkey
     ("encoding", "packed"),
     [
         ("gzip", gzip.compress(b"a cat", mtime=0)),
+        ("gzip", gzip.compress(b"a ", mtime=0) + gzip.compress(b"cat", mtime=0) + bytes(512)),  # RFC 1952, 2.2
         ("deflate", zlib.compress(b"a cat")),
         ("BR", brotli.compress(b"a cat")),
         ("identity", b"a cat"),
@@ -127,6 +130,13 @@ def test_a_few_packed_bytes_that_stand_for_many_end_at_the_limit(
     [
         ("gzip", b"\x1f\x8b...", "its Content-Encoding says gzip, but its bytes are not"),
         ("gzip", gzip.compress(b"a cat", mtime=0)[:-6], "cut short"),
+        (
+            "gzip",
+            gzip.compress(b"a cat", mtime=0) + b"and more",
+            "its Content-Encoding says gzip, but its bytes are not",
+        ),
+        ("deflate", zlib.compress(b"a cat") * 2, "its Content-Encoding says gzip, but its bytes are not"),
+        ("br", brotli.compress(b"a cat") + b"and more", "its Content-Encoding says br, but its bytes are not"),
         ("br", b"a cat", "its Content-Encoding says br, but its bytes are not"),
         ("br", brotli.compress(b"a cat" * 100)[:-3], "cut short"),
         ("zstd", b"a cat", "stored with Content-Encoding 'zstd'; store it as it is, or as gzip or br"),
@@ -141,6 +151,23 @@ def test_what_is_packed_otherwise_or_badly_is_named(
 
     assert isinstance(failure, RejectJob)
     assert words in failure.message
+
+
+@pytest.mark.parametrize(
+    ("encoding", "chunks"),
+    [
+        ("gzip", repeat(gzip.compress(b"", mtime=0))),  # members without content
+        ("deflate", chain([b"\x78\x9c"], repeat(b"\x00\x00\x00\xff\xff" * 1000))),  # blocks without content, RFC 1951
+    ],
+    ids=["gzip", "deflate"],
+)
+def test_packed_bytes_without_end_that_stand_for_nothing_end_at_the_limit(
+    encoding: str, chunks: Iterable[bytes]
+) -> None:
+    with pytest.raises(RejectJob, match="more than 1000000 bytes") as rejection:
+        list(unpacked(chunks, encoding, "https://h.example/cat.png", 1_000_000))
+
+    assert rejection.value.code is ErrorCode.INPUT_TOO_LARGE
 
 
 # What the server says
