@@ -26,7 +26,7 @@ from PIL import Image
 from kontext.errors import ImageError
 from kontext.images.decoding import decode_with_warnings
 from kontext.images.options import ImageOptions
-from kontext.images.shared import bytes_of, laid_over, new_memory
+from kontext.images.shared import are_rows_written, bytes_of, laid_over, mark_rows, new_memory
 
 LONGEST_MESSAGE_BYTES = 2**16
 
@@ -97,13 +97,20 @@ class Landing:
             self.discard()
             self.fresh = [new_memory(length)]
             self._memory = mmap.mmap(self.fresh[0], length)
+        mark_rows(self._memory, size)
         self._canvas = laid_over(self._memory, size)
         return self._canvas
 
     def take(self, image: Image.Image) -> None:
-        """Copy the image into that memory, unless it was decoded there."""
+        """Copy the image into that memory, unless it was decoded there.
+
+        Raises:
+            ImageError: rows were left out, which would show what the memory held before.
+        """
         if self._canvas is None or image.im is not self._canvas.im:
             self.canvas(image.size).im.paste(image.im, (0, 0, *image.size))
+        elif self._memory is not None and not are_rows_written(self._memory, image.size):
+            raise ImageError("the picture is damaged: its decoder left rows out")
 
     def discard(self) -> None:
         """Close new memory that nobody will look at."""

@@ -6,10 +6,15 @@ import mmap
 import os
 import tempfile
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 BYTES_PER_PIXEL = 4
 """Of Pillow's own layout for RGB: three channels and one byte that nobody reads."""
+
+NOTHING_WRITTEN = 0x5A
+"""In that byte, where decoders write 255."""
 
 
 def bytes_of(size: tuple[int, int]) -> int:
@@ -26,6 +31,22 @@ def new_memory(length: int = 0) -> int:
             descriptor = os.dup(file.fileno())
     os.ftruncate(descriptor, length)
     return descriptor
+
+
+def mark_rows(memory: mmap.mmap, size: tuple[int, int]) -> None:
+    """Note in the unread byte of both ends of each row that nothing was written there yet."""
+    _ends_of_rows(memory, size)[:] = NOTHING_WRITTEN
+
+
+def are_rows_written(memory: mmap.mmap, size: tuple[int, int]) -> bool:
+    """True if a decoder has written every row since `mark_rows`: what it left out would show an earlier image."""
+    return not (_ends_of_rows(memory, size) == NOTHING_WRITTEN).any()
+
+
+def _ends_of_rows(memory: mmap.mmap, size: tuple[int, int]) -> NDArray[np.uint8]:
+    width, height = size
+    pixels = np.frombuffer(memory, np.uint8, bytes_of(size)).reshape(height, width, BYTES_PER_PIXEL)
+    return pixels[:, :: max(1, width - 1), -1]
 
 
 def laid_over(memory: mmap.mmap, size: tuple[int, int]) -> Image.Image:

@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 
 from jobs.errors import Cancelled
 from kontext import ImageError, ImageOptions, decode_with_warnings
-from kontext.images.serving import Server
+from kontext.images.serving import Landing, Server
 from tests.waiting import eventually, stretched
 from worker.decoding import SOCKET_KIND, Decoder
 
@@ -99,6 +99,21 @@ def test_memory_of_an_earlier_image_shows_nothing_of_it(decoder: Decoder, kind: 
     assert there.image.size == here.image.size
     assert there.image.tobytes() == here.image.tobytes()
     assert there.warnings == here.warnings
+
+
+def test_rows_that_a_decoder_left_out_are_noticed() -> None:
+    landing = Landing(None)
+    canvas = landing.canvas((40, 30))
+    canvas.paste("red", (0, 0, 40, 30))
+    landing.take(canvas)
+
+    for hole in (0, 17, 29):
+        canvas = landing.canvas((40, 30))
+        for row in {*range(30)} - {hole}:
+            canvas.paste("blue", (0, row, 40, row + 1))
+        with pytest.raises(ImageError, match="left rows out"):
+            landing.take(canvas)
+    landing.discard()
 
 
 def test_half_a_jpeg_is_refused_and_the_next_image_is_whole(decoder: Decoder) -> None:
