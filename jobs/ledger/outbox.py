@@ -77,7 +77,7 @@ class Outbox:
     def length(self) -> int:
         """How many callbacks are pending."""
         with redis_errors(self._scripts.redis):
-            return cast("int", self._scripts.redis.zcard(self._scripts.key("outbox")))
+            return self._scripts.redis.zcard(self._scripts.key("outbox"))
 
     def postpone(self, webhook_id: str, delay_seconds: float) -> None:
         """Make a taken callback due again after the delay, without counting an attempt."""

@@ -129,7 +129,8 @@ def test_nothing_outside_the_folder_is_read(path: str, root: Path, tmp_path: Pat
 
     assert isinstance(failure, RejectJob)
     assert failure.code is ErrorCode.INPUT_FORBIDDEN
-    assert f"not below an allowed folder (now: {root}); add its folder to DG_FILE_ROOTS" in failure.message
+    assert "not below an allowed folder; add its folder to DG_FILE_ROOTS" in failure.message
+    assert str(root) not in failure.message.removeprefix(f"file://{root}"), "a stranger learns what is open"
 
 
 def test_a_folder_that_only_begins_like_an_allowed_one_is_not_read(root: Path, storage: Storage) -> None:
@@ -145,7 +146,7 @@ def test_without_allowed_folders_nothing_is_read(root: Path) -> None:
 
     failure = failure_of_reading(Storage(load_settings(StorageSettings)), (root / "cat.png").as_uri())
 
-    assert "(now: none)" in failure.message
+    assert failure.code is ErrorCode.INPUT_FORBIDDEN
 
 
 def test_another_machines_files_are_not_read(storage: Storage) -> None:

@@ -168,8 +168,8 @@ def test_a_bucket_that_is_not_allowed_is_neither_read_nor_written(connect: Conne
 
     assert isinstance(reading, RejectJob)
     assert reading.message == (
-        f"{uri}: not below a place of DG_BUCKETS (now: cats, dogs); "
-        "add its bucket, or bucket/prefix, where the worker runs"
+        f"{uri}: not below a place of DG_BUCKETS; "
+        "add its bucket, or bucket/prefix, where the worker runs (`worker check` lists them there)"
     )
     assert (reading.code, writing.code) == (ErrorCode.INPUT_FORBIDDEN, ErrorCode.OUTPUT_FORBIDDEN)
     assert failure_of(buckets.check_output, uri).code is ErrorCode.OUTPUT_FORBIDDEN
@@ -181,7 +181,7 @@ def test_the_output_bucket_may_be_written_and_not_read(connect: Connect, s3_buck
     buckets.check_output(uri)
     buckets.publish(uri, b"picture", "image/png")
 
-    assert "not below a place of DG_BUCKETS (now: none)" in failure_of(buckets.read, uri).message
+    assert "not below a place of DG_BUCKETS; add" in failure_of(buckets.read, uri).message
 
 
 # What the server says

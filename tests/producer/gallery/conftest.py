@@ -9,7 +9,7 @@ from PIL import Image
 
 from producer.report import Ending, ReportRow
 
-FORBIDDEN = "input_forbidden: file:///data/cat.png: not below an allowed folder (now: none)"
+FORBIDDEN = "input_forbidden: file:///data/cat.png: not below an allowed folder"
 HOSTILE = '</script><script>alert("x")</script><img src=x onerror=alert(1)>'
 
 
