@@ -262,6 +262,13 @@ class AttemptsUsedUp(Warned):
 
 
 @dataclass(frozen=True)
+class LostJobCancelled(Warned):
+    """A job's worker was silent for a lease, and the job's cancel was already asked for; it is cancelled."""
+
+    job_id: Annotated[str, Said("job")]
+
+
+@dataclass(frozen=True)
 class MessageLost(Warned):
     """A job waited without a message; a new one is in the queue."""
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import time
 
-from jobs.ledger import MICROSECONDS, Ledger
+from jobs.ledger import MICROSECONDS, Expired, Ledger
 from jobs.queue import EditQueue, count_messages
-from worker.events import AttemptsUsedUp, Events, LeaseExpired, MessageLost, Reconciled
+from worker.events import AttemptsUsedUp, Events, LeaseExpired, LostJobCancelled, MessageLost, Reconciled
 
 INTERVAL_SECONDS = 2.0
 TURN_SECONDS = 1.0
@@ -54,14 +54,19 @@ class Reconciler:
         """Repair once, at this moment of the ledger's time."""
         started = time.monotonic()
         may_expire = self._seconds_since_reached(now_us) <= SILENCE_SECONDS
-        again, ended = self._ledger.expire(self._max_attempts, now_us) if may_expire else ([], [])
-        self._send([*again, *self._ledger.promote()])
+        expired = self._ledger.expire(self._max_attempts, now_us) if may_expire else Expired([], [], [])
+        self._send([*expired.again, *self._ledger.promote()])
         lost = self._ledger.missing_messages(count_messages(self._ledger.redis), GRACE_SECONDS)
         self._send(lost)
-        for kind, job_ids in ((LeaseExpired, again), (AttemptsUsedUp, ended), (MessageLost, lost)):
-            for job_id in job_ids:
-                self._events.send(kind(job_id))
-        self._events.send(Reconciled(len(again) + len(ended) + len(lost), time.monotonic() - started))
+        repairs = [
+            *(LeaseExpired(job_id) for job_id in expired.again),
+            *(AttemptsUsedUp(job_id) for job_id in expired.failed),
+            *(LostJobCancelled(job_id) for job_id in expired.cancelled),
+            *(MessageLost(job_id) for job_id in lost),
+        ]
+        for repair in repairs:
+            self._events.send(repair)
+        self._events.send(Reconciled(len(repairs), time.monotonic() - started))
 
     def _seconds_since_reached(self, now_us: int) -> float:
         """Since Redis was last reached, by the clock of Redis or our own, whichever saw more time go by."""

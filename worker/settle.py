@@ -13,7 +13,7 @@ from random import uniform
 from threading import Event
 from typing import TypeVar
 
-from jobs.errors import BrokerUnavailable, Cancelled, EditFailure, HandBack, Outage, RetryJob, StopWorker
+from jobs.errors import BrokerUnavailable, Cancelled, EditFailure, ErrorCode, HandBack, Outage, RetryJob, StopWorker
 from jobs.errors import LeaseLost as LeaseLostError
 from jobs.ledger import Claim, Ledger, Spent
 from jobs.queue import EditQueue
@@ -96,15 +96,24 @@ class Settlement:
         if ended is None:
             self._events.send(LeaseLost(run.job_id, claim.attempt))
             return
-        code = outcome.error.code if outcome.error else "-"
-        seconds = time.monotonic() - run.started_at
-        self._events.send(JobEnded(run.job_id, claim.attempt, seconds, code, ended, claim.queued_seconds))
+        self._say_ended(run, ended, outcome.error.code if outcome.error else "-")
 
     def _requeue(self, run: Run, failure: EditFailure, delay_seconds: float, spent: Spent) -> None:
+        """Give the job back, unless it belongs to another run by now or was to be cancelled meanwhile."""
         answer = self._ledger.requeue(run.job_id, run.claim.token, failure.code, delay_seconds, spent)
+        if answer == "lost":
+            self._events.send(LeaseLost(run.job_id, run.claim.attempt))
+            return
+        if answer == "cancelled":
+            self._say_ended(run, JobState.CANCELLED, ErrorCode.CANCELLED)
+            return
         self._events.send(JobRequeued(run.job_id, run.claim.attempt, failure.code, delay_seconds))
         if answer == "queued":
             self._queue.send([run.job_id])
+
+    def _say_ended(self, run: Run, state: JobState, code: str) -> None:
+        seconds, claim = time.monotonic() - run.started_at, run.claim
+        self._events.send(JobEnded(run.job_id, claim.attempt, seconds, code, state, claim.queued_seconds))
 
 
 def pause_before_next_run(failure: EditFailure, claim: Claim, settings: Settings) -> float | None:

@@ -5,7 +5,7 @@ from jobs.ledger.life import Claim, JobLife, Lease, Refusal, Requeued, Spent, Su
 from jobs.ledger.outbox import DueCallback, Outbox, OutboxEntry, Verdict
 from jobs.ledger.reading import JobReading, QueueAges
 from jobs.ledger.record import Attempt, CallbackState, JobRecord, Progress, parse_event
-from jobs.ledger.repairs import Repairs
+from jobs.ledger.repairs import Expired, Repairs
 from jobs.ledger.scripts import MICROSECONDS, PIPELINE_LENGTH, redis_key
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "CallbackState",
     "Claim",
     "DueCallback",
+    "Expired",
     "JobLife",
     "JobReading",
     "JobRecord",

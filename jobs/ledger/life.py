@@ -56,7 +56,8 @@ class Claim:
         """The job, parsed.
 
         Raises:
-            RejectJob: a Celery client sent something that is not a job, or its record is damaged.
+            RejectJob: a Celery client sent something that is not a job, or was not for the worker that accepted it;
+                or its record is damaged.
             Outage: a newer version accepted it, so a newer worker may run it.
         """
         try:
@@ -64,12 +65,16 @@ class Claim:
         except ValueError as error:
             raise RejectJob(ErrorCode.INTERNAL, DAMAGED) from error
         try:
-            return parse_job(raw)
+            job = parse_job(raw)
         except RejectJob as error:
             if self.is_invalid:
                 raise
             newer = f"accepted by a newer version than this worker's ({error.message}); it waits for a newer worker"
             raise Outage(error.code, newer) from error
+        if self.is_invalid:  # it has no output and no seed: those are filled in when a job is accepted
+            older = "a worker of an older version took it for no job; send it again under a new id"
+            raise RejectJob(ErrorCode.INVALID_JOB, older)
+        return job
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import NamedTuple, cast
 
 from jobs.connection import redis_errors
 from jobs.errors import ErrorCode
@@ -11,6 +11,14 @@ from jobs.ledger.scripts import MICROSECONDS, Scripts
 
 MOST_LOSSES = 10
 """Workers that may be lost with a job before any of them worked on it; it then fails."""
+
+
+class Expired(NamedTuple):
+    """Ids of the jobs that silent workers had: to be sent again, failed for good, and cancelled as was asked for."""
+
+    again: list[str]
+    failed: list[str]
+    cancelled: list[str]
 
 
 class Repairs:
@@ -32,8 +40,8 @@ class Repairs:
         is_granted, now = self.scripts.run("take_turn", int(pause_seconds * MICROSECONDS))
         return bool(is_granted), int(now)
 
-    def expire(self, max_attempts: int, until_us: int = 0, limit: int = 1000) -> tuple[list[str], list[str]]:
-        """Take jobs from silent workers; returns the ids to send again and the ids that ended.
+    def expire(self, max_attempts: int, until_us: int = 0, limit: int = 1000) -> Expired:
+        """Take jobs from silent workers.
 
         A job that was being worked on has spent an attempt. One that only waited in the worker has not, up to
         `MOST_LOSSES` times. Both are taken before all others.
@@ -42,11 +50,10 @@ class Repairs:
             until_us: leases that ended later are left alone, which guards against a clock jump since the caller read
                 the time; 0: now.
         """
-        exhausted = failure(
-            ErrorCode.WORKER_LOST, f"the worker died or went silent in each of {max_attempts} attempts", retryable=True
-        )
-        again, ended = self.scripts.run("expire", limit, max_attempts, exhausted, CANCELLED, until_us, MOST_LOSSES)
-        return again, ended
+        exhausted = f"the worker died or went silent in the last of {max_attempts} attempts"
+        unlucky = f"{MOST_LOSSES + 1} workers died or went silent before any of them worked on it"
+        outcomes = [failure(ErrorCode.WORKER_LOST, reason, retryable=True) for reason in (exhausted, unlucky)]
+        return Expired(*self.scripts.run("expire", limit, max_attempts, *outcomes, CANCELLED, until_us, MOST_LOSSES))
 
     def promote(self, limit: int = 1000) -> list[str]:
         """Move jobs whose back-off is over to the queue; returns the ids to send."""

@@ -107,7 +107,7 @@ def test_renewing_keeps_the_lease_notes_progress_and_brings_the_cancel(ledger: L
 
     assert ledger.renew("a", claim.token, LEASE_SECONDS, Progress("sampling", 3, 30)) == "held"
     clock.advance(20)
-    assert ledger.expire(max_attempts=3) == ([], [])
+    assert ledger.expire(max_attempts=3) == ([], [], [])
     assert ledger.get("a").progress == Progress("sampling", 3, 30)
 
     assert ledger.cancel("a") is JobState.RUNNING
@@ -122,7 +122,7 @@ def test_a_silent_workers_job_goes_back_and_what_the_worker_writes_later_is_refu
     zombie = begun(ledger, "a", "w1")
     clock.advance(LEASE_SECONDS + 1)
 
-    assert ledger.expire(max_attempts=3) == (["a"], [])
+    assert ledger.expire(max_attempts=3) == (["a"], [], [])
 
     heir = claimed(ledger, "a", "w2")
     assert heir.attempt == 2
@@ -141,7 +141,7 @@ def test_a_late_worker_may_still_finish_while_nobody_has_taken_its_job(ledger: L
     clock.advance(LEASE_SECONDS + 1)
 
     assert ledger.finish("a", claim.token, JobState.SUCCEEDED, DONE)
-    assert ledger.expire(max_attempts=3) == ([], [])
+    assert ledger.expire(max_attempts=3) == ([], [], [])
 
 
 def test_a_job_that_loses_every_worker_fails_with_that_reason_and_calls_back(
@@ -151,16 +151,17 @@ def test_a_job_that_loses_every_worker_fails_with_that_reason_and_calls_back(
     for _ in range(2):
         begun(ledger, "a")
         clock.advance(LEASE_SECONDS + 1)
-        assert ledger.expire(max_attempts=3) == (["a"], [])
+        assert ledger.expire(max_attempts=3) == (["a"], [], [])
     begun(ledger, "a")
     clock.advance(LEASE_SECONDS + 1)
 
-    assert ledger.expire(max_attempts=3) == ([], ["a"])
+    assert ledger.expire(max_attempts=3) == ([], ["a"], [])
 
     result = ledger.get("a").result
     assert result.state is JobState.FAILED
     assert result.error is not None
     assert result.error.code is ErrorCode.WORKER_LOST
+    assert result.error.message == "the worker died or went silent in the last of 3 attempts"
     assert result.attempts == 3
     assert [due.event for due in Outbox(ledger).take(10, hide_seconds=60)] == ["failed"]
 
@@ -171,7 +172,7 @@ def test_a_cancelled_job_whose_worker_died_is_cancelled_not_run_again(ledger: Le
     ledger.cancel("a")
     clock.advance(LEASE_SECONDS + 1)
 
-    assert ledger.expire(max_attempts=3) == ([], ["a"])
+    assert ledger.expire(max_attempts=3) == ([], [], ["a"])
     assert ledger.get("a").state is JobState.CANCELLED
 
 

@@ -138,16 +138,17 @@ def test_a_job_that_was_lost_again_and_again_before_anybody_worked_on_it_fails(
     for _ in range(MOST_LOSSES):
         claimed(ledger, "a")
         clock.advance(LEASE_SECONDS + 1)
-        assert ledger.expire(max_attempts=3) == (["a"], [])
+        assert ledger.expire(max_attempts=3) == (["a"], [], [])
     claimed(ledger, "a")
     clock.advance(LEASE_SECONDS + 1)
 
-    assert ledger.expire(max_attempts=3) == ([], ["a"])
+    assert ledger.expire(max_attempts=3) == ([], ["a"], [])
 
     record = ledger.get("a")
     assert record.state is JobState.FAILED
     assert record.result.error is not None
     assert record.result.error.code is ErrorCode.WORKER_LOST
+    assert record.result.error.message == "11 workers died or went silent before any of them worked on it"
 
 
 def test_jobs_of_a_producer_that_knows_no_lines_are_taken_too(ledger: Ledger) -> None:

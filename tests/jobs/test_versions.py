@@ -70,6 +70,18 @@ def test_what_was_never_a_job_fails_at_once(ledger: Ledger) -> None:
         _ = claimed(ledger, "a").job
 
 
+def test_what_an_older_worker_took_for_no_job_has_no_output_and_fails_at_once(
+    ledger: Ledger, redis_client: redis.Redis
+) -> None:
+    ledger.adopt("a", {"id": "a", "image": "s3://in/a.png", "prompt": "snow", "sharpness": 3}, OUTPUT_ROOT)
+    known_by_now = {"id": "a", "image": "s3://in/a.png", "prompt": "snow"}
+    redis_client.hset("dg:job:a", "job", json.dumps(known_by_now))
+
+    with pytest.raises(RejectJob, match="send it again under a new id") as raised:
+        _ = claimed(ledger, "a").job
+    assert raised.value.code is ErrorCode.INVALID_JOB
+
+
 def test_a_job_without_new_fields_can_be_read_by_an_older_worker(ledger: Ledger, redis_client: redis.Redis) -> None:
     submit(ledger, edit_job("a"))
 

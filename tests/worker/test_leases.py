@@ -40,7 +40,7 @@ def test_renewing_writes_the_progress_and_keeps_the_lease(
         keeper.renew_all()
         clock.advance(20)
 
-        assert ledger.expire(max_attempts=3) == ([], [])
+        assert ledger.expire(max_attempts=3) == ([], [], [])
         assert ledger.get("a").progress == Progress("sampling", 3, 30)
         run.check()
 
@@ -129,4 +129,4 @@ def test_a_sampling_step_that_never_ends_is_a_stall_and_is_not_renewed(
         keeper.renew_all()
 
     assert stalled == [run]
-    assert ledger.expire(max_attempts=3) == (["a"], [])
+    assert ledger.expire(max_attempts=3) == (["a"], [], [])

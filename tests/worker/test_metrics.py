@@ -251,7 +251,7 @@ def test_every_event_counts_once() -> None:
         "kontext_stage_seconds_sum": 4.5,
         "kontext_gpu_busy_seconds_total": 5,
         "kontext_steps_total": 28,
-        "kontext_leases_expired_total": 2,
+        "kontext_leases_expired_total": 3,
         "kontext_reconciler_runs_total": 1,
         "kontext_reconciler_repairs_total": 3,
         "kontext_callbacks_total": 1,

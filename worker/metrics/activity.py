@@ -10,7 +10,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from jobs.errors import ErrorCode
 from jobs.registry import WorkerState
+from jobs.schema import JobState
 from worker.device_memory import device_memory
 from worker.engines import Engine
 from worker.events import (
@@ -23,6 +25,7 @@ from worker.events import (
     LeaseExpired,
     LeaseLost,
     Listener,
+    LostJobCancelled,
     MemorySpared,
     MessageLost,
     MessagePutAside,
@@ -101,9 +104,19 @@ class WorkMetrics:
     def _(self, event: LeaseLost) -> None:
         self._lost.inc()
 
-    @hear.register(LeaseExpired | AttemptsUsedUp)
-    def _(self, event: Event) -> None:
+    @hear.register
+    def _(self, event: LeaseExpired) -> None:
         self._expired.inc()
+
+    @hear.register
+    def _(self, event: AttemptsUsedUp) -> None:
+        self._expired.inc()
+        self._ended.labels(JobState.FAILED, ErrorCode.WORKER_LOST).inc()
+
+    @hear.register
+    def _(self, event: LostJobCancelled) -> None:
+        self._expired.inc()
+        self._ended.labels(JobState.CANCELLED, ErrorCode.CANCELLED).inc()
 
     @hear.register
     def _(self, event: MessageLost) -> None:
