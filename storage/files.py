@@ -44,7 +44,7 @@ class Files(Store):
         path = _allowed_path(uri, self._writable, OUTPUT)
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            _replace(path, data)
+            write_whole(path, data)
         except OSError as error:
             raise _failure(error, uri, OUTPUT) from error
 
@@ -74,11 +74,10 @@ def _allowed_path(uri: str, roots: Sequence[str], side: Side) -> str:
     """The path without links, below one of the roots."""
     path = os.path.realpath(_path(uri, side))
     if not any(path != root and os.path.commonpath([path, root]) == root for root in roots):
-        opened = ", ".join(roots) or "none"
         raise RejectJob(
             side.forbidden,
-            f"{show_uri(uri)}: not below an allowed folder (now: {opened}); "
-            "add its folder to DG_FILE_ROOTS where the worker runs",
+            f"{show_uri(uri)}: not below an allowed folder; add its folder to DG_FILE_ROOTS where the worker runs "
+            "(`worker check` lists them there)",  # and nobody else: this message goes to whoever sent the job
         )
     return path
 
@@ -94,7 +93,7 @@ def _path(uri: str, side: Side) -> str:
     return decoded or "/"
 
 
-def _replace(path: str, data: Content) -> None:
+def write_whole(path: str, data: Content, mode: int = 0o666) -> None:
     """Write all data, then link the name: the name never refers to half a picture.
 
     Where the file system can, the file has no name while it is written, and a killed process leaves nothing. Elsewhere
@@ -103,7 +102,7 @@ def _replace(path: str, data: Content) -> None:
     folder = os.path.dirname(path)
     temporary = os.path.join(folder, f".{uuid4().hex}.part")
     try:
-        with _open_for_writing(folder, temporary) as file:
+        with _open_for_writing(folder, temporary, mode) as file:
             if isinstance(data, bytes):
                 file.write(data)
             else:
@@ -123,15 +122,15 @@ def _replace(path: str, data: Content) -> None:
     _sync_folder(folder)
 
 
-def _open_for_writing(folder: str, temporary: str) -> BinaryIO:
+def _open_for_writing(folder: str, temporary: str, mode: int) -> BinaryIO:
     """A new file in `folder`: without a name where that is possible, otherwise named `temporary`."""
     if hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
         try:
-            return open(os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666), "wb")
+            return open(os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, mode), "wb")
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
                 raise
-    return open(temporary, "xb")
+    return open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode), "wb")
 
 
 def _sync_folder(folder: str) -> None:

@@ -29,6 +29,9 @@ from worker.settings import Settings
 FRESH_SECONDS = 300.0
 """How long a download is taken for what its URI holds; a file of this machine is looked at for every job."""
 
+LEFT_SECONDS = 60.0
+"""A half-written file that nobody has locked and that has not grown for so long is what a killed worker left."""
+
 HUB = "https://huggingface.co"
 SUFFIX = ".safetensors"
 
@@ -72,10 +75,12 @@ class LoraStore:
             held = self._hold(lora, name) or self._hold(lora, self._keep(name, data, lora.uri))
         except OSError as error:
             raise RetryJob(
-                ErrorCode.INTERNAL, f"DG_LORA_CACHE_DIR={self._folder}: {error.strerror or error}; make it writable"
+                ErrorCode.INTERNAL, f"DG_LORA_CACHE_DIR: {error.strerror or error}; make the worker's folder writable"
             ) from error
         if held is None:
-            raise RetryJob(ErrorCode.INTERNAL, f"{show_uri(lora.uri)}: removed from {self._folder} while it was kept")
+            raise RetryJob(
+                ErrorCode.INTERNAL, f"{show_uri(lora.uri)}: removed from DG_LORA_CACHE_DIR while it was kept"
+            )
         if scheme_of(lora.uri) != "file":
             self._note(lora.uri, name)
         return held
@@ -117,23 +122,26 @@ class LoraStore:
         handle, temporary = tempfile.mkstemp(prefix=".", suffix=SUFFIX, dir=self._folder)
         try:
             with os.fdopen(handle, "wb") as file:
+                fcntl.flock(handle, fcntl.LOCK_EX)  # until it has its name: whoever finds it unlocked may remove it
                 file.write(data)
-            _check_form(Path(temporary), uri)
-            self._make_room(len(data))
-            os.replace(temporary, self._folder / f"{name}{SUFFIX}")
+                file.flush()
+                _check_form(Path(temporary), uri)
+                self._make_room()
+                os.replace(temporary, self._folder / f"{name}{SUFFIX}")
         except BaseException:
             with suppress(OSError):
                 os.unlink(temporary)
             raise
         return name
 
-    def _make_room(self, needed: int) -> None:
+    def _make_room(self) -> None:
+        """Remove what killed workers left half written, then what was not used for longest, down to the limit."""
         kept = sorted((status.st_mtime, status.st_size, path) for path, status in _files(self._folder))
-        total = sum(size for _, size, _ in kept) + needed
-        for _, size, path in kept:
-            if total <= self._limit_bytes:
-                return
-            if _remove_unless_in_use(path):
+        total = sum(size for _, size, _ in kept)
+        left_before = time.time() - LEFT_SECONDS
+        for used_at, size, path in sorted(kept, key=lambda file: not _is_half_written(file[2])):
+            is_left = _is_half_written(path) and used_at < left_before
+            if (is_left or (total > self._limit_bytes and not _is_half_written(path))) and _remove_unless_in_use(path):
                 total -= size
 
 
@@ -159,10 +167,14 @@ def _check_form(path: Path, uri: str) -> None:
 
 def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
     found = []
-    for path in folder.glob(f"*{SUFFIX}"):
+    for path in folder.glob(f"*{SUFFIX}"):  # hidden ones too
         with suppress(OSError):  # removed by another worker
             found.append((path, path.stat()))
-    return [(path, status) for path, status in found if not path.name.startswith(".")]
+    return found
+
+
+def _is_half_written(path: Path) -> bool:
+    return path.name.startswith(".")
 
 
 def _remove_unless_in_use(path: Path) -> bool:

@@ -15,6 +15,9 @@ from worker.health import Health
 
 SOCKET_VARIABLE = "NOTIFY_SOCKET"
 
+ENDING = frozenset({WorkerState.DRAINING, WorkerState.BROKEN})
+"""States of a process that finishes what it has and ends."""
+
 
 class Systemd:
     """Sends what the health file says to the socket that systemd names; silent where it names none."""
@@ -27,8 +30,10 @@ class Systemd:
     def report(self, health: Health, now: float) -> None:
         """Send the state; `READY=1` once the model is loaded and Redis has answered, `WATCHDOG=1` while it is live.
 
-        Without `WATCHDOG=1` systemd ends the process after `WatchdogSec=` and starts another. A datagram that cannot be
-        sent is dropped: the next one follows in a second.
+        Without `WATCHDOG=1` systemd ends the process after `WatchdogSec=` and starts another. A broken worker is not
+        live, but it ends by itself once its other jobs have ended or are handed back; like a drain, that is said as
+        `STOPPING=1` and has `TimeoutStopSec=`. A datagram that cannot be sent is dropped: the next one follows in a
+        second.
 
         Args:
             now: seconds since 1970.
@@ -40,9 +45,9 @@ class Systemd:
         if not self._is_ready and health.why_not_ready(now) is None:
             lines.insert(0, "READY=1")
             self._is_ready = True
-        if health.state is WorkerState.DRAINING:
+        if health.state in ENDING:
             lines.append("STOPPING=1")
-        if health.why_not_live(now) is None:
+        if health.state in ENDING or health.why_not_live(now) is None:
             lines.append("WATCHDOG=1")
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagram:
             datagram.connect(self._address)

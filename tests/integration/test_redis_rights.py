@@ -28,6 +28,7 @@ from tests.servers.worker import running_worker
 from tests.waiting import PATIENCE_SECONDS, eventually
 from worker.metrics.queue import QueueCollector
 from worker.settings import Settings
+from worker.top import Top
 
 RULES = Path(__file__).parent.parent.parent / "deploy" / "redis"
 LOGINS = {name: f"{name}:change-me-{name}" for name in ("admin", "producer", "worker", "callbacks", "exporter")}
@@ -88,6 +89,7 @@ def test_each_process_does_its_whole_job_with_its_own_rights(
         eventually(lambda: client.registry.workers())
         assert client.status("b")[JobState.SUCCEEDED] == 3
         assert client.ledger.position("a") is None
+        assert Top(client.ledger, client.registry).look().renderables
         assert Outbox(client.ledger).replay(["msg_a_succeeded"]) == 1
         running.process.terminate()
         assert running.exit_code() == 0

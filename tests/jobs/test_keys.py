@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
+from pathlib import Path
 
 import pytest
 import redis
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from jobs.errors import BrokerRefused, ErrorCode, RejectJob
 from jobs.ledger import Ledger, Outbox, redis_key
-from jobs.ledger.scripts import source
+from jobs.ledger.scripts import SCRIPTS, source
 from jobs.schema import JobState
 from tests.clock import ManualClock
 from tests.jobs.lives import DONE, LEASE_SECONDS, claimed, edit_job, submit
@@ -31,6 +33,17 @@ def test_batches_of_any_names_keep_apart(ledger: Ledger, redis_client: redis.Red
         counts = ledger.batch_counts(name)
         assert (counts[JobState.SUCCEEDED], counts[JobState.QUEUED]) == (1, 1)
         assert list(ledger.batch_job_ids(name)) == [f"{name}:1", f"{name}:2"]
+
+
+def test_every_key_of_the_scripts_stands_in_their_header_and_on_the_page() -> None:
+    written = "".join(source(name) for name in SCRIPTS)
+    names = set(re.findall(r"key\('(\w+)'", written))
+    header = source("claim").partition("local prefix")[0]
+    page = (Path(__file__).parents[2] / "docs" / "redis.md").read_text().partition("## Keys")[2].partition("\n## ")[0]
+
+    assert {"job", "missing", "line"} <= names
+    assert [name for name in sorted(names) if not re.search(rf"^--.* {name}\b", header, re.MULTILINE)] == []
+    assert [name for name in sorted(names) if not re.search(rf"`dg:{name}[`:]", page)] == []
 
 
 def test_names_without_a_colon_have_plain_keys() -> None:
@@ -88,9 +101,7 @@ def test_a_damaged_record_does_not_keep_its_neighbours_from_coming_back(
     redis_client.set("dg:job:b", "not ours")
     clock.advance(LEASE_SECONDS + 1)
 
-    again, ended = ledger.expire(max_attempts=3)
-
-    assert (again, ended) == (["c", "d"], [])
+    assert ledger.expire(max_attempts=3) == (["c", "d"], [], [])
     assert ledger.queue_counts()["running"] == 0
     assert not redis_client.exists("dg:job:a"), "no half record comes about"
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from storage import Storage
 from storage.cache import Cached
 from storage.settings import StorageSettings
 from storage.store import Source
+from tests.requirements import require
 from tests.servers.http import Answer, HttpServer
 
 
@@ -33,8 +38,27 @@ def test_an_input_is_downloaded_once(http_server: HttpServer, tmp_path: Path) ->
     assert [storage.read(url), storage.read(url), storage.read(f"{url}?v=2")] == [b"cat"] * 3
 
     assert len(http_server.requests("/cat.png")) == 2, "the query is part of the address"
-    assert len(list((tmp_path / "new").iterdir())) == 2
+    kept = list((tmp_path / "new").iterdir())
+    assert [path.stat().st_mode & 0o777 for path in kept] == [0o600, 0o600]
     storage.close()
+
+
+def test_a_process_that_is_killed_while_it_keeps_an_input_leaves_nothing(tmp_path: Path) -> None:
+    require(hasattr(os, "O_TMPFILE"), "files without a name are Linux's")
+    program = f"""
+import os, signal
+from pathlib import Path
+from storage import cache, files
+files.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+class Cat:
+    def read(self, uri): return b"cat"
+cache.Cached(Cat(), Path({str(tmp_path)!r})).read("https://example.com/cat.png")
+"""
+
+    ended = subprocess.run([sys.executable, "-c", program], check=False)
+
+    assert ended.returncode == -signal.SIGKILL
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failure_is_not_kept(tmp_path: Path) -> None:

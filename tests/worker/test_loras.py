@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import hashlib
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -84,6 +87,34 @@ def test_the_folder_stays_within_its_size_and_keeps_what_runs(tmp_path: Path) ->
     kept = {path.read_bytes() for path in (tmp_path / "cache").iterdir()}
     assert kept == {content(0), content(5)}
     assert running.for_engine.path.exists()
+
+
+def test_what_a_killed_worker_left_half_written_goes_and_what_another_writes_now_stays(tmp_path: Path) -> None:
+    folder, long_ago = tmp_path / "cache", time.time() - 3600
+    folder.mkdir()
+    left, being_written, new = (folder / f".{name}.safetensors" for name in ("left", "being-written", "new"))
+    for path in (left, being_written, new):
+        path.write_bytes(b"x" * 10)
+    os.utime(left, (long_ago, long_ago))
+    os.utime(being_written, (long_ago, long_ago))
+
+    with being_written.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        held = store(tmp_path).fetch(write(tmp_path, 1), nothing)
+
+    assert set(folder.iterdir()) == {being_written, new, held.for_engine.path}
+
+
+def test_what_is_half_written_counts_for_the_size_of_the_folder(tmp_path: Path) -> None:
+    size = len(content(1))
+    ours = store(tmp_path, lora_cache_bytes=2 * size)
+    ours.fetch(write(tmp_path, 1), nothing)
+    gc.collect()
+    (tmp_path / "cache" / ".new.safetensors").write_bytes(b"x" * size)
+
+    ours.fetch(write(tmp_path, 2), nothing)
+
+    assert sum(path.stat().st_size for path in (tmp_path / "cache").iterdir()) == 2 * size
 
 
 def test_two_stores_share_a_folder(tmp_path: Path) -> None:

@@ -49,19 +49,19 @@ def test_ready_is_said_once_and_only_when_model_and_redis_are_there(received: so
     assert lines(received) == ["STATUS=busy", "WATCHDOG=1"]
 
 
-@pytest.mark.parametrize("state", [WorkerState.STUCK, WorkerState.BROKEN])
-def test_a_worker_that_should_be_restarted_gives_no_sign_of_life(
+def test_a_worker_that_hangs_gives_no_sign_of_life(received: socket.socket, tmp_path: Path) -> None:
+    systemd(tmp_path).report(health(WorkerState.STUCK, "job one: no step for 300 s"), NOW)
+
+    assert lines(received) == ["STATUS=stuck: job one: no step for 300 s"]
+
+
+@pytest.mark.parametrize("state", [WorkerState.DRAINING, WorkerState.BROKEN])
+def test_a_worker_that_ends_by_itself_is_given_the_time_for_its_other_jobs(
     received: socket.socket, tmp_path: Path, state: WorkerState
 ) -> None:
-    systemd(tmp_path).report(health(state, "job one: no step for 300 s"), NOW)
+    systemd(tmp_path).report(health(state), NOW)
 
-    assert lines(received) == [f"STATUS={state}: job one: no step for 300 s"]
-
-
-def test_a_drain_is_told(received: socket.socket, tmp_path: Path) -> None:
-    systemd(tmp_path).report(health(WorkerState.DRAINING), NOW)
-
-    assert lines(received) == ["STATUS=draining", "STOPPING=1", "WATCHDOG=1"]
+    assert lines(received) == [f"STATUS={state}", "STOPPING=1", "WATCHDOG=1"]
 
 
 def test_an_abstract_socket_is_reached() -> None:

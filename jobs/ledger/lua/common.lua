@@ -18,6 +18,7 @@
 --   outbox          zset   webhook id -> next attempt callback:{id}      hash   job, event, state, attempts, last error
 --   dropped         zset   webhook id -> timestamp of the drop
 --   turn            timestamp of the last reconciler's turn
+--   missing         hash   since when there are fewer messages than waiting jobs, and the least number missing since
 
 local prefix = KEYS[1]
 local now = tonumber(ARGV[1])
