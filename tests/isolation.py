@@ -16,6 +16,8 @@ TEST_ENVIRONMENT = {
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     "AWS_EC2_METADATA_DISABLED": "true",
     "HF_HUB_OFFLINE": "1",
+    # With more, torch's compiler starts a process that imports torch, and gives it nothing to do on a CPU.
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
 }
 
 
