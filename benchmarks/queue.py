@@ -70,17 +70,17 @@ def measure(jobs: int, queued: int, running: int) -> dict[str, Any]:
         }
 
 
-def in_turns(number: int) -> dict[str, str]:
+def in_turns(number: int) -> dict[str, Any]:
     """Tenant and priority of a job of that number, spread over all of them."""
     return {"tenant": f"tenant-{number % TENANTS:02d}", "priority": PRIORITIES[number % len(PRIORITIES)]}
 
 
-def of_nobody(number: int) -> dict[str, str]:
+def of_nobody(number: int) -> dict[str, Any]:
     """No tenant, and the priority that is the default."""
     return {}
 
 
-def submit_jobs(bench: Bench, count: int, fields_of: Callable[[int], dict[str, str]] = of_nobody) -> None:
+def submit_jobs(bench: Bench, count: int, fields_of: Callable[[int], dict[str, Any]] = of_nobody) -> None:
     """Submit that many jobs at once."""
     jobs = (bench.job(f"job-{number:07d}", prompt=PROMPT, batch="b", **fields_of(number)) for number in range(count))
     for submission in bench.client.submit_many(jobs):
@@ -240,13 +240,13 @@ def measure_mass_death(bench: Bench, reconciler: Reconciler, running: int) -> fl
     return round(milliseconds, 1)
 
 
-def measure_steps(bench: Bench, fields_of: Callable[[int], dict[str, str]] = of_nobody) -> dict[str, float]:
+def measure_steps(bench: Bench, fields_of: Callable[[int], dict[str, Any]] = of_nobody) -> dict[str, float]:
     """Milliseconds of each step of a job's life, one call at a time: the median of the quietest round."""
     rounds = [_measure_round(bench, fields_of) for _ in range(ROUNDS)]
     return {step: round(min(medians[step] for medians in rounds), 3) for step in rounds[0]}
 
 
-def _measure_round(bench: Bench, fields_of: Callable[[int], dict[str, str]]) -> dict[str, float]:
+def _measure_round(bench: Bench, fields_of: Callable[[int], dict[str, Any]]) -> dict[str, float]:
     lasted: dict[str, list[float]] = {}
 
     def note(step: str, work: Callable[[], T]) -> T:
