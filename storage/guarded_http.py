@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 CONNECT_SECONDS = 10
 """For each address; a host that drops packets must not use up the time of the whole exchange."""
 
+LEAST_BYTES_PER_SECOND = 2**14
+"""On the average of a span of silence that is allowed; 128 kbit/s. A byte now and then is as good as silence."""
+
 LONGEST_EXCHANGE_SECONDS = 120.0
 """For a request that names no time at all."""
 
@@ -50,7 +53,8 @@ def guarded_client(
 
     Args:
         timeout_seconds: for a whole exchange, from the name's addresses to the last byte, however slowly it trickles.
-        silence_seconds: longest wait for the next bytes within an exchange; None: until its end.
+        silence_seconds: longest wait for the next bytes within an exchange, and for what is the least in that time;
+            None: until its end.
     Raises (by each request):
         ForbiddenAddress: the URL's host has an address that may not be called.
         httpx2.TransportError: no name, no connection, or no whole answer in time.
@@ -144,6 +148,10 @@ class GuardedBackend(httpcore2.NetworkBackend):
         return addresses
 
 
+class TooSlow(httpcore2.ReadTimeout):
+    """Raised when a host has begun to answer, and sends less than `LEAST_BYTES_PER_SECOND`."""
+
+
 class DeadlineStream(httpcore2.NetworkStream):
     """A connection on which everything, from handshake to last byte, ends at one deadline.
 
@@ -154,9 +162,22 @@ class DeadlineStream(httpcore2.NetworkStream):
         self._stream = stream
         self._deadline = deadline
         self._silence_seconds = silence_seconds
+        self._bytes_owed = 0.0
+        self._owed_until: float | None = None  # None until something came
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._limit(httpcore2.ReadTimeout))
+        limit = self._limit(httpcore2.ReadTimeout)
+        if self._owed_until is not None:
+            limit = min(limit, seconds_until(self._owed_until, TooSlow))
+        try:
+            data = self._stream.read(max_bytes, limit)
+        except httpcore2.ReadTimeout as error:
+            raise error if self._owed_until is None else TooSlow(str(error)) from error
+        self._bytes_owed -= len(data)
+        if self._bytes_owed <= 0 or self._owed_until is None:
+            self._bytes_owed = LEAST_BYTES_PER_SECOND * self._silence_seconds
+            self._owed_until = time.monotonic() + self._silence_seconds
+        return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._stream.write(buffer, self._limit(httpcore2.WriteTimeout))

@@ -25,7 +25,7 @@ class StorageSettings(BrokerSettings):
     proxy: str | None = Field(None, repr=False, description="HTTP proxy for public http(s):// inputs and callbacks")
     contact: str | None = Field(None, description="mail or web address that web hosts are told in User-Agent")
     input_stall_seconds: Seconds = Field(
-        15, description="longest silence of an http(s) input's host, before and between bytes"
+        15, description="longest silence of an http(s) input's host; a slower fetch needs one of few places"
     )
     max_input_bytes: Bytes = Field(64 * 2**20, description="largest input file")
     max_input_pixels: int = Field(64_000_000, gt=0, description="largest input picture, width times height")

@@ -10,7 +10,7 @@ import httpx2
 from jobs.errors import EditFailure, Outage, RejectJob, RetryJob
 from jobs.names import host_of
 from storage.addresses import ForbiddenAddress
-from storage.guarded_http import guarded_client
+from storage.guarded_http import LEAST_BYTES_PER_SECOND, TooSlow, guarded_client
 from storage.hosts import Hosts
 from storage.limits import CHUNK_BYTES, DOWNLOAD_SECONDS, Deadline, collect, too_large, too_slow
 from storage.refusals import words_of
@@ -66,7 +66,7 @@ class Web(Source):
         except ForbiddenAddress as error:
             raise RejectJob(error.code, f"{show_uri(uri)}: {error.message}") from error
         except (httpx2.ReadTimeout, httpx2.WriteTimeout) as error:
-            raise self._late(uri, deadline) from error
+            raise self._late(uri, deadline, error) from error
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
             raise RejectJob(INPUT.not_found, f"{show_uri(uri)}: not a web address ({error})") from error
         except httpx2.HTTPError as error:
@@ -75,12 +75,14 @@ class Web(Source):
     def close(self) -> None:
         self._client.close()
 
-    def _late(self, uri: str, deadline: Deadline) -> RetryJob:
+    def _late(self, uri: str, deadline: Deadline, error: httpx2.TimeoutException) -> RetryJob:
         if deadline.seconds_left <= 0:
             return too_slow(uri, deadline)
+        is_slow = isinstance(error.__cause__, TooSlow)
+        sent = f"less than {LEAST_BYTES_PER_SECOND // 1024} KiB a second" if is_slow else "nothing"
         return RetryJob(
             INPUT.unavailable,
-            f"{show_uri(uri)}: its host sent nothing for {self._stall_seconds:g} s (DG_INPUT_STALL_SECONDS); "
+            f"{show_uri(uri)}: its host sent {sent} for {self._stall_seconds:g} s (DG_INPUT_STALL_SECONDS); "
             "a later try may do",
         )
 

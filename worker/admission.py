@@ -7,7 +7,7 @@ fetched, and no other job of this process is about to need it.
     received --> FETCHING --fetched--> READY --has_gpu--> BEGUN --ended-->
 
 A job whose inputs take longer than is usual here is not about to need the GPU: the gate opens for another one, up to
-the number of threads. So a silent source costs its own job time, and no other.
+the number of threads, of which slow inputs may hold half (`slow_inputs.py`). So a slow source costs its own job time.
 
 While a suspect (`isolation.py`) is on its way or at work, nothing else is taken: it may end this process, and what it
 would take along is better off with another worker.

@@ -44,6 +44,7 @@ from worker.loras import FetchedLora, LoraStore
 from worker.model_pool import ModelPool
 from worker.settings import Settings
 from worker.settle import Settlement
+from worker.slow_inputs import SlowInputs
 from worker.transfers import Transfers
 
 OnStep = Callable[[int, int], None]
@@ -75,6 +76,7 @@ class EditRunner:
         self._storage = storage
         self._loras = loras
         self._transfers = Transfers()
+        self._slow_inputs = SlowInputs(settings.worker_threads, settings.input_stall_seconds)
         self._decoder = decoder
         self._pool = pool
         self._leases = leases
@@ -166,11 +168,16 @@ class EditRunner:
         run.limit(job.timeout_seconds)
         output = job.output
         assert output is not None  # filled in when the ledger accepted the job
-        with self._stage(run, "fetching", "fetch"):
+        with self._stage(run, "fetching", "fetch"), self._slow_inputs.fetch(job.tenant) as has_place:
+
+            def check() -> None:
+                run.check()
+                has_place()
+
             # A wrong bucket should cost no GPU time.
-            self._transfers.run(output, OUTPUT, lambda: self._storage.check_output(output), run.check)
-            inputs = [self._read(uri, run) for uri in job.image]
-            loras = [self._fetch_lora(lora, run) for lora in job.params.loras]
+            self._transfers.run(output, OUTPUT, lambda: self._storage.check_output(output), check)
+            inputs = [self._read(uri, check) for uri in job.image]
+            loras = [self._fetch_lora(lora, check) for lora in job.params.loras]
         with self._stage(run, "decoding", "fetch"):
             images = [self._decode(uri, data, run) for uri, data in zip(job.image, inputs, strict=True)]
         self._admission.fetched(task_id, run.timings["fetch"])
@@ -204,18 +211,16 @@ class EditRunner:
         if not self._settlement.persist(lambda: self._ledger.spend(run.job_id, run.claim.token)):
             raise LeaseLost
 
-    def _read(self, uri: str, run: Run) -> bytes:
+    def _read(self, uri: str, check: Callable[[], None]) -> bytes:
         if scheme_of(uri) == "data":
             return self._storage.read(uri)
-        return self._transfers.run(uri, INPUT, lambda: self._storage.read(uri), run.check)
+        return self._transfers.run(uri, INPUT, lambda: self._storage.read(uri), check)
 
     def _publish(self, output: str, data: bytes, content_type: str, run: Run) -> None:
         self._transfers.run(output, OUTPUT, lambda: self._storage.publish(output, data, content_type), run.check)
 
-    def _fetch_lora(self, lora: Lora, run: Run) -> FetchedLora:
-        return self._transfers.run(
-            lora.uri, INPUT, lambda: self._loras.fetch(lora, run.check), run.check, LONGEST_LORA_SECONDS
-        )
+    def _fetch_lora(self, lora: Lora, check: Callable[[], None]) -> FetchedLora:
+        return self._transfers.run(lora.uri, INPUT, lambda: self._loras.fetch(lora, check), check, LONGEST_LORA_SECONDS)
 
     def _decode(self, uri: str, data: bytes, run: Run) -> DecodedImage:
         """Decode one input image; its warnings name it."""

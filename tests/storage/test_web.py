@@ -283,6 +283,22 @@ def test_bytes_that_trickle_do_not_move_the_deadline(head: bytes, impatient_web:
     assert failure.message.endswith("cat.png: not here within 0.3 s; a later try may do")
 
 
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 200 OK\r\nX-A: ", b"HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\n"], ids=["head", "body"]
+)
+def test_a_byte_now_and_then_is_as_good_as_silence(head: bytes) -> None:
+    web = Web(
+        load_settings(StorageSettings, private_hosts=("127.0.0.1",), max_input_bytes=LIMIT, input_stall_seconds=SOON),
+        download_seconds=10_000,
+    )
+    with raw_server(drips(head)) as port:
+        failure = failure_of(web, url_of(port))
+
+    assert isinstance(failure, RetryJob)
+    assert "its host sent less than 16 KiB a second for 0.3 s (DG_INPUT_STALL_SECONDS)" in failure.message
+    web.close()
+
+
 def test_redirects_do_not_move_the_deadline(http_server: HttpServer, impatient_web: Web) -> None:
     started = time.monotonic()
     url = http_server.answer("/cat.png", Answer(302, headers={"Location": "/cat.png"}, delay_seconds=SOON * 0.6))
