@@ -18,7 +18,7 @@ INVALID = ErrorCode.INVALID_JOB
 FORBIDDEN, MISSING = ErrorCode.INPUT_FORBIDDEN, ErrorCode.INPUT_NOT_FOUND
 AWAY, LARGE, NO_IMAGE = ErrorCode.INPUT_UNREACHABLE, ErrorCode.INPUT_TOO_LARGE, ErrorCode.INPUT_NOT_AN_IMAGE
 
-LARGEST_INPUT_BYTES = 300_000
+LARGEST_INPUT_BYTES = 500_000
 """What the suite's worker takes."""
 
 LOOPBACK, LOCAL = "a loopback address; name it in DG_PRIVATE_HOSTS", "a link-local address"
@@ -95,8 +95,8 @@ ADDRESSES: dict[str, tuple[str, ErrorCode | JobState, str]] = {
     # images in the job itself
     "data that is no base64": ("data:image/png;base64,@@@", NO_IMAGE, "is not base64"),
     "data of five digits": ("data:;base64,AAAAA", NO_IMAGE, "is not base64"),
-    "data too large": ("data:;base64," + "A" * 500_000, LARGE, "DG_MAX_INPUT_BYTES"),
-    "data too large, encoded": ("data:," + "%41" * 400_000, LARGE, "DG_MAX_INPUT_BYTES"),
+    "data too large": ("data:;base64," + "A" * 900_000, LARGE, "DG_MAX_INPUT_BYTES"),
+    "data too large, encoded": ("data:," + "%41" * 600_000, LARGE, "DG_MAX_INPUT_BYTES"),
     "data that is a script": ("data:text/html,<script>alert(1)</script>", NO_IMAGE, "not a picture that can be read"),
     "data of nothing": ("data:,", NO_IMAGE, "0 bytes"),
     "no data": ("data:image/png", INVALID, "does not have the form data:image/png;base64,..."),
