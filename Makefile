@@ -2,14 +2,14 @@
 #
 # PYTHON=/path/to/python       use this interpreter instead of the first of python3.12, python3.11, python3
 # ARGS='tests/jobs -k cancel'  for `make test`: what pytest shall run
-# MINUTES=15 SEED=1            for `make chaos`: how long, and which run
+# MINUTES=15 SEED=1            for `make chaos fuzz` and `make fuzz`: how long, and which run
 
 # torch with more threads than idle cores mostly waits for itself.
 export OMP_NUM_THREADS ?= 1
 
 DEMO = demo-output
 
-.PHONY: help demo test test-slow test-all chaos check format lint types package dist constraints clean
+.PHONY: help demo test test-slow test-all chaos fuzz check format lint types package dist constraints clean
 
 help: ## say what one can do here
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,6 +28,9 @@ test-all: .venv/installed ## run both in one go, which takes less time than one 
 
 chaos: .venv/installed ## hundreds of jobs under random faults (MINUTES=5 SEED=...); nothing may get lost
 	.venv/bin/python -m tests.chaos.soak --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
+
+fuzz: .venv/installed ## random damage of messages, jobs, images, weights and tables (MINUTES=5 SEED=...); nothing may raise
+	.venv/bin/python -m tests.fuzz --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
 
 check: format lint types ## format, lint and type-check; see that imports point one way
 	.venv/bin/pytest -q tests/test_architecture.py
