@@ -15,7 +15,7 @@ from jobs.connection import connect
 from jobs.dead_letters import DeadLetters
 from jobs.errors import BrokerError
 from jobs.ledger import Ledger
-from jobs.queue import EditQueue, make_app
+from jobs.queue import EditQueue, count_messages, make_app
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
 from storage import Storage
 from storage.guarded_http import guarded_client
@@ -40,6 +40,7 @@ from worker.run_edit import EditRunner
 from worker.settings import Settings
 from worker.settle import Settlement
 from worker.systemd import Systemd
+from worker.untaken import Untaken
 
 BEAT_SECONDS = 1.0
 EXIT_BROKEN = 70
@@ -69,7 +70,13 @@ class EditWorker:
         self.pool = ModelPool(lambda: load_engine(settings, self.loading.report), self.events)
         self.admission = Admission(self.pool, settings.worker_threads)
         self.pool.on_change = self.admission.look_again
-        self.intake = Intake(DeadLetters(ledger.redis, ledger.key("dead-letters")), settings.worker_name, self.events)
+        self._untaken = Untaken(lambda: count_messages(ledger.redis), lambda: self._is_idle)
+        self.intake = Intake(
+            DeadLetters(ledger.redis, ledger.key("dead-letters")),
+            settings.worker_name,
+            self.events,
+            self._untaken.taken,
+        )
         self.leases = LeaseKeeper(ledger, settings.lease_seconds, settings.stall_seconds, self._on_stall)
         self.settlement = Settlement(settings, ledger, queue, self.events)
         self._storage = Storage(settings)
@@ -114,6 +121,10 @@ class EditWorker:
         if self._is_draining and self.pool.state is not WorkerState.BROKEN:
             return WorkerState.DRAINING
         return self.pool.state
+
+    @property
+    def _is_idle(self) -> bool:
+        return self.state is WorkerState.READY and not self.leases.runs
 
     def start(self) -> None:
         """Begin to beat, then load the model; whatever the engine raises goes through."""
@@ -168,7 +179,15 @@ class EditWorker:
     def write_health(self, detail: str = "", state: WorkerState | None = None) -> None:
         state = state or self.state
         detail = detail or (str(self.loading) if state is WorkerState.LOADING else "")
-        self.health = Health(self.settings.worker_name, os.getpid(), state, time.time(), self._redis_seen_at, detail)
+        self.health = Health(
+            self.settings.worker_name,
+            os.getpid(),
+            state,
+            time.time(),
+            self._redis_seen_at,
+            detail,
+            self._untaken.reason,
+        )
         # Before the file: a full disk must not look like a hang.
         self._systemd.report(self.health, self.health.written_at)
         self._health_file.write(self.health)
@@ -189,6 +208,7 @@ class EditWorker:
             )
         )
         self._redis_seen_at = time.time()
+        self._untaken.look()
 
     def _note_failure(self, event: Event) -> None:
         if isinstance(event, RunFailed):

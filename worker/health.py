@@ -56,6 +56,8 @@ class Health:
     written_at: float
     redis_seen_at: float
     detail: str = ""
+    untaken: str = ""
+    """What `worker/untaken.py` says of messages that this worker should take and does not."""
 
     def why_not_live(self, now: float) -> str | None:
         """What says that the process should be restarted; None when it is fine."""
@@ -73,7 +75,7 @@ class Health:
             return self._in_words()
         if now - self.redis_seen_at > REDIS_SILENT_SECONDS:
             return f"Redis has not answered for {now - self.redis_seen_at:.0f} s"
-        return None
+        return self.untaken or None
 
     def _in_words(self) -> str:
         return f"{self.state}: {self.detail}".rstrip(": ")

@@ -177,9 +177,16 @@ def _shown(value: Any) -> str:
 
 
 class Intake:
-    """Checks what the consumer takes and puts aside what is none of ours."""
+    """Checks what the consumer takes and puts aside what is none of ours.
 
-    def __init__(self, letters: DeadLetters, worker: str, events: Events) -> None:
+    Args:
+        on_taken: told of every message, whatever it is.
+    """
+
+    def __init__(
+        self, letters: DeadLetters, worker: str, events: Events, on_taken: Callable[[], None] = lambda: None
+    ) -> None:
+        self._on_taken = on_taken
         self._events = events
         self._letters = letters
         self._worker = worker
@@ -188,6 +195,7 @@ class Intake:
         """An answer of BRPOP as it came; None, which is "nothing came", when its message was put aside."""
         if not answer:
             return answer
+        self._on_taken()
         raw = answer[1]
         try:
             check_message(raw)

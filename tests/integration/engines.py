@@ -1,11 +1,20 @@
-"""An engine for a worker that is to be stopped while it loads."""
+"""Engines for a worker that is to be stopped while it loads, and for one that takes nothing."""
 
 from __future__ import annotations
 
 import logging
 import time
 
+from worker import untaken
+from worker.admission import Admission
 from worker.standin import StandinEngine
+
+
+def mute(*_: object) -> StandinEngine:
+    """Keep the worker's gate shut for ever, as a fault of it would."""
+    untaken.MUTE_SECONDS = 0.5
+    Admission.is_open = lambda _: False  # type: ignore[method-assign]
+    return StandinEngine()
 
 
 def slow_to_load(*_: object) -> StandinEngine:

@@ -1,0 +1,61 @@
+"""A worker that takes no message although some wait and it is idle says that it is not ready."""
+
+from __future__ import annotations
+
+import time
+
+from tests.integration.conftest import Service, StartWorker, service, start_worker
+from tests.waiting import eventually
+from worker.health import read_health
+from worker.untaken import MUTE_SECONDS, Untaken
+
+__all__ = ["service", "start_worker"]
+
+
+class Queue:
+    """The queue, the worker and the clock of one `Untaken`."""
+
+    def __init__(self) -> None:
+        self.seconds, self.waiting, self.is_idle = 0.0, 1, True
+        self.untaken = Untaken(lambda: self.waiting, lambda: self.is_idle, lambda: self.seconds)
+
+    def reason_after(self, seconds: float) -> str:
+        self.seconds += seconds
+        self.untaken.look()
+        return self.untaken.reason
+
+
+def test_messages_that_wait_at_an_idle_worker_for_long_are_told_until_one_is_taken() -> None:
+    queue = Queue()
+
+    assert queue.reason_after(0) == ""
+    assert queue.reason_after(MUTE_SECONDS) == ""
+    assert queue.reason_after(1) == "idle, but none of 1 waiting messages was taken for 31 s; restart it"
+    queue.untaken.taken()
+    assert queue.untaken.reason == ""
+    assert queue.reason_after(MUTE_SECONDS) == ""
+
+
+def test_a_busy_worker_and_an_empty_queue_begin_the_time_anew() -> None:
+    queue = Queue()
+    queue.untaken.look()
+
+    queue.is_idle = False
+    assert queue.reason_after(1000) == ""
+    queue.is_idle, queue.waiting = True, 0
+    assert queue.reason_after(1000) == ""
+    queue.waiting = 5
+    assert queue.reason_after(1000) == ""
+    assert "none of 5 waiting messages" in queue.reason_after(1000)
+
+
+def test_a_worker_whose_gate_stays_shut_is_live_and_not_ready(service: Service, start_worker: StartWorker) -> None:
+    start_worker(DG_FLUX_KONTEXT_ENGINE="tests.integration.engines:mute")
+    service.submit("a")
+
+    def reason() -> str:
+        (health,) = read_health(service.folder / "runtime")
+        assert health.why_not_live(time.time()) is None
+        return health.why_not_ready(time.time()) or ""
+
+    eventually(lambda: "none of 1 waiting messages was taken" in reason())
