@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from jobs.errors import BrokerError, ErrorCode
 from jobs.ledger import MICROSECONDS, JobRecord
-from jobs.registry import SILENT_AFTER_SECONDS, WorkerState
+from jobs.registry import SILENT_AFTER_SECONDS, WorkerInfo, WorkerState
 from tests.chaos.bench import Bench
 from tests.integration.conftest import Service
 from worker.health import read_health
@@ -140,8 +140,10 @@ class IdleWatch:
                 since.note((), now)
             return
         self._waiting.note(waiting, now)
-        self._in_touch.note(reports, now)
-        self._idle.note((name for name, is_idle in reports.items() if is_idle), now)
+        self._in_touch.note((info.name for info in reports), now)
+        # With short jobs a worker may look ready in every report: it is idle if its jobs stay the same ones, too.
+        ready = (info for info in reports if info.state is WorkerState.READY and len(info.jobs) < self.threads)
+        self._idle.note((" ".join([info.name, *info.jobs]) for info in ready), now)
         self._judge(late, now)
 
     def _judge(self, late: Sequence[str], now: float) -> None:
@@ -149,18 +151,16 @@ class IdleWatch:
         idle = self._idle.longer_than(BOUND_SECONDS, now)
         self.looks += bool(in_touch)
         for job_id in self._waiting.longer_than(BOUND_SECONDS, now) if idle else ():
-            self.said.setdefault(job_id, f"{job_id}: waits for {BOUND_SECONDS:g} s while {idle[0]} has nothing to do")
+            self.said.setdefault(job_id, f"{job_id}: waits for {BOUND_SECONDS:g} s while {idle[0]!r} takes no job")
         for job_id in late if in_touch else ():
             self.said.setdefault(job_id, f"{job_id}: its lease ended {BOUND_SECONDS:g} s ago, {in_touch[0]} is there")
 
-    def _read(self) -> tuple[dict[str, bool], list[str], list[str]]:
-        """Workers in touch and whether they are idle; jobs that wait; jobs whose lease ended long ago."""
+    def _read(self) -> tuple[list[WorkerInfo], list[str], list[str]]:
+        """Workers in touch; jobs that wait; jobs whose lease ended long ago."""
         key, redis = self.service.ledger.key, self.service.ledger.redis
-        reports = {
-            info.name: info.state is WorkerState.READY and len(info.jobs) < self.threads
-            for info in self.service.client.registry.workers()
-            if self._beat_age(info.name) < self.beat_seconds
-        }
+        reports = [
+            info for info in self.service.client.registry.workers() if self._beat_age(info.name) < self.beat_seconds
+        ]
         ended_before = self.service.ledger.now_us() - BOUND_SECONDS * MICROSECONDS
         waiting = cast("list[str]", redis.zrange(key("queued"), 0, -1))
         return reports, waiting, cast("list[str]", redis.zrangebyscore(key("running"), "-inf", ended_before))

@@ -50,9 +50,9 @@ WORKERS = {"w1": "steady", "w2": "newer", "w3": "newer"}
 
 THREADS = 6
 STEP_SECONDS = "0.05"
-JOBS_PER_SECOND = 1.2
+JOBS_PER_SECOND = 1.0
 TWICE = 0.1
-BACKLOGS = 0.015
+BACKLOGS = 0.01
 """Shares of the jobs that are submitted twice, or together with a table of `BACKLOG_JOBS`."""
 
 BACKLOG_JOBS = 30

@@ -129,8 +129,13 @@ def test_neither_a_sick_redis_nor_busy_threads_are_idleness(
     pass_time(2)
     for _ in range(3):
         pass_time(BOUND_SECONDS - 1, jobs=("a", "b"))
+    for name in ("c", "d", "e"):  # short jobs, between two of which each report was made
+        pass_time(BOUND_SECONDS - 1, jobs=(name,))
 
     assert not judge.said
+    pass_time(BOUND_SECONDS - 1, jobs=("e",))
+    pass_time(BOUND_SECONDS - 1, jobs=("e",))
+    assert "while 'w1 e' takes no job" in judge.said["waits"]
 
 
 def test_a_lease_that_nobody_takes_back_is_named(bench: Bench, watch: tuple[IdleWatch, Callable[..., None]]) -> None:
