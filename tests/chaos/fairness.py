@@ -31,8 +31,8 @@ BOUND_SECONDS = 10.0
 BEAT_SECONDS = 3.0
 """A worker that has told the registry nothing for so long is out of touch."""
 
-START_SECONDS = 60.0
-"""Until then a new process need not have written its health file."""
+PATIENCE_SECONDS = 5.0
+"""A probe that is wrong for so long would have a supervisor restart the worker."""
 
 RANKS = {"high": 0, "normal": 1, "low": 2}
 FIRST = -1
@@ -172,22 +172,24 @@ class IdleWatch:
 
 @dataclass
 class Probes:
-    """Asks every worker for its liveness, as a supervisor does."""
+    """Asks every worker that has begun for its liveness, as a supervisor does."""
 
     bench: Bench
-    start_seconds: float = START_SECONDS
+    patience_seconds: float = PATIENCE_SECONDS
     said: dict[str, str] = field(default_factory=dict)
-    _running: Since = field(default_factory=Since)
+    _ill: Since = field(default_factory=Since)
 
     def ask(self) -> None:
         now = time.monotonic()
-        pids = {
-            str(worker.process.pid): name
-            for name, worker in self.bench.workers.items()
-            if worker.process.poll() is None
+        told = {health.name: health.why_not_live(time.time()) for health in read_health(self.bench.runtime)}
+        ill = {
+            str(worker.process.pid): f"worker {worker.name}: a probe says {reason!r} of a process that lives"
+            for worker in self.bench.workers.values()
+            if worker.process.poll() is None and (reason := told.get(worker.name, "no health file"))
         }
-        self._running.note(pids, now)
-        well = {str(h.pid): h.why_not_live(time.time()) for h in read_health(self.bench.runtime)}
-        for pid in self._running.longer_than(self.start_seconds, now):
-            if reason := well.get(pid, "no health file"):
-                self.said.setdefault(pid, f"worker {pids[pid]}: a probe says {reason!r} of a process that lives")
+        self._ill.note((pid for pid in ill if self._has_begun(pid)), now)
+        self.said |= {pid: ill[pid] for pid in self._ill.longer_than(self.patience_seconds, now)}
+
+    def _has_begun(self, pid: str) -> bool:
+        logs = (worker.log for worker in self.bench.workers.values() if str(worker.process.pid) == pid)
+        return any("worker_takes_jobs" in log for log in logs)
