@@ -81,6 +81,7 @@ def test_a_budget_that_cannot_work_names_the_smallest_that_can() -> None:
     make_plan(FLUX, 4_539 * 2**20, 53e9)
 
 
+@settings(deadline=None)
 @given(needs, st.floats(1, 1e4), st.integers(0, 300))
 def test_every_plan_fits_its_budget_and_the_least_budget_is_the_least(need: Need, rate: float, spare: int) -> None:
     least = least_budget(need)
