@@ -26,6 +26,10 @@ class Transfer:
         self._is_left = False
         self._connection: socket.socket | None = None
 
+    @property
+    def is_left(self) -> bool:
+        return self._is_left
+
     def leave(self) -> None:
         """End it: its connection is shut down now, and it gets no other."""
         with self._lock:

@@ -7,9 +7,9 @@ never changes its job.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from random import uniform
@@ -22,6 +22,7 @@ from jobs.names import host_of
 from jobs.shown import hide_secrets, one_line
 from storage.hosts import Hosts
 from storage.signing import callback_headers
+from storage.transfer import Transfer
 from worker.events import NOWHERE, CallbackFailed, CallbackNotSettled, CallbackRetried, CallbackSettled, Events, Origin
 from worker.settings import Settings
 
@@ -52,6 +53,11 @@ DELAYS_SECONDS = (
 """Pause after each failed attempt, before jitter; about three days in all, within the ledger's retention."""
 
 LONGEST_RETRY_AFTER_SECONDS = 24 * HOUR
+
+CLOSING_SECONDS = 1.0
+"""What a process that ends waits for receivers that have a callback of its; unanswered ones are sent again."""
+
+CLOSING_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,7 @@ class CallbackSender:
         self._slots = BoundedSemaphore(PARALLEL)
         self._executor = ThreadPoolExecutor(PARALLEL, thread_name_prefix="callback")
         self._is_closed = Event()
+        self._exchanges: set[Transfer] = set()
 
     def tick(self) -> int:
         """Begin to deliver what is due, as slots come free, and return how many were begun; none once it is closed.
@@ -121,8 +128,17 @@ class CallbackSender:
         return BURST
 
     def close(self) -> None:
-        """Take no more, and wait for the deliveries under way; another thread may still be in `tick`."""
+        """Take no more, and end what is under way, with a moment for receivers that are about to answer.
+
+        A callback whose receiver has not answered by then is due again at once, for another sender. Another thread may
+        still be in `tick`.
+        """
         self._is_closed.set()
+        deadline = time.monotonic() + CLOSING_SECONDS
+        while self._exchanges and time.monotonic() < deadline:
+            time.sleep(CLOSING_POLL_SECONDS)
+        for exchange in tuple(self._exchanges):
+            exchange.leave()
         self._executor.shutdown(wait=True)  # each one that was begun has a slot, and so a thread: none is dropped
         self._client.close()
 
@@ -154,9 +170,25 @@ class CallbackSender:
                 self._postpone(due, self._receivers.silent_seconds(receiver))
                 return
             started = time.monotonic()
-            reply = self._post(callback.url, due.webhook_id, record.event().model_dump_json().encode(), origin)
+            with self._exchange() as exchange:
+                reply = self._post(callback.url, due.webhook_id, record.event().model_dump_json().encode(), origin)
+            if exchange.is_left and reply.status == 0:
+                self._outbox.postpone(due.webhook_id, 0)
+                return
         self._receivers.note(receiver, is_silent=reply.status == 0)
         self._settle(due, reply, time.monotonic() - started, origin)
+
+    @contextmanager
+    def _exchange(self) -> Iterator[Transfer]:
+        exchange = Transfer()
+        self._exchanges.add(exchange)
+        if self._is_closed.is_set():  # it began after `close` had looked
+            exchange.leave()
+        try:
+            with exchange.under_way():
+                yield exchange
+        finally:
+            self._exchanges.discard(exchange)
 
     def _postpone(self, due: DueCallback, silent_seconds: float) -> None:
         pause = pause_of_postponed(silent_seconds, self._outbox.length())

@@ -65,7 +65,7 @@ def run(
         str | None, typer.Option(help="One worker process for each of these GPUs: all, or indexes such as 0,2.")
     ] = None,
 ) -> None:
-    """Load the model and take jobs until SIGTERM.
+    """Load the model and take jobs until SIGTERM or Ctrl-C.
 
     Example: DG_BROKER_URL=redis://redis:6379/0 DG_FLUX_KONTEXT_MODEL=/models/kontext worker run
 

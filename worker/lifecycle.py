@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from typing import Any
 
@@ -36,6 +37,8 @@ class ServiceStep(bootsteps.StartStopStep):
         worker: EditWorker = controller.app.edit_worker
         if controller.pool_cls.__module__ != "celery.concurrency.thread":
             raise SystemExit("start Celery with --pool threads: one process holds one model, and threads share it")
+        # Celery's own handler ends with exit code 1, and a second Ctrl-C kills runs instead of handing them back.
+        signal.signal(signal.SIGINT, signal.getsignal(signal.SIGTERM))
         try:
             worker.start()
         except StoppedWhileLoading:

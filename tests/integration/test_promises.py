@@ -94,12 +94,15 @@ def test_a_job_that_kills_workers_ends_as_failed_with_its_history_and_its_neighb
     eventually(lambda: http_server.requests("/hook"))
 
 
-def test_sigterm_finishes_the_job_on_the_gpu_and_exits_with_zero(service: Service, start_worker: StartWorker) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_and_ctrl_c_finish_the_job_on_the_gpu_and_exit_with_zero(
+    number: signal.Signals, service: Service, start_worker: StartWorker
+) -> None:
     worker = start_worker("w1")
     service.submit("a", params={"num_inference_steps": 20})
     eventually(lambda: is_sampling(service, "a"))
 
-    worker.signal(signal.SIGTERM)
+    worker.signal(number)
 
     assert worker.exit_code() == 0
     assert service.ledger.get("a").state is JobState.SUCCEEDED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from jobs.settings import load_settings
 from storage.guarded_http import guarded_client
 from tests.clock import ManualClock
 from tests.servers.http import Answer, HttpServer, Request
-from tests.waiting import PATIENCE_SECONDS, eventually
+from tests.waiting import PATIENCE_SECONDS, eventually, stretched
 from worker.background import Periodic
 from worker.callbacks import DELAYS_SECONDS, HOUR, PARALLEL, CallbackSender, Reply, judge, pause_of_postponed
 from worker.events import Events
@@ -148,6 +149,7 @@ def test_while_secrets_rotate_receivers_with_the_old_and_with_the_new_one_both_a
         end_job(ledger, job_id, http_server.answer(f"/{job_id}", Answer(200)))
         with sending(ledger, secrets) as sender:
             sender.tick()
+            eventually(lambda: ledger.get(job_id).callback == "delivered")
         (request,) = http_server.requests(f"/{job_id}")
         return request
 
@@ -171,6 +173,7 @@ def test_a_receiver_cannot_pass_its_callbacks_on_to_another(redis_client: redis.
     )
     sender = CallbackSender(settings, ledger, guarded_client(settings, 5), Events(), middle)
     sender.tick()
+    eventually(lambda: {ledger.get(name).callback for name in "ab"} == {"delivered"})
     sender.close()
 
     (to_here,), (to_there,) = http_server.requests("/here"), http_server.requests("/there")
@@ -202,8 +205,8 @@ def test_a_private_address_is_never_called(ledger: Ledger, http_server: HttpServ
 
     with sending(ledger, hosts=()) as sender:
         sender.tick()
+        eventually(lambda: ledger.get("a").callback == "dropped")
 
-    assert ledger.get("a").callback == "dropped"
     assert http_server.requests(HOOK) == []
 
 
@@ -297,6 +300,23 @@ def test_a_callback_that_is_taken_while_its_sender_closes_is_sent_by_another_at_
         monkeypatch.setattr(closing._outbox, "take", take_late)
         assert closing.tick() == 0
         assert closing.tick() == 0, "a closed sender takes nothing"
+        assert other.tick() == 1
+        eventually(lambda: ledger.get("a").callback == "delivered")
+
+
+def test_a_sender_that_closes_waits_for_no_silent_receiver_and_its_callback_is_due_at_once(
+    ledger: Ledger, http_server: HttpServer, attempts: Attempts
+) -> None:
+    slow = Answer(200, delay_seconds=2 * PATIENCE_SECONDS)
+    webhook = end_job(ledger, "a", http_server.answer(HOOK, slow, Answer(200)))
+
+    with sending(ledger, timeout_seconds=PATIENCE_SECONDS) as closing, sending(ledger) as other:
+        closing.tick()
+        eventually(lambda: http_server.requests(HOOK))
+        started = time.monotonic()
+        closing.close()
+        assert time.monotonic() - started < stretched(5)
+        assert attempts(webhook) == 0, "the receiver has refused nothing"
         assert other.tick() == 1
         eventually(lambda: ledger.get("a").callback == "delivered")
 
