@@ -47,9 +47,10 @@ types: .venv/installed
 package: .venv/installed ## build the wheel and try it in an environment that has nothing else
 	tools/try-wheel .venv/bin/python
 
-dist: .venv/installed ## build sdist and, from it, the wheel, into dist/
+dist: .venv/installed ## build sdist, wheel, bill of materials (CycloneDX) and list of licences, into dist/
 	rm -rf dist
 	.venv/bin/python -m build --outdir dist .
+	.venv/bin/python tools/bill-of-materials dist
 	cd dist && sha256sum * > SHA256SUMS
 
 constraints: .venv/installed ## write what is installed in .venv into constraints.txt

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -66,3 +68,16 @@ def package_name(requirement: str) -> str:
     match = re.match(r"[\w.-]+", requirement)
     assert match, requirement
     return re.sub(r"[-_.]+", "-", match[0]).lower()
+
+
+def test_the_bill_of_materials_names_what_users_install_and_its_licences(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, str(ROOT / "tools" / "bill-of-materials"), str(tmp_path)], check=True)
+
+    (bill,) = (json.loads(path.read_text()) for path in tmp_path.glob("*.cdx.json"))
+    versions = {component["name"].lower(): component["version"] for component in bill["components"]}
+    assert (bill["bomFormat"], bill["metadata"]["component"]["name"]) == ("CycloneDX", "kontext-edits")
+    assert {"celery", "redis", "torch", "boto3", "pyarrow", "starlette"} <= versions.keys()
+    assert not {"pytest", "mypy", "diffusers", "cyclonedx-python-lib"} & versions.keys()
+    licences = (tmp_path / "LICENCES.txt").read_text()
+    assert f"redis {versions['redis']}: MIT\n" in licences
+    assert ": unknown" not in licences
