@@ -25,6 +25,13 @@ WORKER_COMMAND = (sys.executable, "-P", "-m", "worker", "run")
 
 WORKER_STOP_SECONDS = 20.0
 
+
+class AskedToEnd:
+    """Whether a signal has asked this process to end; no lock, since its handler may interrupt itself."""
+
+    is_true = False
+
+
 NO_VARIABLES: Mapping[str, str] = {}
 
 FRIENDLY_THREADS = {"OMP_WAIT_POLICY": "passive"}
@@ -51,7 +58,10 @@ class LocalService:
 
         Raises:
             WorkerFailed: one has ended or reports that it is broken; with its last log line.
+            KeyboardInterrupt: this process was told to end, and nobody has noticed.
         """
+        if AskedToEnd.is_true:
+            raise KeyboardInterrupt
         for process, log in self._workers:
             if (code := process.poll()) is not None:
                 said = last_line(log) or "it said nothing"
@@ -119,12 +129,15 @@ def _require_worker() -> None:
 def ends_like_ctrl_c() -> Iterator[None]:
     """Leave the block in order on SIGTERM, and when the terminal is closed; only the main thread can ask for that.
 
-    A SIGHUP that is ignored stays ignored: so `nohup` has it.
+    A SIGHUP that is ignored stays ignored: so `nohup` has it. A signal that comes while Python runs a destructor, where
+    an exception ends nothing, is noticed by the next `LocalService.check`.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    wanted = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    AskedToEnd.is_true = False
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    wanted = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, _interrupt) for number in wanted}
     try:
         yield
@@ -134,4 +147,5 @@ def ends_like_ctrl_c() -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    AskedToEnd.is_true = True
     raise KeyboardInterrupt

@@ -16,9 +16,11 @@ import pytest
 import typer
 from PIL import Image
 
+from producer import Client
 from producer.commands.edit import plan_edits
 from producer.embedded import private_redis
 from producer.embedded.child import stop_child
+from producer.embedded.local_service import LocalService, ends_like_ctrl_c
 from producer.embedded.private_redis import find_redis_server, private_folder
 from tests.producer.conftest import Command, producer_command, producer_environment
 from tests.servers.redis import RedisServer
@@ -183,6 +185,26 @@ def test_an_interrupted_run_reports_what_was_done_and_leaves_nothing_running(
     assert [row["state"] for row in results(folder)] == ["succeeded", "running"]
     assert processes_in(folder, private_parent) == []
     assert list(private_parent.iterdir()) == []
+
+
+def test_a_signal_whose_exception_is_lost_in_a_destructor_ends_the_run_at_its_next_look(
+    redis_server: RedisServer,
+) -> None:
+    class Destroyed:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    service, lost = LocalService(Client(redis_server.url), []), list[object]()
+    with ends_like_ctrl_c():
+        service.check()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "unraisablehook", lost.append)
+            Destroyed()
+        assert len(lost) == 1
+        with pytest.raises(KeyboardInterrupt):
+            service.check()
+    with ends_like_ctrl_c():
+        service.check()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux kills children with their parent")
