@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from types import FrameType
 
 import pytest
 import redis
@@ -23,8 +24,15 @@ MOST_PROCESSES = 8
 def pytest_configure() -> None:
     isolate_environment()
     forbid_network()
-    # A shell that runs the tests in the background has them ignore Ctrl-C, and what they start would inherit that.
+    # A shell that runs the tests in the background has them ignore Ctrl-C, and `nohup` the end of the terminal; what
+    # they start would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _pass_over)  # as good as ignored here; what is started has the default
+
+
+def _pass_over(number: int, frame: FrameType | None) -> None:
+    pass
 
 
 def pytest_xdist_auto_num_workers() -> int:
