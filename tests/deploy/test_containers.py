@@ -139,7 +139,7 @@ def test_the_requirements_of_an_image_are_those_of_its_extra(extra: str, has_tor
         [sys.executable, ROOT / "tools" / "requirements", extra], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
 
-    assert ("torch>=2.9" in printed) is has_torch
+    assert any(line.startswith("torch>=") for line in printed) is has_torch
     assert {line.split(">=")[0].split("[")[0] for line in printed} >= {"celery", "prometheus-client", "httpx2"}
     assert not any(line.startswith("kontext-edits") for line in printed)
 
