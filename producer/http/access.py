@@ -45,10 +45,10 @@ class Access:
         name of its own that leads here.
         """
         host = request.headers.get("host", "")
-        if not self._settings.keys and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        if not self._settings.keys and not is_loopback(_host_in(f"//{host}")):
             raise HttpFault(403, "forbidden_host", f"without keys the door answers to localhost, not to {host[:200]!r}")
         origin = request.headers.get("origin")
-        if origin is None or origin in self._settings.http_origins or urlsplit(origin).netloc == host:
+        if origin is None or origin in self._settings.http_origins or origin.partition("://")[2] == host:
             return
         raise HttpFault(403, "forbidden_origin", f"pages of {origin[:200]!r} may not call; see DG_HTTP_ORIGINS")
 
@@ -108,3 +108,11 @@ class Access:
             with redis_errors(redis):
                 self._secret = str(redis.eval(SHARED_SECRET, 1, self._ledger.key("http"), secrets.token_hex(32)))
         return self._secret
+
+
+def _host_in(url: str) -> str:
+    """The host of a URL; empty when it has none that can be read."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""

@@ -69,13 +69,8 @@ class Door:
         await self.client.run(self.access.spend, caller, len(drafts))
         async with self.uploads:
             images = await self.client.run(self.intake.place, pictures, caller)
-        jobs = [parse_job({**raw, "image": images}) for raw in raw_jobs]
-        await self._submit(
-            [
-                job.model_copy(update={"tenant": draft.tenant, "batch": draft.batch})
-                for job, draft in zip(jobs, drafts, strict=True)
-            ]
-        )
+        jobs = [draft.model_copy(update={"image": tuple(images)}) for draft in drafts]
+        await self._submit([parse_job(job.model_dump(mode="json", exclude_unset=True)) for job in jobs])
 
     async def _submit(self, jobs: Sequence[EditJob]) -> None:
         submissions = [submission async for submission in self.client.submit_many(jobs)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -19,8 +20,10 @@ from jobs.errors import (
     JobNotFound,
     RejectJob,
 )
-from jobs.shown import one_line
+from jobs.shown import hide_secrets, one_line
 from producer.errors import JobConflict, QueueFull
+
+log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 10
 """What a caller is told to wait when the queue is full or Redis is away."""
@@ -123,4 +126,7 @@ def _param_of(error: RejectJob) -> str | None:
 
 def answer_fault(request: Request, error: Exception) -> Response:
     """The exception handler of the application."""
-    return fault_of(error).response()
+    fault = fault_of(error)
+    if fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.warning("fault status=%d code=%s reason=%s", fault.status, fault.code, one_line(hide_secrets(str(error))))
+    return fault.response()

@@ -161,7 +161,7 @@ def _number(fields: Mapping[str, Any], name: str, default: float, least: float, 
         value = default if given is None else float(given)
         if not least <= value <= most or (name == "n" and value != int(value)):
             raise ValueError
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise wrong(name, f"{str(given)[:40]!r}: expected {least:g} to {most:g}") from error
     return value
 

@@ -6,13 +6,13 @@ import hashlib
 import io
 import mimetypes
 import re
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+import httpcore2
 from starlette.datastructures import UploadFile
 
 from jobs.errors import ErrorCode, RejectJob
@@ -23,6 +23,7 @@ from producer.http.settings import HttpSettings
 from storage import Storage
 from storage.addresses import AddressRules
 from storage.limits import too_large
+from storage.resolver import resolve
 from storage.uris import scheme_of, show_uri
 
 SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "image/heic": ".heic"}
@@ -118,8 +119,8 @@ class Intake:
         parts = urlsplit(callback.url)
         host, port = parts.hostname or "", parts.port or {"https": 443}.get(parts.scheme, 80)
         try:
-            addresses = {str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
-        except OSError as error:
+            addresses = resolve(host, port)
+        except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
             raise wrong("callback.url", f"{host}: its name leads nowhere") from error
         for address in addresses:
             if (objection := self._rules.objection(host, address, port)) is not None:

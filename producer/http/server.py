@@ -10,6 +10,8 @@ from types import FrameType
 
 import uvicorn
 
+from jobs.errors import BrokerError
+from jobs.ledger import Ledger
 from producer.errors import SetupError
 from producer.http.app import make_app
 from producer.http.settings import HttpSettings
@@ -81,10 +83,18 @@ def run_door(settings: HttpSettings, check: Callable[[], None] = lambda: None) -
             timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
         )
         server = DoorServer(config, stop_waits, check)
+        _warn_of_silent_redis(app.state.door.client.client.ledger)
         say(f"open at http://{_shown(host)}:{port}/ (Ctrl-C stops it)")
         server.run(sockets=[listener])
         if server.failure is not None:
             raise server.failure
+
+
+def _warn_of_silent_redis(ledger: Ledger) -> None:
+    try:
+        ledger.waiting()
+    except BrokerError as error:
+        say(f"warning: {error}; jobs are refused (503) until it does")
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -151,7 +151,14 @@ def test_other_web_pages_may_not_call_unless_they_are_named(open_door: OpenDoor)
 
 def test_without_keys_only_this_machines_names_lead_to_the_door(open_door: OpenDoor) -> None:
     door, with_keys = open_door(), open_door(api_keys=KEYS)
-    for host, status in (("localhost", 404), ("127.0.0.1:8000", 404), ("[::1]", 404), ("evil.example", 403), ("", 403)):
+    for host, status in (
+        ("localhost", 404),
+        ("127.0.0.1:8000", 404),
+        ("[::1]", 404),
+        ("evil.example", 403),
+        ("", 403),
+        ("[", 403),
+    ):
         with door.http() as http:
             assert http.get("/v1/edits/x", headers={"Host": host}).status_code == status, host
     with with_keys.http(ANN) as http:
@@ -177,6 +184,18 @@ def test_receivers_are_judged_by_their_addresses(open_door: OpenDoor, monkeypatc
     assert [answer.status_code for answer in answers] == [202, 400, 400, 400]
     assert "private address" in error_of(answers[1])["message"]
     assert json.dumps([error_of(answer) for answer in answers[1:]]).count("DG_") == 0
+
+
+def test_names_that_no_worker_would_take_are_refused_while_the_caller_can_mend_them(open_door: OpenDoor) -> None:
+    with open_door(api_keys=KEYS).http(ANN) as ann:
+        answers = [
+            submit(ann, batch="b" * 128),  # with the tenant before it, longer than a name may be
+            submit(ann, callback={"url": f"https://{'x' * 64}.example/hook"}),
+            ann.get("/v1/edits/x", headers={"Origin": "http://["}),
+            ann.post("/v1/images/edits", files={"image": ("c.png", png())}, data={"prompt": "snow", "n": "1" * 400}),
+        ]
+
+    assert [answer.status_code for answer in answers] == [400, 400, 403, 400]
 
 
 def test_places_of_buckets_are_named_by_the_operator(open_door: OpenDoor, client: Client) -> None:
