@@ -2,7 +2,8 @@
 
 By default torch calls MKL, which uses older instructions on processors not made by Intel. It calls oneDNN if bfloat16
 is allowed inside a product; whether oneDNN then uses bfloat16 depends on the processor. If it does not, the permission
-changes the library only. Speed and error are measured once.
+changes the library only. Speed and error are measured once per process: the libraries differ in last bits, so a second
+model of the process has to get the same one, whatever else the machine is busy with.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 ROWS, CHANNELS = 256, 1024  # size of the measured product: 2 to 5 ms
-REPETITIONS = 5
+REPETITIONS = 12  # of which the fastest counts: under load most are slowed down, in either library
 EXACT = 1e-6  # relative error of float32; bfloat16 has 2e-3
 WORTHWHILE = 1.2  # speed-up needed: large enough that noise does not decide
 
@@ -26,8 +28,12 @@ MATMUL: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torc
 log = logging.getLogger(__name__)
 
 
+@cache
 def choose_products() -> str:
-    """Choose the library for float32 products on this processor: "onednn", or "default" for torch's own choice."""
+    """Choose the library for float32 products on this processor: "onednn", or "default" for torch's own choice.
+
+    Measures at the first call only.
+    """
     seconds = dict.fromkeys(("default", "onednn"), float("inf"))
     for _ in range(REPETITIONS):
         for name in seconds:

@@ -20,7 +20,7 @@ from kontext.weights.stored import PlainRows, ScaledRows, Weight, rows_of
 
 LARGEST = torch.finfo(torch.float8_e4m3fn).max  # 448
 SMALLEST_SCALE = 1e-12  # scale of a row of zeros
-NEEDED_CAPABILITY = (9, 0)  # Hopper: earlier GPUs lack matrix products with a scale per row
+NEEDED_CAPABILITY = (8, 9)  # Ada: earlier GPUs have no float8 products
 
 
 class Float8Linear(nn.Module):
@@ -86,7 +86,7 @@ def set_precision(
         Names of the approximations, for results to report.
     Raises:
         RequestError: the precision is unknown or does not fit the dtype.
-        DeviceError: the GPU has no float8 products with a scale per row.
+        DeviceError: the GPU has no float8 products.
     """
     if precision not in PRECISIONS:
         raise RequestError(f"precision is {precision!r}, expected {' or '.join(PRECISIONS)}")
@@ -94,11 +94,23 @@ def set_precision(
         return ()
     if dtype != torch.bfloat16:
         raise RequestError(f"precision fp8 goes with bfloat16, not {dtype}; leave dtype or precision out")
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < NEEDED_CAPABILITY:
-        raise DeviceError(f"{torch.cuda.get_device_name(device)} has no fp8 products by row; take precision bf16")
+    check_float8(device)
     for block in (*transformer.double_blocks, *transformer.single_blocks):
         _replace_linears(block, reader)
     return ("fp8 linears",)
+
+
+def check_float8(device: torch.device) -> None:
+    """Check that a GPU has float8 products; other devices multiply the same values in float32.
+
+    Raises:
+        DeviceError: it has none.
+    """
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < NEEDED_CAPABILITY:
+        raise DeviceError(
+            f"{torch.cuda.get_device_name(device)} has no fp8 products (Ada, Hopper and later have); "
+            "take precision bf16"
+        )
 
 
 def _replace_linears(block: nn.Module, reader: Reader) -> None:

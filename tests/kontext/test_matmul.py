@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -9,6 +11,13 @@ from kontext import matmul
 from kontext.attention import attention, rotary_table
 from kontext.matmul import choose_products, onednn_multiplies, using_products
 from kontext.sampling import position_ids
+
+
+@pytest.fixture(autouse=True)
+def not_chosen_yet() -> Iterator[None]:
+    choose_products.cache_clear()
+    yield
+    choose_products.cache_clear()
 
 
 def measured(monkeypatch: pytest.MonkeyPatch, *, default: float, onednn: float, error: float) -> None:
@@ -33,6 +42,14 @@ def test_a_gain_that_noise_could_make_changes_nothing(monkeypatch: pytest.Monkey
     measured(monkeypatch, default=0.0022, onednn=0.002, error=4e-7)
 
     assert choose_products() == "default"
+
+
+def test_a_second_model_of_the_process_gets_the_library_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(monkeypatch, default=0.004, onednn=0.002, error=4e-7)
+    first = choose_products()
+    measured(monkeypatch, default=0.004, onednn=0.004, error=4e-7)  # a neighbour took a core meanwhile
+
+    assert choose_products() == first
 
 
 def test_what_is_chosen_here_is_as_exact_as_float32() -> None:

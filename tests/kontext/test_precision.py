@@ -14,7 +14,7 @@ from benchmarks.random_model import random_autoencoder_config, random_transforme
 from kontext.config import ModelConfig
 from kontext.images import tensor_to_image
 from kontext.layers import JoinedLinear
-from kontext.precision import Float8Linear, quantize_rows
+from kontext.precision import Float8Linear, check_float8, quantize_rows
 from kontext.request import EditRequest
 from tests.kontext.golden import MODEL, PICTURE
 
@@ -62,6 +62,7 @@ def test_a_layer_is_within_four_percent_of_the_exact_one() -> None:
     assert torch.equal(Float8Linear(linear).part(x, 100, 300), ours[..., 100:300])
 
 
+@pytest.mark.skipif(torch.__version__ < "2.13", reason="torch has this product for GPUs only")
 def test_the_product_is_the_one_that_torch_has_for_gpus() -> None:
     linear = nn.Linear(64, 32).bfloat16().requires_grad_(False)
     layer = Float8Linear(linear)
@@ -118,6 +119,20 @@ def test_streamed_float8_weights_give_the_resident_latents(approximate: kontext.
     streamed = kontext.load(device="cpu", precision="fp8", offload=True)
 
     assert torch.equal(latents(streamed), latents(approximate))
+
+
+@pytest.mark.parametrize(("capability", "is_taken"), [((8, 6), False), ((8, 9), True), ((9, 0), True), ((12, 0), True)])
+def test_fp8_is_for_gpus_that_multiply_it(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], is_taken: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "RTX")
+
+    if is_taken:
+        check_float8(torch.device("cuda"))
+        return
+    with pytest.raises(kontext.DeviceError, match="RTX has no fp8 products"):
+        check_float8(torch.device("cuda"))
 
 
 def test_other_precisions_are_refused() -> None:
