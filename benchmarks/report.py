@@ -10,9 +10,12 @@ import platform
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from training.machine import describe_machine, output_of
+
+if TYPE_CHECKING:
+    import torch
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = (
@@ -51,16 +54,19 @@ def write_result(name: str, figures: dict[str, Any], folder: Path = RESULTS, run
     return path
 
 
-def describe_run(commit: str | None = None, checkout: Path = CHECKOUT) -> dict[str, Any]:
+def describe_run(
+    commit: str | None = None, checkout: Path = CHECKOUT, device: torch.device | None = None
+) -> dict[str, Any]:
     """Time, code, machine and versions: the head of every result.
 
     Args:
         commit: if it is known otherwise; None for BENCHMARK_COMMIT, else what git says.
+        device: what is measured; None for no GPU, or the first one.
     """
     return {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         **describe_code(commit or os.environ.get(COMMIT_VARIABLE), checkout),
-        "machine": describe_machine(),
+        "machine": describe_machine(device),
         "versions": {"python": platform.python_version(), **_versions(), **_cuda_versions()},
     }
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from kontext.errors import DeviceError
+
+NEEDED_CAPABILITY = (8, 0)  # Ampere: earlier GPUs compute bfloat16 without tensor cores, and new builds leave them out
+
+log = logging.getLogger(__name__)
 
 
 def choose_device(wanted: str) -> torch.device:
     """Turn "auto", "cpu", "cuda", "cuda:1" or "mps" into an available device.
 
-    "auto" prefers CUDA, then Apple's GPU if it supports all that the model needs, then the CPU.
+    "auto" prefers a CUDA GPU that is new enough, then Apple's GPU if it has all that the model needs, then the CPU.
 
     Raises:
-        DeviceError: the device is unknown or not available.
+        DeviceError: the device is unknown, not available, or too old.
     """
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if _mps_works() else "cpu")
+        return torch.device("cuda" if _cuda_works() else "mps" if _mps_works() else "cpu")
     try:
         device = torch.device(wanted)
     except RuntimeError:
@@ -30,11 +36,31 @@ def _check_present(device: torch.device) -> None:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise DeviceError(f"device is {device}, but torch {torch.__version__} finds {count} CUDA GPUs; try auto")
+        if reason := too_old(device):
+            raise DeviceError(f"{reason}; take another GPU, or the device cpu")
     elif device.type == "mps":
         if not _mps_works():
             raise DeviceError(f"device is mps, but torch {torch.__version__} finds no usable Apple GPU; try auto")
     elif device.type != "cpu":
         raise DeviceError(f"device is {device}, expected auto, cpu, cuda, cuda:<number> or mps")
+
+
+def _cuda_works() -> bool:
+    if not torch.cuda.is_available():
+        return False
+    if reason := too_old(torch.device("cuda")):
+        log.warning("gpu_left_out reason=%s", reason)
+    return not reason
+
+
+def too_old(gpu: torch.device) -> str:
+    """What a GPU lacks; empty for one that can."""
+    has = torch.cuda.get_device_capability(gpu)
+    if has >= NEEDED_CAPABILITY:
+        return ""
+    name = torch.cuda.get_device_name(gpu)
+    needed = "{}.{}".format(*NEEDED_CAPABILITY)
+    return f"{name} has compute capability {has[0]}.{has[1]}, but bfloat16 needs {needed} (A100, RTX 30) or later"
 
 
 def _mps_works() -> bool:

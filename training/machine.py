@@ -6,13 +6,20 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 GPU_FIELDS = {"gpu": "name", "gpu_memory": "memory.total", "driver": "driver_version"}  # nvidia-smi's names
 
 
-def describe_machine() -> dict[str, Any]:
-    """Processor, cores this process may use, memory, system and, if there is one, the first GPU."""
+def describe_machine(device: torch.device | None = None) -> dict[str, Any]:
+    """Processor, cores this process may use, memory, system and, if there is one, the GPU.
+
+    Args:
+        device: what the work runs on; None for the first GPU that nvidia-smi lists.
+    """
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     machine = {
         "processor": _processor(),
@@ -21,7 +28,16 @@ def describe_machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
     }
     gpus = output_of("nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS.values())}", "--format=csv,noheader")
-    return machine | describe_gpu(gpus)
+    used = properties_of(device) if device is not None and device.type == "cuda" else {}
+    return machine | describe_gpu(gpus) | used
+
+
+def properties_of(device: torch.device) -> dict[str, str]:
+    """Name and memory of a GPU as torch numbers it, which CUDA_VISIBLE_DEVICES changes; for a slice, those of it."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(device)
+    return {"gpu": properties.name, "gpu_memory": f"{properties.total_memory // 2**20} MiB"}
 
 
 def describe_gpu(answer: str) -> dict[str, str]:

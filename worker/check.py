@@ -60,9 +60,14 @@ def check_machine(settings: Settings, verify: bool = False) -> Iterator[Finding]
 def check_device(settings: Settings) -> Iterator[Finding]:
     import torch
 
+    from kontext.device import too_old
+
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             device = torch.cuda.get_device_properties(index)
+            if reason := too_old(torch.device("cuda", index)):
+                yield Finding("device", Level.FAIL, f"cuda:{index} {reason}", "hide it with CUDA_VISIBLE_DEVICES")
+                continue
             yield Finding("device", Level.OK, f"cuda:{index} {device.name}, {device.total_memory / 2**30:.0f} GiB")
     elif settings.flux_kontext_device.startswith("cuda"):
         yield Finding("device", Level.FAIL, "no CUDA device", "install the driver or unset DG_FLUX_KONTEXT_DEVICE")

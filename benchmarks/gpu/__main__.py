@@ -30,6 +30,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks import report
 from benchmarks.gpu.measurement import Place
 from benchmarks.gpu.plan import MODEL, RIVALS, SCALES, Measurement, make_plan
@@ -45,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     budget = TimeBudget(options.minutes)
     # As Ctrl-C does: end the measured process and take the model away.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    run = report.describe_run(options.commit)
+    run = report.describe_run(options.commit, device=torch.device(options.device))
     name = free_name(options.results, run["machine"].get("gpu", options.device))
     with (
         workplace(options.folder, f"kontext-benchmark-{options.scale}", options.keep) as folder,

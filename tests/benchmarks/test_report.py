@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from benchmarks import report
+from training import machine
 from training.machine import describe_gpu
 
 
@@ -50,6 +53,17 @@ def test_of_several_gpus_the_first_is_named() -> None:
 
     assert describe_gpu(answer) == {"gpu": "NVIDIA H200", "gpu_memory": "143771 MiB", "driver": "570.86.15"}
     assert describe_gpu("") == {}
+
+
+def test_the_gpu_that_is_measured_is_named_as_torch_numbers_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    slice_of_the_second = SimpleNamespace(name="NVIDIA H200 MIG 1g.18gb", total_memory=16 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", {torch.device("cuda:1"): slice_of_the_second}.get)
+    monkeypatch.setattr(machine, "output_of", lambda *command: "NVIDIA A10, 23028 MiB, 570.86.15")
+
+    described = report.describe_run(checkout=tmp_path, device=torch.device("cuda:1"))["machine"]
+
+    assert (described["gpu"], described["gpu_memory"]) == ("NVIDIA H200 MIG 1g.18gb", "16384 MiB")
+    assert described["driver"] == "570.86.15"
 
 
 def test_a_result_is_replaced_as_a_whole(tmp_path: Path) -> None:

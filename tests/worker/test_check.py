@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
 
 from kontext.weights.layout import bundled_model
 from tests.cases.weights import TRANSFORMER, comfy_scaled_fp8, model_with
-from worker.check import Level, check_inputs, check_machine, check_model
+from worker.check import Level, check_device, check_inputs, check_machine, check_model
 from worker.settings import Settings
 
 
@@ -29,6 +33,22 @@ def test_files_that_are_no_weights_fail_the_check(tmp_path: Path) -> None:
 
     assert "is a Git LFS pointer" in findings["model", Level.FAIL]
     assert "git lfs pull" in findings["model", Level.FAIL]
+
+
+def test_a_gpu_that_is_too_old_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    for function, answer in {
+        "is_available": True,
+        "device_count": 1,
+        "get_device_properties": SimpleNamespace(name="V100", total_memory=16 * 2**30),
+        "get_device_capability": (7, 0),
+        "get_device_name": "V100",
+    }.items():
+        monkeypatch.setattr(torch.cuda, function, lambda *device, answer=answer: answer)
+
+    (finding,) = check_device(settings_for(None))
+
+    assert finding.level is Level.FAIL
+    assert "V100 has compute capability 7.0" in finding.found
 
 
 def test_less_exact_weights_are_a_warning(tmp_path: Path) -> None:
