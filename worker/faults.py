@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 from jobs.errors import AbortJob, EditFailure, ErrorCode, RejectJob, RetryJob, StopWorker
 from kontext import RequestError
-
-BROKEN_DEVICE_SIGNS = (
-    "illegal memory access",
-    "device-side assert",
-    "unspecified launch failure",
-    "misaligned address",
-    "device is lost",
-    "uncorrectable ECC",
-)
-"""After one of these the CUDA context is gone: every later call of the process fails as well."""
+from worker.device_errors import device_is_lost, is_out_of_device_memory
 
 CPU_REFUSAL = "can't allocate memory"
 """What torch says, in a plain RuntimeError, when the machine has no memory left for it."""
@@ -55,13 +44,16 @@ class FaultStreak:
         self._job_ids.clear()
 
 
-def classify(error: Exception) -> EditFailure:
+def classify(error: Exception, device: str = "") -> EditFailure:
     """Say what the worker should do about an exception that a run raised.
 
-    Torch is asked only when an engine has loaded it: stand-in engines do without.
+    Args:
+        device: of the engine, to be tried where the exception leaves open whether it is lost.
     """
     if isinstance(error, EditFailure):
         return error
+    if device_is_lost(error, device):
+        return StopWorker(ErrorCode.WORKER_LOST, f"the device is broken: {_first_line(error)}")
     if _is_out_of_host_memory(error):
         return RetryJob(ErrorCode.OUT_OF_MEMORY, "the machine's memory was not enough for this job and its neighbours")
     if is_out_of_memory(error):
@@ -69,8 +61,6 @@ def classify(error: Exception) -> EditFailure:
             ErrorCode.OUT_OF_MEMORY,
             "the device's memory was not enough, even with all weights streamed through it: ask for a smaller picture",
         )
-    if any(sign in str(error) for sign in BROKEN_DEVICE_SIGNS):
-        return StopWorker(ErrorCode.WORKER_LOST, f"the device is broken: {_first_line(error)}")
     if isinstance(error, RequestError):
         return RejectJob(ErrorCode.INVALID_JOB, _first_line(error))
     if isinstance(error, OSError):
@@ -80,8 +70,7 @@ def classify(error: Exception) -> EditFailure:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether the device's memory, or the machine's, was not enough."""
-    torch = sys.modules.get("torch")
-    return _is_out_of_host_memory(error) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+    return _is_out_of_host_memory(error) or is_out_of_device_memory(error)
 
 
 def _is_out_of_host_memory(error: Exception) -> bool:

@@ -149,7 +149,7 @@ class EditRunner:
                 outcome = self._produce(run, task_id)
             except Exception as error:
                 # The one broad catch: here a run's error becomes the job's. What nobody foresaw is reported whole.
-                failure = classify(error)
+                failure = classify(error, self._pool.engine.device if self._pool.engine else "")
                 self.faults.note(run.job_id, failure)
                 if isinstance(failure, StopWorker):
                     self.close_for_good()  # before the job is back in the queue, or this process could take it again
