@@ -81,7 +81,8 @@ def set_precision(
     """Convert a transformer to a precision.
 
     Args:
-        reader: of the weights. Those that their file holds in float8 are taken as they are, others are read now.
+        reader: of the weights. Those that their file holds in float8 are taken as they are, others are quantised when
+            they are read.
     Returns:
         Names of the approximations, for results to report.
     Raises:
@@ -122,11 +123,12 @@ def _replace_linears(block: nn.Module, reader: Reader) -> None:
 
 def _float8_linear(linear: nn.Linear, reader: Reader) -> Float8Linear:
     quantised = stored_in_float8(reader.stored(linear.weight))
-    if quantised is None:
-        reader.settle(linear)
-    else:
+    if quantised is not None:
         reader.forget(linear.weight)
-    return Float8Linear(linear, quantised)
+        return Float8Linear(linear, quantised)
+    rows, scale = torch.empty(linear.weight.shape, dtype=torch.float8_e4m3fn), torch.empty(len(linear.weight), 1)
+    reader.derive(linear.weight, (rows, scale), quantize_rows)
+    return Float8Linear(linear, (rows, scale))
 
 
 def stored_in_float8(weight: Weight) -> tuple[Tensor, Tensor] | None:

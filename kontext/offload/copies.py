@@ -8,6 +8,7 @@ values.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -35,6 +36,9 @@ class Copies(Protocol):
 
     def copy(self, target: Tensor, source: Tensor, after: Mark | None) -> Mark:
         """Start a copy from a host buffer to the device after `after`; return the mark of its end."""
+
+    def run(self, work: Callable[[], object]) -> Mark:
+        """Start work of the device after all earlier copies and before all later ones; return the mark of its end."""
 
     def wait(self, copied: Mark) -> None:
         """Make the device wait for the end of a copy before it computes further."""
@@ -74,6 +78,11 @@ class StreamCopies(Copies):
             target.copy_(source, non_blocking=True)
             return self._stream.record_event()
 
+    def run(self, work: Callable[[], object]) -> Mark:
+        with torch.cuda.stream(self._stream):
+            work()
+            return self._stream.record_event()
+
     def wait(self, copied: Mark) -> None:
         torch.cuda.current_stream(self.device).wait_event(copied)
 
@@ -107,6 +116,9 @@ class ThreadCopies(Copies):
 
     def copy(self, target: Tensor, source: Tensor, after: Mark | None) -> Mark:
         return self._thread.submit(self._copy, target, source)
+
+    def run(self, work: Callable[[], object]) -> Mark:
+        return self._thread.submit(torch.inference_mode()(work))
 
     def wait(self, copied: Mark) -> None:
         copied.result()

@@ -10,23 +10,31 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import cycle
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kontext.offload.copies import Copies, Mark, copies_for
-from kontext.weights.stored import Packed, Rows, Weight
+from kontext.device import release_cached_memory
+from kontext.offload.copies import Copies, copies_for
+from kontext.weights.staging import (
+    Compute,
+    Derived,
+    DerivedRows,
+    Source,
+    Staging,
+    Workbench,
+    copy_here,
+    fits_back,
+    flat,
+)
+from kontext.weights.stored import Packed, Weight
 
 Fill = Callable[[Tensor, Tensor], None]  # (target, source): write the source's values to the target
 Convert = Callable[[Weight, torch.dtype], Tensor]  # (source, dtype): a tensor of that dtype with the source's values
-Source = Tensor | Packed | Rows  # that the reader's threads write from
 OnProgress = Callable[[int, int], None]  # (bytes read, total bytes)
 
 CHUNK_BYTES = 8 * 2**20  # of a target; 0.2 ms of a bus, so that all threads end at about the same time
@@ -77,9 +85,12 @@ class Reader:
         self._stage = stage or ((lambda: copies_for(device)) if device.type == "cuda" else None)
         self._unread: dict[int, tuple[Tensor, Weight]] = {}  # by address; the tensors keep it from being reused
         self._fills: list[tuple[Tensor, Weight]] = []
+        self._derived: dict[int, tuple[Derived, int]] = {}  # likewise by address, with the number of the output
+        self._computed: list[Derived] = []
         self._here = threading.local()
         self._lock = threading.Lock()
-        self._stagings: list[_Staging] = []
+        self._stagings: list[Staging] = []
+        self._bench: Workbench | None = None
         self._done = self._total = 0
 
     def convert(self, source: Weight, dtype: torch.dtype) -> Tensor:
@@ -92,17 +103,27 @@ class Reader:
 
     def fill(self, target: Tensor, source: Tensor) -> None:
         """Record a tensor to be filled by `reading`."""
+        if source.data_ptr() in self._derived:
+            derived, i = self._derived.pop(source.data_ptr())
+            derived.targets[i] = target
+            if derived not in self._computed:
+                self._computed.append(derived)
+            return
         _, origin = self._unread.pop(source.data_ptr(), (source, source))
         self._fills.append((target, origin))
 
-    def settle(self, network: nn.Module) -> None:
-        """Convert the remaining weights of a network now, for code that needs their values before `reading`."""
-        for tensor in (*network.parameters(), *network.buffers()):
-            converted, source = self._unread.pop(tensor.data_ptr(), (tensor, tensor))
-            if isinstance(source, Packed):
-                source.write(converted)
-            else:
-                fill_now(converted, source)
+    def derive(self, weight: Tensor, outputs: Sequence[Tensor], compute: Compute) -> None:
+        """Record tensors to be computed from a weight when it is read, in its place.
+
+        They are computed on the model's device where weights are copied there.
+
+        Args:
+            outputs: with one entry for each row of the weight; their values are filled in as those of weights are.
+        """
+        derived = Derived(self.stored(weight), weight.dtype, compute, list(outputs))
+        self.forget(weight)
+        for i, output in enumerate(outputs):
+            self._derived[output.data_ptr()] = derived, i
 
     def stored(self, tensor: Tensor) -> Weight:
         """The weight as its file holds it, of a tensor that `convert` made; the tensor itself when it is no other."""
@@ -115,13 +136,13 @@ class Reader:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Context in which the weights are read concurrently; its end waits until all are in place."""
-        self._total = sum(source.nbytes for _, source in self._fills)
-        self._fills.sort(key=lambda fill: fill[1].data_ptr())  # in the order of the file
-        chunks = [chunk for target, source in self._fills for chunk in _chunks(target, source)]
+        self._total = sum(source.nbytes for source in (*(source for _, source in self._fills), *self._computed))
+        work = sorted(self._work(), key=lambda item: item[0])  # in the order of the file
         self._fills.clear()
+        self._computed.clear()
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="reader")
         try:
-            reads = [pool.submit(self._read, *chunk) for chunk in chunks]
+            reads = [pool.submit(read, *chunk) for _, read, chunk in work]
             yield
             for read in reads:
                 read.result()
@@ -129,6 +150,28 @@ class Reader:
             pool.shutdown(cancel_futures=True)
             for staging in self._stagings:
                 staging.finish()
+            self._stagings.clear()
+            if self._bench is not None:
+                self._bench = None
+                release_cached_memory(self._device)  # the bench's stream has its own, and nothing to compute any more
+
+    def _work(self) -> Iterator[tuple[int, Callable[..., None], tuple[Any, ...]]]:
+        """(address in the file, function, its arguments) of every chunk."""
+        for target, source in self._fills:
+            for chunk in _chunks(target, source):
+                yield chunk[1].data_ptr(), self._read, chunk
+        for derived in self._computed:
+            for rows in derived.chunks(CHUNK_BYTES):
+                yield rows.rows.data_ptr(), self._compute, (rows,)
+
+    @torch.inference_mode()
+    def _compute(self, chunk: DerivedRows) -> None:
+        if self._stage is not None and fits_back(chunk, CHUNK_BYTES):
+            to_device = chunk.targets[0].device.type == self._device.type
+            self._staging_of_this_thread(self._stage).compute(chunk, self._bench_for_all(self._stage), to_device)
+        else:
+            chunk.compute_here()
+        self._note(chunk.rows.nbytes)
 
     @torch.inference_mode()
     def _read(self, target: Tensor, source: Source) -> None:
@@ -137,49 +180,28 @@ class Reader:
         elif self._stage is not None and target.device.type == self._device.type and _fits_staging(target, source):
             self._staging_of_this_thread(self._stage).send(target, source)
         else:
-            _copy(target, source)
+            copy_here(target, source)
+        self._note(source.nbytes)
+
+    def _note(self, nbytes: int) -> None:
         with self._lock:
-            self._done += source.nbytes
+            self._done += nbytes
             if self._on_progress is not None:
                 self._on_progress(self._done, self._total)
 
-    def _staging_of_this_thread(self, stage: Callable[[], Copies]) -> _Staging:
+    def _bench_for_all(self, stage: Callable[[], Copies]) -> Workbench:
+        with self._lock:
+            if self._bench is None:
+                self._bench = Workbench(stage(), CHUNK_BYTES)
+            return self._bench
+
+    def _staging_of_this_thread(self, stage: Callable[[], Copies]) -> Staging:
         if not hasattr(self._here, "staging"):
-            self._here.staging = _Staging(stage())
+            self._here.staging = Staging(stage(), CHUNK_BYTES)
             with self._lock:
                 self._stagings.append(self._here.staging)
-        staging: _Staging = self._here.staging
+        staging: Staging = self._here.staging
         return staging
-
-
-class _Staging:
-    """Staging buffers of a thread: one is filled while the other is copied to the device."""
-
-    def __init__(self, copies: Copies) -> None:
-        self._copies = copies
-        # The allocator may return memory that earlier work still uses; copies wait for that work.
-        self._begin = copies.mark()
-        self._buffers = cycle([_Buffer(copies.host_buffer(CHUNK_BYTES)) for _ in range(2)])
-        self._last: Mark | None = None
-
-    def send(self, target: Tensor, source: Source) -> None:
-        buffer = next(self._buffers)
-        if buffer.copied is not None:
-            self._copies.finish(buffer.copied)
-        staged = buffer.memory[: target.nbytes]
-        _copy(staged.view(target.dtype).view(target.shape), source)
-        buffer.copied = self._last = self._copies.copy(target.view(-1).view(torch.uint8), staged, after=self._begin)
-
-    def finish(self) -> None:
-        """Wait until all copies have arrived; the last one to start is the last to end."""
-        if self._last is not None:
-            self._copies.finish(self._last)
-
-
-@dataclass
-class _Buffer:
-    memory: Tensor
-    copied: Mark | None = None  # end of the last copy from this buffer
 
 
 def _chunks(target: Tensor, source: Weight) -> Iterator[tuple[Tensor, Source]]:
@@ -208,23 +230,7 @@ def _fits_staging(target: Tensor, source: Source) -> bool:
     return target.nbytes <= CHUNK_BYTES and target.is_contiguous() and is_plain
 
 
-def _copy(target: Tensor, source: Source) -> None:
-    """Copy with numpy, in the calling thread; torch would divide every chunk among more threads."""
-    if not isinstance(source, Tensor):
-        source.write(target)
-        return
-    is_plain = target.dtype == source.dtype and target.device.type == "cpu" and target.is_contiguous()
-    if is_plain and source.is_contiguous():
-        np.copyto(_bytes(target), _bytes(source))
-    else:
-        target.copy_(source)
-
-
 def _page_in(mapped: Tensor) -> None:
     """Bring a mapped tensor's pages into memory."""
     if mapped.is_contiguous():
-        _bytes(mapped)[::PAGE_BYTES].max(initial=0)
-
-
-def _bytes(tensor: Tensor) -> Any:
-    return tensor.view(-1).view(torch.uint8).numpy()
+        flat(mapped).numpy()[::PAGE_BYTES].max(initial=0)

@@ -132,10 +132,9 @@ class Packed:
         """Parts of `out` of at most so many rows, and the rows that belong there."""
         begin = 0
         for rows in self.rows:
-            for first in range(0, len(rows), most_rows):
-                last = min(first + most_rows, len(rows))
-                yield out[begin + first : begin + last], rows.between(first, last)
-            begin += len(rows)
+            for part in split(rows, most_rows):
+                yield out[begin : begin + len(part)], part
+                begin += len(part)
 
 
 Weight = Tensor | Packed
@@ -144,6 +143,12 @@ Weight = Tensor | Packed
 def rows_of(weight: Weight) -> tuple[Rows, ...]:
     """The rows of a weight, as parts of a larger one."""
     return weight.rows if isinstance(weight, Packed) else (PlainRows(weight),)
+
+
+def split(rows: Rows, most_rows: int) -> Iterator[Rows]:
+    """The rows in parts of at most so many."""
+    for first in range(0, len(rows), most_rows):
+        yield rows.between(first, min(first + most_rows, len(rows)))
 
 
 def join(weights: Sequence[Weight]) -> Packed:

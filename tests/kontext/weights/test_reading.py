@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 import kontext
 from kontext.offload.copies import ThreadCopies
 from kontext.pipeline import Kontext
 from kontext.weights import reading
 from kontext.weights.reading import Reader
+from kontext.weights.stored import join
 from tests.kontext.golden import MODEL, PICTURE
 from tests.kontext.models import copy_model
 
@@ -110,14 +111,61 @@ def test_a_weight_in_its_place_stays_mapped_and_another_dtype_is_filled_in(store
     assert torch.equal(converted, stored["table"].float())
 
 
-def test_what_is_settled_has_its_values_before_the_reading(stored: dict[str, Tensor]) -> None:
-    reader = Reader(CPU)
-    layer = nn.Linear(97, 301, bias=False)
-    layer.weight = nn.Parameter(reader.convert(stored["table"], torch.float32), requires_grad=False)
+def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Two tensors with an entry for each row, of other dtypes, and the thread that computed them."""
+    computing_threads.add(threading.current_thread().name.split("_")[0])
+    return (x / 2).to(torch.float8_e4m3fn), x.float().amax(dim=1, keepdim=True)
 
-    reader.settle(layer)
 
-    assert torch.equal(layer.weight, stored["table"].float())
+computing_threads: set[str] = set()
+
+
+@pytest.mark.parametrize("is_joined", [False, True])
+@pytest.mark.parametrize(
+    ("device", "is_staged", "thread"),
+    [
+        ("cpu", False, "reader"),
+        ("cpu", True, "copies"),
+        ("cuda", True, "copies"),  # computed there for weights that stay in host memory, as streamed ones do
+    ],
+)
+def test_what_is_derived_from_a_weight_is_computed_on_the_device_row_by_row(
+    stored: dict[str, Tensor], device: str, is_staged: bool, thread: str, is_joined: bool
+) -> None:
+    stage = (lambda: ThreadCopies(CPU, bytes_per_second=5e6)) if is_staged else None
+    reader = Reader(torch.device(device), threads=4, stage=stage)
+    weight = reader.convert(join([stored["table"]] * 2) if is_joined else stored["table"].float(), torch.bfloat16)
+    outputs = torch.empty(weight.shape, dtype=torch.float8_e4m3fn), torch.empty(len(weight), 1)
+    targets = tuple(map(torch.zeros_like, outputs))
+    computing_threads.clear()
+    reader.derive(weight, outputs, halves)
+    assert not computing_threads  # before it is read
+    for target, output in zip(targets, outputs, strict=True):
+        reader.fill(target, output)
+
+    with reader.reading():
+        pass
+
+    assert computing_threads == {thread}
+    expected = halves(torch.cat([stored["table"]] * 2) if is_joined else stored["table"])
+    assert all(torch.equal(t.float(), e.float()) for t, e in zip(targets, expected, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("place", ["cuda", "cpu"])
+def test_what_is_derived_on_a_gpu_is_what_a_cpu_computes(stored: dict[str, Tensor], place: str) -> None:
+    reader = Reader(torch.device("cuda"))
+    outputs = torch.empty(stored["table"].shape, dtype=torch.float8_e4m3fn), torch.empty(len(stored["table"]), 1)
+    targets = tuple(torch.zeros_like(output, device=place) for output in outputs)
+    reader.derive(stored["table"], outputs, halves)
+    for target, output in zip(targets, outputs, strict=True):
+        reader.fill(target, output)
+
+    with reader.reading():
+        pass
+
+    expected = halves(stored["table"])
+    assert all(torch.equal(t.cpu().float(), e.float()) for t, e in zip(targets, expected, strict=True))
 
 
 def test_progress_grows_to_the_bytes_of_the_files(stored: dict[str, Tensor]) -> None:
@@ -182,7 +230,7 @@ def edit(model: Kontext) -> np.ndarray:
 
 
 def test_fp8_is_made_of_converted_weights(tmp_path: Path) -> None:
-    # A checkpoint in float32: the linear layers are quantized before anything else would be read.
+    # A checkpoint in float32: what is quantised is the bfloat16 weight, not the file's.
     folder = copy_model(tmp_path / "model")
     weights = load_file(folder / "flow.safetensors")
     (folder / "flow.safetensors").unlink()
