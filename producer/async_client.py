@@ -9,7 +9,7 @@ async with AsyncClient() as client:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import ParamSpec, TypeVar
@@ -73,6 +73,15 @@ class AsyncClient:
             QueueFull: as many jobs wait as may wait, in all or of this tenant.
         """
         return await self.run(self.client.submit, job)
+
+    async def submit_together(self, jobs: Sequence[EditJob]) -> list[str]:
+        """Queue a few jobs, all of them or none, and return their ids, as `Client.submit_together` does.
+
+        Raises:
+            JobConflict: one of the ids belongs to a job that asks for something else.
+            QueueFull: as many jobs wait as may wait, in all or of this tenant.
+        """
+        return await self.run(self.client.submit_together, jobs)
 
     async def submit_many(self, jobs: Iterable[EditJob], wait_for_room: bool = False) -> AsyncIterator[Submission]:
         """Queue jobs as they come and tell what became of each, in order, as `Client.submit_many` does.

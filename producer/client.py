@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 
@@ -58,12 +58,28 @@ class Client:
             JobConflict: the id belongs to a job that asks for something else.
             QueueFull: as many jobs wait as may wait, in all or of this tenant.
         """
-        submission = next(self.submit_many([job]))
-        if submission.verdict == "conflict":
-            raise JobConflict(f"job {job.id!r} exists and asks for something else; use another id")
-        if submission.verdict in FULL:
-            raise QueueFull(f"{self.describe_full(submission)}; submit again later")
-        return submission.job_id
+        (job_id,) = self.submit_together([job])
+        return job_id
+
+    def submit_together(self, jobs: Sequence[EditJob]) -> list[str]:
+        """Queue a few jobs, all of them or none, and return their ids; those that are there already stay as they are.
+
+        Args:
+            jobs: with different ids.
+        Raises:
+            JobConflict: one of the ids belongs to a job that asks for something else.
+            QueueFull: as many jobs wait as may wait, in all or of this tenant.
+        """
+        submissions = self.ledger.submit_together(
+            self._traced(jobs), self.settings.output_uri, self.settings.max_queued, self.settings.max_queued_per_tenant
+        )
+        for refused in submissions:
+            if refused.verdict == "conflict":
+                raise JobConflict(f"job {refused.job_id!r} exists and asks for something else; use another id")
+            if refused.verdict in FULL:
+                raise QueueFull(f"{self.describe_full(refused)}; submit again later")
+        self._send_new(submissions)
+        return [submission.job_id for submission in submissions]
 
     def submit_many(self, jobs: Iterable[EditJob], wait_for_room: bool = False) -> Iterator[Submission]:
         """Queue jobs as they come and tell what became of each, in order.
@@ -101,16 +117,27 @@ class Client:
         return f"queue full ({submission.detail} of {self.settings.max_queued})"
 
     def _submit_chunk(self, jobs: list[EditJob]) -> list[Submission]:
-        if traceparent := current_traceparent():
-            jobs = [job if job.traceparent else job.model_copy(update={"traceparent": traceparent}) for job in jobs]
         submissions = list(
             self.ledger.submit(
-                jobs, self.settings.output_uri, self.settings.max_queued, self.settings.max_queued_per_tenant
+                self._traced(jobs),
+                self.settings.output_uri,
+                self.settings.max_queued,
+                self.settings.max_queued_per_tenant,
             )
         )
+        self._send_new(submissions)
+        return submissions
+
+    def _traced(self, jobs: Sequence[EditJob]) -> list[EditJob]:
+        """The jobs under the span of whoever submits them, where there is one."""
+        traceparent = current_traceparent()
+        if traceparent is None:
+            return list(jobs)
+        return [job if job.traceparent else job.model_copy(update={"traceparent": traceparent}) for job in jobs]
+
+    def _send_new(self, submissions: Iterable[Submission]) -> None:
         # Of a job that exists a message was sent before; should it be lost, a worker's reconciler sends it again.
         self._queue.send(item.job_id for item in submissions if item.verdict == "created")
-        return submissions
 
     def get(self, job_id: str) -> JobRecord:
         """Everything that is known about a job.

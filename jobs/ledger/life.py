@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal, cast
@@ -99,18 +99,30 @@ class JobLife(JobReading):
         Yields:
             One submission per job, in order, after each pipeline of `PIPELINE_LENGTH` jobs.
         """
+        bounds = (max_queued, max_queued_per_tenant, 0)
         for chunk in chunks(jobs, PIPELINE_LENGTH):
-            rows = [
-                [
-                    *_submit_arguments(job, _as_asked(job), _as_json(job.completed(output_root))),
-                    max_queued,
-                    max_queued_per_tenant,
-                    0,
-                ]
-                for job in chunk
-            ]
-            for job, (verdict, detail) in zip(chunk, self.scripts.run_many("submit", rows), strict=True):
+            rows = [[*bounds, *_job_arguments(job, output_root)] for job in chunk]
+            for job, ((verdict, detail, *_),) in zip(chunk, self.scripts.run_many("submit", rows), strict=True):
                 yield Submission(job.id, verdict, detail)
+
+    def submit_together(
+        self, jobs: Sequence[EditJob], output_root: str, max_queued: int = 0, max_queued_per_tenant: int = 0
+    ) -> list[Submission]:
+        """Accept jobs in one step, all of them or none; the caller then sends the messages of the created ones.
+
+        Args:
+            jobs: with different ids; the ledger does nothing else meanwhile, so let them be few.
+        Returns:
+            One submission per job, in order; or, when one is refused, its submission alone.
+        """
+        if len({job.id for job in jobs}) < len(jobs):
+            raise ValueError("jobs that are submitted together need different ids")
+        arguments = [argument for job in jobs for argument in _job_arguments(job, output_root)]
+        answers = self.scripts.run("submit", max_queued, max_queued_per_tenant, 0, *arguments)
+        for verdict, detail, *refused in answers:
+            if refused:
+                return [Submission(refused[0], verdict, detail)]
+        return [Submission(job.id, verdict, detail) for job, (verdict, detail) in zip(jobs, answers, strict=True)]
 
     def adopt(self, job_id: str, raw: Any, output_root: str) -> Submission:
         """Accept the job in a message from a plain Celery client, even an invalid one.
@@ -121,9 +133,8 @@ class JobLife(JobReading):
             return next(self.submit([parse_job(raw)], output_root))
         except RejectJob:
             as_sent = json.dumps(raw)
-            verdict, detail = self.scripts.run(
-                "submit", *_submit_arguments(salvage_job(raw, job_id), as_sent, as_sent), 0, 0, 1
-            )
+            arguments = _submit_arguments(salvage_job(raw, job_id), as_sent, as_sent)
+            ((verdict, detail, *_),) = self.scripts.run("submit", 0, 0, 1, *arguments)
             return Submission(job_id, verdict, detail)
 
     def claim_best(
@@ -239,7 +250,11 @@ def _as_asked(job: EditJob) -> str:
     return _as_json(job.model_copy(update={"traceparent": None}))
 
 
-def _submit_arguments(job: EditJob, asked: str, completed: str) -> list[str | int]:
+def _job_arguments(job: EditJob, output_root: str) -> list[str]:
+    return _submit_arguments(job, _as_asked(job), _as_json(job.completed(output_root)))
+
+
+def _submit_arguments(job: EditJob, asked: str, completed: str) -> list[str]:
     digest = hashlib.blake2b(asked.encode(), digest_size=16).hexdigest()
     events = ",".join(job.callback.events) if job.callback else ""
     return [job.id, completed, digest, job.batch or "", events, job.priority, job.tenant or ""]

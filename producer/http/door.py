@@ -11,10 +11,8 @@ from starlette.requests import Request
 
 from jobs.errors import BrokerUnavailable, JobNotFound
 from jobs.ledger import JobRecord
-from jobs.schema import EditJob, JobState, parse_job
+from jobs.schema import JobState, parse_job
 from producer.async_client import AsyncClient
-from producer.client import FULL
-from producer.errors import JobConflict, QueueFull
 from producer.following import Following
 from producer.http.access import Access
 from producer.http.faults import not_found
@@ -62,7 +60,7 @@ class Door:
             raw_jobs: their fields, without `image`.
         Raises:
             RejectJob, HttpFault: a job or an input that cannot be taken.
-            JobConflict, QueueFull: as `Client.submit`.
+            JobConflict, QueueFull: as `Client.submit_together`.
         """
         drafts = [parse_job({**raw, "image": NO_IMAGE_YET}) for raw in raw_jobs]
         drafts = [await self.client.run(self.intake.admit, draft, caller) for draft in drafts]
@@ -70,19 +68,7 @@ class Door:
         async with self.uploads:
             images = await self.client.run(self.intake.place, pictures, caller)
         jobs = [draft.model_copy(update={"image": tuple(images)}) for draft in drafts]
-        await self._submit([parse_job(job.model_dump(mode="json", exclude_unset=True)) for job in jobs])
-
-    async def _submit(self, jobs: Sequence[EditJob]) -> None:
-        submissions = [submission async for submission in self.client.submit_many(jobs)]
-        refused = next((one for one in submissions if one.verdict in (*FULL, "conflict")), None)
-        if refused is None:
-            return
-        for one in submissions:
-            if one.verdict == "created":
-                await self.client.cancel(one.job_id)
-        if refused.verdict == "conflict":
-            raise JobConflict(f"job {refused.job_id!r} exists and asks for something else; use another Idempotency-Key")
-        raise QueueFull(f"{self.client.client.describe_full(refused)}; submit again later")
+        await self.client.submit_together([parse_job(job.model_dump(mode="json", exclude_unset=True)) for job in jobs])
 
     async def find(self, caller: Caller, job_id: str) -> JobRecord:
         """A job of this caller, by its id or by the Idempotency-Key that it was sent with.

@@ -19,8 +19,8 @@ def submit_of_newer(ledger: Ledger, broker_url: str, job: EditJob, output_root: 
     newer = {**json.loads(job.completed(output_root).model_dump_json(exclude_defaults=True)), NEW_FIELD: 3}
     events = ",".join(job.callback.events) if job.callback else ""
     ledger.scripts.run(
-        *("submit", job.id, json.dumps(newer), job.id, job.batch or "", events, job.priority, job.tenant or ""),
-        *(0, 0, 0),
+        *("submit", 0, 0, 0),
+        *(job.id, json.dumps(newer), job.id, job.batch or "", events, job.priority, job.tenant or ""),
     )
     with make_app(broker_url) as app:
         EditQueue(app).send([job.id])

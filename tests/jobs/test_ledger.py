@@ -6,8 +6,8 @@ import pytest
 import redis
 
 from jobs.errors import ErrorCode, JobNotFound
-from jobs.ledger import Claim, Ledger, Outbox, Progress, Refusal
-from jobs.schema import JobState, Outcome
+from jobs.ledger import Claim, Ledger, Outbox, Progress, Refusal, Submission
+from jobs.schema import EditJob, JobState, Outcome
 from tests.clock import ManualClock
 from tests.jobs.lives import DONE, FAILED, LEASE_SECONDS, OUTPUT_ROOT, begun, claimed, edit_job, fail, submit
 
@@ -40,6 +40,26 @@ def test_a_full_queue_refuses_and_says_how_many_wait(ledger: Ledger) -> None:
     assert submissions[-1].detail == "2"
     with pytest.raises(JobNotFound):
         ledger.get("c")
+
+
+def test_jobs_that_are_submitted_together_are_queued_all_or_none(ledger: Ledger) -> None:
+    submit(ledger, edit_job("here"), edit_job("other", tenant="shop"))
+    cases: list[tuple[list[EditJob], int, int, list[Submission]]] = [
+        ([edit_job("a"), edit_job("here", prompt="rain")], 0, 0, [Submission("here", "conflict", "queued")]),
+        ([edit_job("a"), edit_job("b")], 3, 0, [Submission("b", "full", "2")]),
+        ([edit_job("a"), edit_job("b", tenant="shop")], 0, 1, [Submission("a", "tenant_full", "1")]),
+    ]
+    for jobs, most, most_of_tenant, refused in cases:
+        assert ledger.submit_together(jobs, OUTPUT_ROOT, most, most_of_tenant) == refused
+        assert ledger.get_many(["a", "b"]) == [None, None]
+        assert ledger.queue_counts()["queued"] == 2
+
+    together = ledger.submit_together([edit_job("here"), edit_job("a", batch="x")], OUTPUT_ROOT, 3, 2)
+
+    assert [item.verdict for item in together] == ["exists", "created"]
+    assert ledger.batch_counts("x")[JobState.QUEUED] == 1
+    with pytest.raises(ValueError, match="different ids"):
+        ledger.submit_together([edit_job("c"), edit_job("c")], OUTPUT_ROOT)
 
 
 def test_of_two_claims_one_is_refused(ledger: Ledger) -> None:

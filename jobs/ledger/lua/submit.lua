@@ -1,33 +1,35 @@
--- Accept a job once. ARGV: id, job, digest, batch, events, priority, tenant, largest queue and largest number of waiting jobs of
--- one tenant (0: no bound), 1 for what is no job. Returns {'created' | 'exists' | 'conflict' | 'full' | 'tenant_full', state or number of waiting jobs}.
-local id, job, digest, batch, events = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
-local priority, tenant = ARGV[8], ARGV[9]
-local record = key('job', id)
-expect('hash', record)
-local known = redis.call('HMGET', record, 'digest', 'state')
-if known[2] then
-  return {known[1] == digest and 'exists' or 'conflict', known[2]}
-end
-local limit = tonumber(ARGV[10])
-if limit > 0 then
+-- Accept jobs, each at most once: all of them or none. ARGV: largest queue and largest number of waiting jobs of one tenant
+-- (0: no bound), 1 for what is no job; then of each job, no id twice: id, job, digest, batch, events, priority, tenant.
+-- Returns {'created' | 'exists', state} for each; or, for a set with a job that is refused, that one alone:
+-- {{'conflict' | 'full' | 'tenant_full', state or number of waiting jobs, id}}.
+local limit, tenant_limit, invalid = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local new, of_tenant, answers = 0, {}, {}
+
+-- Judge one job without a write; returns its refusal, or nil and its verdict.
+local function judge(id, digest, batch, tenant)
+  expect('hash', key('job', id))
+  local known = redis.call('HMGET', key('job', id), 'digest', 'state')
+  if known[2] then
+    if known[1] ~= digest then return {'conflict', known[2], id} end
+    return nil, {'exists', known[2]}
+  end
+  expect('zset', key('queued'), key('running'), key('delayed'), key('outbox'))
+  if batch ~= '' then
+    expect('hash', key('batch', batch))
+    expect('zset', key('batch', batch, 'jobs'))
+  end
+  new = new + 1
+  of_tenant[tenant] = (of_tenant[tenant] or 0) + 1
   local waiting = redis.call('ZCARD', key('queued')) + redis.call('ZCARD', key('delayed'))
-  if waiting >= limit then return {'full', tostring(waiting)} end
+  if limit > 0 and waiting + new > limit then return {'full', tostring(waiting), id} end
+  local of_its_own = tonumber(redis.call('HGET', key('tenants', 'queued'), tenant)) or 0
+  if tenant_limit > 0 and of_its_own + of_tenant[tenant] > tenant_limit then
+    return {'tenant_full', tostring(of_its_own), id}
+  end
+  return nil, {'created', 'queued'}
 end
-local tenant_limit = tonumber(ARGV[11])
-if tenant_limit > 0 then
-  local waiting = tonumber(redis.call('HGET', key('tenants', 'queued'), tenant)) or 0
-  if waiting >= tenant_limit then return {'tenant_full', tostring(waiting)} end
-end
-expect('zset', key('queued'), key('running'), key('delayed'), key('outbox'))
-if batch ~= '' then
-  expect('hash', key('batch', batch))
-  expect('zset', key('batch', batch, 'jobs'))
-end
-redis.call('HSET', record, 'job', job, 'digest', digest, 'batch', batch, 'events', events, 'attempts', 0,
-           'created_at', now, 'priority', priority, 'tenant', tenant, 'invalid', ARGV[12])
-move(id, 'queued')
-enqueue(id, false)
-if batch ~= '' then
+
+local function join_batch(id, batch)
   local jobs = key('batch', batch, 'jobs')
   redis.call('ZADD', jobs, redis.call('ZCARD', jobs), id)
   age_batch(batch)
@@ -38,4 +40,21 @@ if batch ~= '' then
     end
   end
 end
-return {'created', 'queued'}
+
+local function create(id, job, digest, batch, events, priority, tenant)
+  redis.call('HSET', key('job', id), 'job', job, 'digest', digest, 'batch', batch, 'events', events, 'attempts', 0,
+             'created_at', now, 'priority', priority, 'tenant', tenant, 'invalid', invalid)
+  move(id, 'queued')
+  enqueue(id, false)
+  if batch ~= '' then join_batch(id, batch) end
+end
+
+for i = 6, #ARGV, 7 do
+  local refusal, verdict = judge(ARGV[i], ARGV[i + 2], ARGV[i + 3], ARGV[i + 6])
+  if refusal then return {refusal} end
+  table.insert(answers, verdict)
+end
+for number, verdict in ipairs(answers) do
+  if verdict[1] == 'created' then create(unpack(ARGV, 7 * number - 1, 7 * number + 5)) end
+end
+return answers

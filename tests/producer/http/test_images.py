@@ -10,11 +10,12 @@ import httpx2
 import openai
 import pytest
 
-from jobs.schema import JobState
+from jobs.queue import count_messages
+from jobs.schema import EditJob, JobState
 from producer import Client
 from producer.http.images import NOT_HERE, TAKEN_WITHOUT_EFFECT
 from producer.http.openapi import document
-from tests.producer.http.conftest import DATA, RunningDoor, Workers, error_of, png, size_of
+from tests.producer.http.conftest import DATA, OpenDoor, RunningDoor, Workers, error_of, png, size_of
 from tests.waiting import PATIENCE_SECONDS
 
 
@@ -162,18 +163,34 @@ def test_no_kind_of_value_in_any_field_breaks_the_door(http: httpx2.Client, clie
     assert client.ledger.waiting() == 0
 
 
+def ask_for_several(http: httpx2.Client, prompt: str, count: int, **fields: str) -> httpx2.Response:
+    return http.post(
+        "/v1/images/edits",
+        files={"image": ("cat.png", png())},
+        data={"prompt": prompt, "n": str(count), "timeout": "0", **fields},
+        headers={"Idempotency-Key": "order-5"},
+    )
+
+
 def test_several_images_are_queued_all_or_none(http: httpx2.Client, client: Client) -> None:
-    def ask(prompt: str, count: int) -> httpx2.Response:
-        return http.post(
-            "/v1/images/edits",
-            files={"image": ("cat.png", png())},
-            data={"prompt": prompt, "n": str(count), "timeout": "0"},
-            headers={"Idempotency-Key": "order-5"},
-        )
+    first, again = ask_for_several(http, "snow", 2), ask_for_several(http, "snow", 2)
+    other = ask_for_several(http, "rain", 3)
 
-    first, fewer = ask("snow", 2), ask("snow", 2)
-    other = ask("rain", 3)
-
-    assert [first.status_code, fewer.status_code, other.status_code] == [202, 202, 409]
+    assert [first.status_code, again.status_code, other.status_code] == [202, 202, 409]
     assert client.ledger.waiting() == 2
-    assert client.get("order-5-3").state is JobState.CANCELLED
+    assert client.ledger.get_many(["order-5-3"]) == [None], "a request that was refused leaves nothing"
+
+
+def test_several_images_that_found_no_room_are_made_when_the_request_comes_again(open_door: OpenDoor) -> None:
+    door = open_door(max_queued=2)
+    with door.http() as http:
+        blocker = door.client.submit(EditJob.model_validate({"image": DATA, "prompt": "first"}))
+        refused = ask_for_several(http, "snow", 2)
+        assert (refused.status_code, error_of(refused)["code"]) == (429, "queue_full")
+        door.client.cancel(blocker)
+
+        accepted = ask_for_several(http, "snow", 2)
+
+    assert accepted.status_code == 202, accepted.text
+    assert door.client.status("order-5")[JobState.QUEUED] == 2
+    assert count_messages(door.client.ledger.redis) == 3, "one for each job that was created"
