@@ -75,14 +75,19 @@ class EditFailure(Error):
     """Base of what ends one run of a job without a picture.
 
     The message goes to whoever sent the job and to its receiver: secrets of URLs are taken out.
+
+    Args:
+        reason: what is wrong; all that strangers are told, who call over HTTP.
+        remedy: what the operator can do about it.
     """
 
     retryable = False
 
-    def __init__(self, code: ErrorCode, message: str) -> None:
-        super().__init__(hide_secrets(message))
+    def __init__(self, code: ErrorCode, reason: str, remedy: str = "") -> None:
+        super().__init__(hide_secrets(f"{reason}; {remedy}" if remedy else reason))
         self.code = code
         self.message = str(self)
+        self.reason, self.remedy = one_line(hide_secrets(reason)), remedy
 
 
 class RejectJob(EditFailure):

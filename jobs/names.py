@@ -26,6 +26,9 @@ DEEPEST_METADATA = 32
 LARGEST_METADATA_BYTES = 2**20
 """Of all metadata of a job as JSON. It lies in Redis with the job and goes into every callback."""
 
+LARGEST_MESSAGE_BYTES = 16 * 2**20
+"""Of a message as it lies in Redis, of its body once unpacked, and of a job as JSON. Larger inputs come by URI."""
+
 LONGEST_URL = 8192
 """Characters of an address: what common servers take."""
 

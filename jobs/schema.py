@@ -27,6 +27,7 @@ from jobs.errors import ErrorCode, RejectJob
 from jobs.inline_image import inline_image
 from jobs.loras import LORA_SCHEMES, MAX_LORA_SCALE, MAX_LORAS, parse_loras
 from jobs.names import (
+    LARGEST_MESSAGE_BYTES,
     LARGEST_METADATA_BYTES,
     LONGEST_URL,
     check_key,
@@ -47,8 +48,11 @@ MAX_IMAGES = 4
 LONGEST_PROMPT = 20_000
 """Characters; what an encoder reads of it is far less."""
 
-LONGEST_INLINE_IMAGE = 16 * 2**20
-"""Characters of a `data:` URI: of as many bytes a whole message may be."""
+LONGEST_INLINE_IMAGE = LARGEST_MESSAGE_BYTES
+"""Characters of a `data:` URI."""
+
+SMALLEST_SIDE, LARGEST_SIDE = 16, 4096
+"""Pixels of an output that may be asked for."""
 
 INPUT_SCHEMES = ("s3", "https", "http", "file", "data")
 OUTPUT_SCHEMES = ("s3", "file")
@@ -186,10 +190,18 @@ class EditParams(Contract):
         json_schema_extra={"absent": "random, reported"},
     )
     width: int | None = Field(
-        None, ge=16, le=4096, description="Output pixels.", json_schema_extra={"absent": "follows the input"}
+        None,
+        ge=SMALLEST_SIDE,
+        le=LARGEST_SIDE,
+        description="Output pixels.",
+        json_schema_extra={"absent": "follows the input"},
     )
     height: int | None = Field(
-        None, ge=16, le=4096, description="Output pixels.", json_schema_extra={"absent": "follows the input"}
+        None,
+        ge=SMALLEST_SIDE,
+        le=LARGEST_SIDE,
+        description="Output pixels.",
+        json_schema_extra={"absent": "follows the input"},
     )
     size_mode: SizeMode = Field(
         "match",

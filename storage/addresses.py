@@ -56,11 +56,25 @@ GLOBAL_UNICAST = IPv6Network("2000::/3")
 CARRIERS_OF_IPV4 = (IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96"))
 
 
+NAME_IT = "name it in DG_PRIVATE_HOSTS where the worker runs to allow it"
+
+
 class ForbiddenAddress(RejectJob):
     """Raised when a host has an address that may not be called."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(ErrorCode.INPUT_FORBIDDEN, message)
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(ErrorCode.INPUT_FORBIDDEN, reason, remedy)
+
+
+@dataclass(frozen=True)
+class Objection:
+    """Why an address may not be called, and what the operator can do to allow it."""
+
+    reason: str
+    remedy: str
+
+    def fault(self) -> ForbiddenAddress:
+        return ForbiddenAddress(self.reason, self.remedy)
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,7 @@ class AddressRules:
             tuple(ports),
         )
 
-    def objection(self, host: str, address: str, port: int) -> str | None:
+    def objection(self, host: str, address: str, port: int) -> Objection | None:
         """Reason why `address`, one of the addresses of `host`, may not be called; None when it may.
 
         The reason does not show the address: what an inside name leads to is nothing for whoever sent the job.
@@ -101,15 +115,17 @@ class AddressRules:
             return None
         if kind := _kind(found):
             leads = "is" if address == host else "leads to"
-            return f"{host} {leads} {kind}; name it in DG_PRIVATE_HOSTS where the worker runs to allow it"
+            return Objection(f"{host} {leads} {kind}", NAME_IT)
         return self.objection_to_port(host, port)
 
-    def objection_to_port(self, host: str, port: int) -> str | None:
+    def objection_to_port(self, host: str, port: int) -> Objection | None:
         """Reason why this port of a public host may not be called; None when it may."""
         if port in self.ports:
             return None
         known = ", ".join(map(str, self.ports))
-        return f"{host}: port {port} is not one of {known}; add it to DG_PORTS where the worker runs to allow it"
+        return Objection(
+            f"{host}: port {port} is not one of {known}", "add it to DG_PORTS where the worker runs to allow it"
+        )
 
     def names_host(self, host: str) -> bool:
         """True when `DG_PRIVATE_HOSTS` has this name, or a network with this literal address."""

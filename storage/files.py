@@ -76,7 +76,8 @@ def _allowed_path(uri: str, roots: Sequence[str], side: Side) -> str:
     if not any(path != root and os.path.commonpath([path, root]) == root for root in roots):
         raise RejectJob(
             side.forbidden,
-            f"{show_uri(uri)}: not below an allowed folder; add its folder to DG_FILE_ROOTS where the worker runs "
+            f"{show_uri(uri)}: not below an allowed folder",
+            "add its folder to DG_FILE_ROOTS where the worker runs "
             "(`worker check` lists them there)",  # and nobody else: this message goes to whoever sent the job
         )
     return path
@@ -160,9 +161,7 @@ def _check_writable(path: str) -> None:
 def _failure(error: OSError, uri: str, side: Side) -> EditFailure:
     message = f"{show_uri(uri)}: {error.strerror or error}"
     if error.errno in MISSING:
-        return RejectJob(side.not_found, f"{message}; name a path that exists where the worker runs")
+        return RejectJob(side.not_found, message, "name a path that exists where the worker runs")
     if error.errno in REFUSED:
-        return RejectJob(
-            side.forbidden, f"{message}; check the path and the rights of the worker's user {os.geteuid()}"
-        )
+        return RejectJob(side.forbidden, message, f"check the path and the rights of the worker's user {os.geteuid()}")
     return Outage(side.unavailable, f"{message}; a later try may do")

@@ -144,7 +144,7 @@ class GuardedBackend(httpcore2.NetworkBackend):
             # One forbidden address is enough: a name with both kinds was made to get past checks like this one.
             if objection := self._rules.objection(host, address, port):
                 log.info("address_refused host=%s address=%s port=%d", host, address, port)
-                raise ForbiddenAddress(objection)
+                raise objection.fault()
         return addresses
 
 

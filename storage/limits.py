@@ -49,7 +49,8 @@ def collect(chunks: Iterable[bytes], uri: str, max_bytes: int, deadline: Deadlin
 def too_large(uri: str, size_bytes: int | str, max_bytes: int) -> RejectJob:
     return RejectJob(
         ErrorCode.INPUT_TOO_LARGE,
-        f"{show_uri(uri)}: {size_bytes} bytes, but DG_MAX_INPUT_BYTES is {max_bytes}; send a smaller file or raise it",
+        f"{show_uri(uri)}: {size_bytes} bytes, but DG_MAX_INPUT_BYTES is {max_bytes}",
+        "send a smaller file or raise it",
     )
 
 

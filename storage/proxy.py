@@ -15,7 +15,7 @@ from ipaddress import ip_address
 import httpcore2
 import httpx2
 
-from storage.addresses import AddressRules, ForbiddenAddress
+from storage.addresses import NAME_IT, AddressRules, ForbiddenAddress, Objection
 
 INSIDE = (".localhost", ".local", ".internal", ".home.arpa")
 """Endings of names that mean something inside a network alone: RFC 6761, 6762, 8375, and ICANN's of 2024."""
@@ -52,7 +52,7 @@ class ProxyTransport(httpx2.BaseTransport):
         if self._rules.names_host(host):
             return self._direct.handle_request(request)
         if objection := objection_to_name(self._rules, host, port):
-            raise ForbiddenAddress(objection)
+            raise objection.fault()
         try:
             return self._proxied.handle_request(request)
         except httpx2.ProxyError as error:
@@ -68,14 +68,17 @@ class ProxyTransport(httpx2.BaseTransport):
         self._proxied.close()
 
 
-def objection_to_name(rules: AddressRules, host: str, port: int) -> str | None:
+def objection_to_name(rules: AddressRules, host: str, port: int) -> Objection | None:
     """Reason why a host may not be called by a proxy that alone knows its address; None when it may."""
-    literal = _literal(host)
+    try:
+        literal = _literal(host)
+    except ValueError as error:
+        return Objection(str(error), "write the name, or the address as four numbers")
     if literal is not None:
         return rules.objection(host, literal, port)
     name = host.rstrip(".").lower()
     if "." not in name or name.endswith(INSIDE):
-        return f"{host} is an inside name; name it in DG_PRIVATE_HOSTS where the worker runs to allow it"
+        return Objection(f"{host} is an inside name", NAME_IT)
     return rules.objection_to_port(host, port)
 
 
@@ -83,7 +86,7 @@ def _literal(host: str) -> str | None:
     """The numeric address, when the host is one in any spelling that a proxy may take for one.
 
     Raises:
-        ForbiddenAddress: it ends in a number and is no address.
+        ValueError: it ends in a number and is no address.
     """
     bare = host.strip("[]").rstrip(".")
     try:
@@ -95,4 +98,4 @@ def _literal(host: str) -> str | None:
     try:
         return socket.inet_ntoa(socket.inet_aton(bare))  # 127.1, 0x7f000001 and 017700000001 are 127.0.0.1
     except OSError:
-        raise ForbiddenAddress(f"{host} is neither a name nor an address") from None
+        raise ValueError(f"{host} is neither a name nor an address") from None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from threading import BoundedSemaphore, Thread
+from threading import BoundedSemaphore
 from typing import Any
 
 import httpcore2
 
+from storage.leavable_call import LeavableCall
 from storage.transfer import check_not_left
 
 DNS_SECONDS = 10.0
@@ -35,22 +35,18 @@ def resolve(host: str, port: int, seconds: float = DNS_SECONDS) -> list[str]:
     late = httpcore2.ConnectTimeout(f"cannot find the address of {host}: DNS does not answer within {seconds:.0f} s")
     deadline = time.monotonic() + seconds
     _wait(lambda pause: LOOKUPS.acquire(timeout=pause), deadline, late)
-    answer: Future[list[Any]] = Future()
-    thread = Thread(target=_look_up, args=(host, port, answer), name="dns", daemon=True)
-    thread.start()
-    _wait(lambda pause: _ends_within(pause, thread), deadline, late)
+    lookup = LeavableCall(lambda: _look_up(host, port), "dns")
+    _wait(lookup.ends_within, deadline, late)
     try:
-        found = answer.result()
+        found = lookup.result()
     except (OSError, UnicodeError) as error:
         raise httpcore2.ConnectError(f"cannot find the address of {host}: {error}") from error
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
-def _look_up(host: str, port: int, answer: Future[list[Any]]) -> None:
+def _look_up(host: str, port: int) -> list[Any]:
     try:
-        answer.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-    except BaseException as error:
-        answer.set_exception(error)
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     finally:
         LOOKUPS.release()
 
@@ -61,8 +57,3 @@ def _wait(is_over: Callable[[float], bool], deadline: float, late: Exception) ->
         check_not_left()
         if time.monotonic() >= deadline:
             raise late
-
-
-def _ends_within(seconds: float, thread: Thread) -> bool:
-    thread.join(seconds)
-    return not thread.is_alive()

@@ -194,7 +194,8 @@ def _allowed(uri: str, places: tuple[str, ...], side: Side) -> tuple[str, str]:
     if not any(_holds(place, bucket, key) for place in places):
         raise RejectJob(
             side.forbidden,
-            f"{show_uri(uri)}: not below a place of DG_BUCKETS; add its bucket, or bucket/prefix, where the worker "
+            f"{show_uri(uri)}: not below a place of DG_BUCKETS",
+            "add its bucket, or bucket/prefix, where the worker "
             "runs (`worker check` lists them there)",  # and nobody else: this message goes to whoever sent the job
         )
     if not key:

@@ -64,7 +64,7 @@ class Web(Source):
         try:
             return self._download(uri, deadline)
         except ForbiddenAddress as error:
-            raise RejectJob(error.code, f"{show_uri(uri)}: {error.message}") from error
+            raise RejectJob(error.code, f"{show_uri(uri)}: {error.reason}", error.remedy) from error
         except (httpx2.ReadTimeout, httpx2.WriteTimeout) as error:
             raise self._late(uri, deadline, error) from error
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
@@ -133,4 +133,4 @@ def _failure(response: httpx2.Response, uri: str) -> EditFailure:
     said = f"{answer}: {words}" if words else answer
     if urlsplit(uri).query:
         return RejectJob(INPUT.forbidden, f"{said}; a presigned link may have expired: make a new one")
-    return RejectJob(INPUT.forbidden, f"{said}; its host may want a login, or to know who asks: set DG_CONTACT")
+    return RejectJob(INPUT.forbidden, f"{said}; its host may want a login", "or to know who asks: set DG_CONTACT")

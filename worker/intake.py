@@ -23,12 +23,10 @@ from celery.worker.consumer.tasks import Tasks
 
 from jobs.dead_letters import DeadLetters
 from jobs.errors import BrokerError
+from jobs.names import LARGEST_MESSAGE_BYTES
 from jobs.queue import TASK
 from jobs.schema import JOB_ID_PATTERN
 from worker.events import DeadLetterLost, Events, MessagePutAside
-
-LARGEST_MESSAGE_BYTES = 16 * 2**20
-"""Size of a message as it lies in Redis, and of its body once unpacked. Larger inputs come by URI."""
 
 MOST_VALUES = 250_000
 """In one JSON text. A list of nothing takes 3 bytes of JSON and 64 of memory."""

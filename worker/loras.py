@@ -98,8 +98,8 @@ class LoraStore:
             return self._storage.read(web_address(uri))
         except RejectJob as error:
             if error.code is ErrorCode.INPUT_TOO_LARGE:
-                limit = f"larger than DG_MAX_LORA_BYTES, {self._max_bytes}"
-                raise RejectJob(error.code, f"{show_uri(uri)}: {limit}; send a smaller LoRA or raise it") from error
+                too_large = f"{show_uri(uri)}: larger than DG_MAX_LORA_BYTES, {self._max_bytes}"
+                raise RejectJob(error.code, too_large, "send a smaller LoRA or raise it") from error
             raise
 
     def _hold(self, lora: LoraOfJob, name: str) -> FetchedLora | None:

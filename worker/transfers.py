@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from threading import Lock, Thread
-from typing import TypeVar
+from threading import Lock
+from typing import Any, TypeVar
 
 from jobs.errors import Outage
+from storage.leavable_call import LeavableCall
 from storage.store import Side
 from storage.transfer import Transfer
 from storage.uris import scheme_of, show_uri
@@ -35,7 +35,7 @@ class Transfers:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._left: list[tuple[str, Thread]] = []
+        self._left: list[tuple[str, LeavableCall[Any]]] = []
 
     def run(
         self,
@@ -56,40 +56,31 @@ class Transfers:
         """
         if self._lingering(scheme_of(uri)) >= MOST_LINGERING:
             raise Outage(side.unavailable, f"{show_uri(uri)}: {MOST_LINGERING} others hang; a later try may do")
-        transfer, result = Transfer(), Future[T]()
-        thread = Thread(target=_call, args=(transfer, function, result), name="transfer", daemon=True)
-        thread.start()
+        transfer = Transfer()
+        call = LeavableCall(lambda: _call(transfer, function), "transfer")
         deadline = time.monotonic() + longest_seconds
         try:
-            while not _ends_within(min(POLL_SECONDS, longest_seconds), thread):
+            while not call.ends_within(min(POLL_SECONDS, longest_seconds)):
                 check()
                 if time.monotonic() > deadline:
                     message = f"{show_uri(uri)}: not done within {longest_seconds:g} s; a later try may do"
                     raise Outage(side.unavailable, message)
         except BaseException:
-            self._leave(transfer, scheme_of(uri), thread)
+            self._leave(transfer, scheme_of(uri), call)
             raise
-        return result.result()
+        return call.result()
 
-    def _leave(self, transfer: Transfer, scheme: str, thread: Thread) -> None:
+    def _leave(self, transfer: Transfer, scheme: str, call: LeavableCall[Any]) -> None:
         with self._lock:
-            self._left.append((scheme, thread))
+            self._left.append((scheme, call))
         transfer.leave()
 
     def _lingering(self, scheme: str) -> int:
         with self._lock:
-            self._left = [(known, thread) for known, thread in self._left if thread.is_alive()]
+            self._left = [(known, call) for known, call in self._left if call.is_under_way]
             return sum(known == scheme for known, _ in self._left)
 
 
-def _call(transfer: Transfer, function: Callable[[], T], result: Future[T]) -> None:
+def _call(transfer: Transfer, function: Callable[[], T]) -> T:
     with transfer.under_way():
-        try:
-            result.set_result(function())
-        except BaseException as error:
-            result.set_exception(error)
-
-
-def _ends_within(seconds: float, thread: Thread) -> bool:
-    thread.join(seconds)
-    return not thread.is_alive()
+        return function()

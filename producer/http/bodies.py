@@ -8,17 +8,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from starlette.datastructures import FormData
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from jobs.names import check_metadata
+from jobs.names import LARGEST_MESSAGE_BYTES, check_metadata
 from jobs.schema import MAX_IMAGES
 from producer.http.faults import HttpFault
 
-LONGEST_JSON_BYTES = 16 * 2**20
-"""As the longest message of a plain Celery client; larger inputs come as uploads or by address."""
+UPLOAD_FIELDS = ("image", "image[]")
+"""Names that the files of a form may have."""
 
 LONGEST_FIELD_BYTES = 2**20
 MOST_FIELDS = 64
@@ -41,7 +41,7 @@ async def read_json(request: Request) -> dict[str, Any]:
         HttpFault: it is too large, too slow, or no object that can be kept.
     """
     async with _in_time():
-        body = await _limited(request, LONGEST_JSON_BYTES).body()
+        body = await _limited(request, LARGEST_MESSAGE_BYTES).body()
     try:
         value = json.loads(body)
         check_metadata(value)  # depth, and halves of characters
@@ -71,6 +71,11 @@ async def open_form(request: Request, max_image_bytes: int) -> AsyncIterator[For
         yield form
     finally:
         await form.close()
+
+
+def uploads_in(form: FormData) -> list[UploadFile | str]:
+    """The inputs of a form, in their order."""
+    return [item for name in UPLOAD_FIELDS for item in form.getlist(name)]
 
 
 def _limited(request: Request, most_bytes: int) -> Request:

@@ -16,7 +16,7 @@ from producer.async_client import AsyncClient
 from producer.following import Following
 from producer.http.access import Access
 from producer.http.faults import not_found
-from producer.http.intake import Intake, Picture
+from producer.http.intake import GivenImage, Intake
 from producer.http.keys import Caller
 from producer.http.settings import HttpSettings
 from producer.http.views import EditView
@@ -46,12 +46,12 @@ class Door:
         self.intake = Intake(self.settings, self.storage)
         self.access = Access(self.settings, self.client.client.ledger)
 
-    async def enter(self, request: Request) -> Caller:
+    def enter(self, request: Request) -> Caller:
         """Whoever sends a request, once origin and key are checked."""
         self.access.check_origin(request)
         return self.access.caller(request)
 
-    async def accept(self, caller: Caller, raw_jobs: Sequence[dict[str, Any]], pictures: Sequence[Picture]) -> None:
+    async def accept(self, caller: Caller, raw_jobs: Sequence[dict[str, Any]], images: Sequence[GivenImage]) -> None:
         """Queue jobs of a caller that have the same inputs: all of them or none.
 
         What can be wrong with the jobs themselves is told before their inputs are fetched and stored.
@@ -66,8 +66,8 @@ class Door:
         drafts = [await self.client.run(self.intake.admit, draft, caller) for draft in drafts]
         await self.client.run(self.access.spend, caller, len(drafts))
         async with self.uploads:
-            images = await self.client.run(self.intake.place, pictures, caller)
-        jobs = [draft.model_copy(update={"image": tuple(images)}) for draft in drafts]
+            uris = await self.client.run(self.intake.place, images, caller)
+        jobs = [draft.model_copy(update={"image": tuple(uris)}) for draft in drafts]
         await self.client.submit_together([parse_job(job.model_dump(mode="json", exclude_unset=True)) for job in jobs])
 
     async def find(self, caller: Caller, job_id: str) -> JobRecord:

@@ -16,48 +16,51 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from jobs.errors import ErrorCode, JobNotFound
 from jobs.ledger import JobRecord
-from jobs.schema import CONTENT_TYPES, JOB_ID_PATTERN, JobState
-from producer.http.bodies import content_type, open_form, read_json
+from jobs.schema import CONTENT_TYPES, JOB_ID_PATTERN, MAX_IMAGES, JobState
+from producer.http.bodies import UPLOAD_FIELDS, content_type, open_form, read_json, uploads_in
 from producer.http.door import LONGEST_WAIT_SECONDS, Door
 from producer.http.faults import HttpFault, not_found, wrong
-from producer.http.intake import Picture
+from producer.http.intake import GivenImage
 from producer.http.keys import Caller
 from producer.http.views import BatchJobView, BatchView
 
 KEEP_ALIVE_LOOKS = 15
 """Looks without news after which a stream sends a comment, so that proxies do not close it."""
 
-MOST_SHOWN = 1000
+LONGEST_KEY = 90
+"""Characters of an Idempotency-Key: some of an id's are left for the tenant."""
+
+MOST_SHOWN, SHOWN_BY_DEFAULT = 1000, 100
+LARGEST_OFFSET = 10**7
 NO_CACHE = {"Cache-Control": "no-store"}
 
 
 async def submit(request: Request) -> Response:
     """POST /v1/edits: a job as JSON, or as a form with files `image` and the rest of the job in `job`."""
     door: Door = request.app.state.door
-    caller = await door.enter(request)
+    caller = door.enter(request)
     if content_type(request) == "multipart/form-data":
         async with open_form(request, door.settings.max_input_bytes) as form:
-            pictures: list[Picture] = [*form.getlist("image"), *form.getlist("image[]")]
-            if unknown := set(form) - {"image", "image[]", "job"}:
+            if unknown := set(form) - {*UPLOAD_FIELDS, "job"}:
                 raise wrong(min(unknown), "unknown field; a form has image and job", "unknown_parameter")
-            return await _submit(request, door, caller, _job_field(form.get("job")), pictures)
+            return await _submit(request, door, caller, _job_field(form.get("job")), uploads_in(form))
     if content_type(request) != "application/json":
         raise HttpFault(415, "unsupported_media_type", "expected application/json or multipart/form-data")
     raw = await read_json(request)
-    image = raw.pop("image", None)
-    pictures = [image] if isinstance(image, str) else image
-    if not isinstance(pictures, list) or not all(isinstance(picture, str) for picture in pictures):
-        raise wrong("image", "expected a URI or a list of 1 to 4", ErrorCode.INVALID_JOB)
-    return await _submit(request, door, caller, raw, pictures)
+    given = raw.pop("image", None)
+    images = [given] if isinstance(given, str) else given
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise wrong("image", f"expected a URI or a list of 1 to {MAX_IMAGES}", ErrorCode.INVALID_JOB)
+    return await _submit(request, door, caller, raw, images)
 
 
 async def _submit(
-    request: Request, door: Door, caller: Caller, raw: dict[str, Any], pictures: list[Picture]
+    request: Request, door: Door, caller: Caller, raw: dict[str, Any], images: list[GivenImage]
 ) -> Response:
     raw.setdefault("id", None)
     named = raw.pop("id") or idempotency_key(request)
     job_id = caller.own(checked_id(named)) if named else uuid4().hex
-    await door.accept(caller, [{**raw, "id": job_id}], pictures)
+    await door.accept(caller, [{**raw, "id": job_id}], images)
     (record,) = await door.wait(request, [job_id], preferred_wait(request))
     return await answer(request, door, record, 202)
 
@@ -70,7 +73,7 @@ async def show_or_cancel(request: Request) -> Response:
 async def show(request: Request) -> Response:
     """GET /v1/edits/{id}: how a job stands; with `Prefer: wait=n` once it has ended, or after n seconds."""
     door: Door = request.app.state.door
-    record = await door.find(await door.enter(request), request.path_params["id"])
+    record = await door.find(door.enter(request), request.path_params["id"])
     (record,) = await door.wait(request, [record.job.id], preferred_wait(request))
     return await answer(request, door, record, 200)
 
@@ -78,7 +81,7 @@ async def show(request: Request) -> Response:
 async def cancel(request: Request) -> Response:
     """DELETE /v1/edits/{id}: cancel; a job that has ended stays as it is."""
     door: Door = request.app.state.door
-    record = await door.find(await door.enter(request), request.path_params["id"])
+    record = await door.find(door.enter(request), request.path_params["id"])
     await door.client.cancel(record.job.id)
     return await answer(request, door, await door.client.get(record.job.id), 202)
 
@@ -86,7 +89,7 @@ async def cancel(request: Request) -> Response:
 async def retry(request: Request) -> Response:
     """POST /v1/edits/{id}/retry: queue a failed or cancelled job again."""
     door: Door = request.app.state.door
-    caller = await door.enter(request)
+    caller = door.enter(request)
     record = await door.find(caller, request.path_params["id"])
     await door.client.run(door.access.spend, caller, 1)
     if await door.client.retry(record.job.id) is JobState.SUCCEEDED:
@@ -101,7 +104,7 @@ async def image(request: Request) -> Response:
     if await door.client.run(door.access.is_signed, request, job_id):
         record = await door.client.get(job_id)
     else:
-        record = await door.find(await door.enter(request), job_id)
+        record = await door.find(door.enter(request), job_id)
     output = record.result.output
     if record.state is not JobState.SUCCEEDED or output is None:
         raise HttpFault(409, "no_image", f"job {record.job.id!r} is {record.state}: it has no image")
@@ -119,7 +122,7 @@ async def image(request: Request) -> Response:
 async def events(request: Request) -> Response:
     """GET /v1/edits/{id}/events: server-sent events, one for each change, named after the state."""
     door: Door = request.app.state.door
-    record = await door.find(await door.enter(request), request.path_params["id"])
+    record = await door.find(door.enter(request), request.path_params["id"])
 
     async def stream() -> AsyncIterator[str]:
         quiet = 0
@@ -139,9 +142,10 @@ async def events(request: Request) -> Response:
 async def batch(request: Request) -> Response:
     """GET /v1/batches/{id}: counts, and a page of its jobs."""
     door: Door = request.app.state.door
-    caller = await door.enter(request)
+    caller = door.enter(request)
     name = caller.own(request.path_params["id"])
-    limit, offset = _number(request, "limit", 100, MOST_SHOWN), _number(request, "offset", 0, 10**7)
+    limit = _number(request, "limit", SHOWN_BY_DEFAULT, MOST_SHOWN)
+    offset = _number(request, "offset", 0, LARGEST_OFFSET)
 
     def read() -> BatchView:
         ledger = door.client.client.ledger
@@ -178,10 +182,10 @@ def checked_id(name: object) -> str:
     """An id of a caller.
 
     Raises:
-        HttpFault: it has not the form of one; some room is left for the tenant.
+        HttpFault: it has not the form of one.
     """
-    if not isinstance(name, str) or len(name) > 90 or not re.fullmatch(JOB_ID_PATTERN, name):
-        raise wrong("Idempotency-Key", "expected up to 90 letters, digits, '.', '_', ':' and '-'")
+    if not isinstance(name, str) or len(name) > LONGEST_KEY or not re.fullmatch(JOB_ID_PATTERN, name):
+        raise wrong("Idempotency-Key", f"expected up to {LONGEST_KEY} letters, digits, '.', '_', ':' and '-'")
     return name
 
 

@@ -103,13 +103,13 @@ def fault_of(error: Exception) -> HttpFault:
         case BrokerError():
             return HttpFault(500, "queue_refused", "the queue refuses the call; its operator can see why")
         case RejectJob(code=ErrorCode.INPUT_TOO_LARGE):
-            return HttpFault(413, error.code, error.message, "image")
+            return HttpFault(413, error.code, error.reason, "image")
         case RejectJob():
-            return HttpFault(400, error.code, error.message, _param_of(error))
+            return HttpFault(400, error.code, error.reason, _param_of(error))
         case EditFailure(code=ErrorCode.INPUT_UNREACHABLE):
-            return HttpFault(400, error.code, error.message, "image")
+            return HttpFault(400, error.code, error.reason, "image")
         case EditFailure():
-            return later(503, error.code, error.message)
+            return later(503, error.code, error.reason)
         case HTTPException():
             phrase = HTTPStatus(error.status_code).phrase.lower()
             return HttpFault(error.status_code, phrase.replace(" ", "_"), error.detail or phrase, headers=error.headers)

@@ -18,18 +18,18 @@ from starlette.responses import JSONResponse, Response
 from jobs.errors import ErrorCode
 from jobs.ledger import JobRecord
 from jobs.schema import EditParams, JobState
-from producer.http.bodies import content_type, open_form, read_json
+from producer.http.bodies import UPLOAD_FIELDS, content_type, open_form, read_json, uploads_in
 from producer.http.door import LONGEST_WAIT_SECONDS, Door
 from producer.http.edits import NO_CACHE, checked_id, idempotency_key, preferred_wait
 from producer.http.faults import NEVER_AGAIN, HttpFault, wrong
-from producer.http.intake import Picture
+from producer.http.intake import GivenImage
 from producer.http.keys import Caller
 from producer.http.views import ImagesView, ImageView
 
 MOST_IMAGES = 4
 WAIT_SECONDS = 120.0
 
-IMAGE_FIELDS = ("image", "image[]", "images")
+IMAGE_FIELDS = (*UPLOAD_FIELDS, "images")
 TAKEN_WITHOUT_EFFECT = {
     "model": None,
     "background": {"auto", "opaque"},
@@ -57,11 +57,11 @@ FAILED_FOR_GOOD = {ErrorCode.INVALID_JOB, ErrorCode.OUTPUT_FORBIDDEN, ErrorCode.
 async def edit(request: Request) -> Response:
     """Edit, wait for the result, and answer with it; 202 with the job's address when it takes longer than `timeout`."""
     door: Door = request.app.state.door
-    caller = await door.enter(request)
+    caller = door.enter(request)
     kind = content_type(request)
     if kind == "multipart/form-data":
         async with open_form(request, door.settings.max_input_bytes) as form:
-            return await _edit(request, door, caller, _fields(form), _uploads(form))
+            return await _edit(request, door, caller, _fields(form), uploads_in(form))
     if kind == "application/json":
         fields = await read_json(request)
         return await _edit(request, door, caller, fields, _addresses(fields))
@@ -69,13 +69,13 @@ async def edit(request: Request) -> Response:
 
 
 async def _edit(
-    request: Request, door: Door, caller: Caller, fields: dict[str, Any], pictures: list[Picture]
+    request: Request, door: Door, caller: Caller, fields: dict[str, Any], images: list[GivenImage]
 ) -> Response:
     as_links = _choice(fields, "response_format", "b64_json", ("b64_json", "url")) == "url"
     count = _number(fields, "n", 1, 1, MOST_IMAGES)
     seconds = _number(fields, "timeout", preferred_wait(request) or WAIT_SECONDS, 0, LONGEST_WAIT_SECONDS)
     jobs = _jobs(caller, fields, int(count), idempotency_key(request))
-    await door.accept(caller, jobs, pictures)
+    await door.accept(caller, jobs, images)
     records = await door.wait(request, [job["id"] for job in jobs], seconds)
     if not all(record.state.is_terminal for record in records):
         return _not_yet(door, request, caller, records)
@@ -186,11 +186,7 @@ def _fields(form: FormData) -> dict[str, Any]:
     return fields
 
 
-def _uploads(form: FormData) -> list[Picture]:
-    return [*form.getlist("image"), *form.getlist("image[]")]
-
-
-def _addresses(fields: Mapping[str, Any]) -> list[Picture]:
+def _addresses(fields: Mapping[str, Any]) -> list[GivenImage]:
     """Inputs of a JSON body: `image` as a URI or a list of them, or `images` as objects with `image_url`."""
     given = [fields[name] for name in IMAGE_FIELDS if fields.get(name) is not None]
     listed = [item for value in given for item in (value if isinstance(value, list) else [value])]

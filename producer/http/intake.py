@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import mimetypes
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,7 @@ from urllib.parse import urlsplit
 import httpcore2
 from starlette.datastructures import UploadFile
 
-from jobs.errors import ErrorCode, RejectJob
+from jobs.errors import ErrorCode
 from jobs.schema import MAX_IMAGES, Callback, EditJob
 from producer.http.faults import wrong
 from producer.http.keys import Caller
@@ -23,14 +22,14 @@ from producer.http.settings import HttpSettings
 from storage import Storage
 from storage.addresses import AddressRules
 from storage.limits import too_large
+from storage.proxy import objection_to_name
 from storage.resolver import resolve
 from storage.uris import scheme_of, show_uri
 
 SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "image/heic": ".heic"}
-REMEDY = re.compile(r"; (name|add) it .*")
 CALLERS_SCHEMES = "an upload, an https:// address or a data: URI"
 
-Picture = UploadFile | str
+GivenImage = UploadFile | str
 """An input as a caller gives it: an upload or a URI."""
 
 
@@ -41,7 +40,7 @@ class Intake:
     settings: HttpSettings
     storage: Storage
 
-    def place(self, pictures: Sequence[Picture], caller: Caller) -> list[str]:
+    def place(self, images: Sequence[GivenImage], caller: Caller) -> list[str]:
         """Put inputs where workers read them, each under a hash of its content, and return their URIs.
 
         An address on the web is fetched now, by the rules for strangers: workers may reach hosts that callers may not.
@@ -50,9 +49,9 @@ class Intake:
             HttpFault: an input that callers may not name.
             EditFailure: one cannot be read, or not be stored.
         """
-        if not 1 <= len(pictures) <= MAX_IMAGES:
-            raise wrong("image", f"expected 1 to {MAX_IMAGES} images, not {len(pictures)}")
-        return [self._place(picture, caller) for picture in pictures]
+        if not 1 <= len(images) <= MAX_IMAGES:
+            raise wrong("image", f"expected 1 to {MAX_IMAGES} images, not {len(images)}")
+        return [self._place(image, caller) for image in images]
 
     def admit(self, job: EditJob, caller: Caller) -> EditJob:
         """The caller's job as it goes into the queue: of its tenant, with names of its own.
@@ -79,23 +78,19 @@ class Intake:
             }
         )
 
-    def _place(self, picture: Picture, caller: Caller) -> str:
-        if isinstance(picture, UploadFile):
-            if (picture.size or 0) > self.settings.max_input_bytes:
-                raise too_large(picture.filename or "image", picture.size or 0, self.settings.max_input_bytes)
-            return self._keep(picture.file, picture.content_type or "", caller)
-        scheme = scheme_of(picture)
-        if scheme == "s3" and self._is_callers(picture):
-            return picture
+    def _place(self, image: GivenImage, caller: Caller) -> str:
+        if isinstance(image, UploadFile):
+            if (image.size or 0) > self.settings.max_input_bytes:
+                raise too_large(image.filename or "image", image.size or 0, self.settings.max_input_bytes)
+            return self._keep(image.file, image.content_type or "", caller)
+        scheme = scheme_of(image)
+        if scheme == "s3" and self._is_callers(image):
+            return image
         if scheme not in ("https", "http", "data"):
-            raise wrong("image", f"{show_uri(picture)}: expected {CALLERS_SCHEMES}", ErrorCode.INPUT_FORBIDDEN)
-        kind = picture[5:].partition(",")[0].partition(";")[0] if scheme == "data" else None
-        kind = kind or mimetypes.guess_type(urlsplit(picture).path)[0] or ""
-        try:
-            return self._keep(io.BytesIO(self.storage.read(picture)), kind, caller)
-        except RejectJob as error:
-            # What must be opened is the door's, and no caller can open it.
-            raise RejectJob(error.code, REMEDY.sub("", error.message)) from error
+            raise wrong("image", f"{show_uri(image)}: expected {CALLERS_SCHEMES}", ErrorCode.INPUT_FORBIDDEN)
+        kind = image[5:].partition(",")[0].partition(";")[0] if scheme == "data" else None
+        kind = kind or mimetypes.guess_type(urlsplit(image).path)[0] or ""
+        return self._keep(io.BytesIO(self.storage.read(image)), kind, caller)
 
     def _keep(self, file: BinaryIO, kind: str, caller: Caller) -> str:
         if not file.seek(0, io.SEEK_END):
@@ -115,17 +110,27 @@ class Intake:
         return scheme.lower() == "s3" and place.startswith(tuple(named))
 
     def _check_receiver(self, callback: Callback) -> None:
-        """Refuse a receiver that only the workers' network can reach; redirects of receivers are never followed."""
+        """Refuse a receiver that only the workers' network can reach; redirects of receivers are never followed.
+
+        A proxy (`DG_PROXY`) alone knows what names lead to, so then they are judged as they are written.
+        """
         parts = urlsplit(callback.url)
         host, port = parts.hostname or "", parts.port or {"https": 443}.get(parts.scheme, 80)
-        try:
-            addresses = resolve(host, port)
-        except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
-            raise wrong("callback.url", f"{host}: its name leads nowhere") from error
-        for address in addresses:
-            if (objection := self._rules.objection(host, address, port)) is not None:
-                raise wrong("callback.url", REMEDY.sub("", objection), ErrorCode.INPUT_FORBIDDEN)
+        if self.settings.proxy is not None:
+            objections = [objection_to_name(self._rules, host, port)]
+        else:
+            objections = [self._rules.objection(host, address, port) for address in _addresses(host, port)]
+        for objection in objections:
+            if objection is not None:
+                raise wrong("callback.url", objection.reason, ErrorCode.INPUT_FORBIDDEN)
 
     @cached_property
     def _rules(self) -> AddressRules:
         return AddressRules.parse((), self.settings.ports)
+
+
+def _addresses(host: str, port: int) -> list[str]:
+    try:
+        return resolve(host, port)
+    except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+        raise wrong("callback.url", f"{host}: its name leads nowhere") from error

@@ -8,11 +8,20 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from jobs.schema import EditJob, EditParams
+from jobs.schema import (
+    JOB_ID_PATTERN,
+    LARGEST_SIDE,
+    LONGEST_PROMPT,
+    MAX_IMAGES,
+    SMALLEST_SIDE,
+    EditJob,
+    EditParams,
+)
 from jobs.version import program_version
-from producer.http.edits import MOST_SHOWN
+from producer.http.door import LONGEST_WAIT_SECONDS
+from producer.http.edits import LARGEST_OFFSET, LONGEST_KEY, MOST_SHOWN, SHOWN_BY_DEFAULT
 from producer.http.faults import FaultBody
-from producer.http.images import MOST_IMAGES, OURS
+from producer.http.images import MOST_IMAGES, OURS, WAIT_SECONDS
 from producer.http.views import BatchView, EditView, ImagesView
 
 REF = "#/components/schemas/{model}"
@@ -40,18 +49,19 @@ PREFER = {
     "name": "Prefer",
     "in": "header",
     "schema": {"type": "string"},
-    "description": "`wait=n`: answer once the job has ended, after n seconds at the latest (600 at most)",
+    "description": "`wait=n`: answer once the job has ended, after n seconds at the latest "
+    f"({LONGEST_WAIT_SECONDS:g} at most)",
 }
 IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
-    "schema": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:-]{0,89}$"},
+    "schema": {"type": "string", "pattern": JOB_ID_PATTERN, "maxLength": LONGEST_KEY},
     "description": "The job's id: the same one twice is one job",
 }
-PROMPT = {"type": "string", "minLength": 1, "maxLength": 20_000, "pattern": r"\S"}
+PROMPT = {"type": "string", "minLength": 1, "maxLength": LONGEST_PROMPT, "pattern": r"\S"}
 ADDRESS = {"type": "string", "pattern": "^(https?://|data:|s3://)", "description": "https:// or data:"}
-ADDRESSES = {"oneOf": [ADDRESS, {"type": "array", "items": ADDRESS, "minItems": 1, "maxItems": 4}]}
-FILES = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1, "maxItems": 4}
+ADDRESSES = {"oneOf": [ADDRESS, {"type": "array", "items": ADDRESS, "minItems": 1, "maxItems": MAX_IMAGES}]}
+FILES = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1, "maxItems": MAX_IMAGES}
 
 
 @cache
@@ -96,17 +106,17 @@ def _images_request() -> dict[str, Any]:
             "size": {
                 "type": "string",
                 "default": "auto",
-                "description": "auto, or WIDTHxHEIGHT from 16x16 to 4096x4096",
+                "description": f"auto, or WIDTHxHEIGHT with sides of {SMALLEST_SIDE} to {LARGEST_SIDE}",
             },
             "response_format": {"type": "string", "enum": ["b64_json", "url"], "default": "b64_json"},
-            "output_compression": {"type": "integer", "minimum": 1, "maximum": 100},
+            "output_compression": {"$ref": _field("quality")},
             "user": {"type": "string", "description": "Comes back in the job's metadata"},
             "model": {"type": "string", "description": "Taken, without effect: the workers have one model"},
             "timeout": {
                 "type": "number",
-                "default": 120,
+                "default": WAIT_SECONDS,
                 "minimum": 0,
-                "maximum": 600,
+                "maximum": LONGEST_WAIT_SECONDS,
                 "description": "Seconds to wait",
             },
             **{name: {"$ref": _field(name)} for name in sorted(OURS)},
@@ -189,7 +199,7 @@ def _paths() -> dict[str, Any]:
                 {200: "The batch"},
                 "BatchView",
                 (400, 401, 403, 404, 500, 503),
-                [JOB_ID, _query("limit", MOST_SHOWN, 100), _query("offset", 10**7, 0)],
+                [JOB_ID, _query("limit", MOST_SHOWN, SHOWN_BY_DEFAULT), _query("offset", LARGEST_OFFSET, 0)],
             )
         },
     }

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from celery import Celery
 from redis import Redis
 
+from jobs.names import LARGEST_MESSAGE_BYTES
 from jobs.queue import QUEUE, TASK, EditQueue, make_app
-from worker.intake import LARGEST_MESSAGE_BYTES
 
 Change = Callable[[dict[str, Any]], Any]
 

@@ -15,7 +15,7 @@ import pytest
 
 from jobs.errors import ErrorCode, SettingsError
 from jobs.settings import load_settings
-from storage.addresses import AddressRules, ForbiddenAddress
+from storage.addresses import AddressRules, ForbiddenAddress, Objection
 from storage.guarded_http import guarded_client
 from storage.settings import StorageSettings
 from tests.jobs.certificates import self_signed
@@ -96,7 +96,9 @@ def test_public_addresses_may_be_called(address: str) -> None:
 def test_other_addresses_may_not_be_called(address: str, kind: str) -> None:
     objection = AddressRules.parse(()).objection("example.com", address, 443)
 
-    assert objection == (f"example.com leads to {kind}; name it in DG_PRIVATE_HOSTS where the worker runs to allow it")
+    assert objection == Objection(
+        f"example.com leads to {kind}", "name it in DG_PRIVATE_HOSTS where the worker runs to allow it"
+    )
 
 
 @pytest.mark.parametrize(
@@ -195,8 +197,8 @@ def test_public_hosts_are_called_on_the_listed_ports_and_private_ones_on_any() -
     rules = AddressRules.parse(["10.0.0.0/8"], (443, 8443))
 
     assert [rules.objection("h", "8.8.8.8", port) is None for port in (443, 8443, 80, 22)] == [True, True, False, False]
-    assert rules.objection("h", "8.8.8.8", 22) == (
-        "h: port 22 is not one of 443, 8443; add it to DG_PORTS where the worker runs to allow it"
+    assert rules.objection("h", "8.8.8.8", 22) == Objection(
+        "h: port 22 is not one of 443, 8443", "add it to DG_PORTS where the worker runs to allow it"
     )
     assert rules.objection("h", "10.1.2.3", 9000) is None
 

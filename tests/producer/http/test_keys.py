@@ -186,6 +186,34 @@ def test_receivers_are_judged_by_their_addresses(open_door: OpenDoor, monkeypatc
     assert json.dumps([error_of(answer) for answer in answers[1:]]).count("DG_") == 0
 
 
+def test_receivers_behind_a_proxy_are_judged_as_they_are_written(
+    open_door: OpenDoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = socket.getaddrinfo
+
+    def no_dns(host: str, *rest: Any, **named: Any) -> Any:
+        assert not host.endswith(".example"), "only the proxy can resolve names"
+        return real(host, *rest, **named)
+
+    hosts = {
+        "hooks.example": 202,
+        "metadata.google.internal": 400,
+        "redis": 400,
+        "0x7f000001": 400,
+        "1.2.3.4.5": 400,
+        "hooks.example:8443": 400,
+    }
+    with open_door(api_keys=KEYS, proxy="http://proxy.example:3128").http(ANN) as ann:
+        monkeypatch.setattr(socket, "getaddrinfo", no_dns)
+        answers = {host: submit(ann, callback={"url": f"https://{host}/hook"}) for host in hosts}
+
+    assert {host: answer.status_code for host, answer in answers.items()} == hosts
+    for host, answer in answers.items():
+        if hosts[host] == 400:
+            assert error_of(answer)["param"] == "callback.url", answer.text
+            assert "DG_" not in answer.text
+
+
 def test_names_that_no_worker_would_take_are_refused_while_the_caller_can_mend_them(open_door: OpenDoor) -> None:
     with open_door(api_keys=KEYS).http(ANN) as ann:
         answers = [
