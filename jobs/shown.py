@@ -31,9 +31,12 @@ FILE_NAMES = frozenset({"file", "s3"})
 
 def one_line(text: str, longest: int = LONGEST_LINE) -> str:
     """Write text on one line of at most `longest` characters; control characters are written as escapes."""
-    cut = text if len(text) <= longest else f"{text[: longest - 3]}..."
-    escaped = escape_controls(cut)
-    return escaped if len(escaped) <= longest else f"{escaped[: longest - 3]}..."
+    return cut(escape_controls(cut(text, longest)), longest)
+
+
+def cut(text: str, longest: int = LONGEST_LINE) -> str:
+    """The text, or its beginning and dots where it has more than `longest` characters."""
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def escape_controls(text: str, kept: str = "") -> str:

@@ -36,8 +36,9 @@ class Hosts:
         self._silent: dict[str, Silence] = {}  # in the order of their latest calls
         self._called: dict[str, int] = {}
 
-    def __len__(self) -> int:
-        """How many silent hosts are remembered."""
+    @property
+    def silent_count(self) -> int:
+        """Number of silent hosts that are remembered."""
         return len(self._silent)
 
     @contextmanager

@@ -235,14 +235,14 @@ def warm() -> None:
     """
     settings = load_settings(Settings)
     from worker.engines import load_engine
-    from worker.event_log import log_event
+    from worker.event_log import EventLog
     from worker.events import Events
     from worker.loading import LoadProgress
     from worker.logs import set_up_logs
 
     set_up_logs(settings)
     started = time.monotonic()
-    engine = load_engine(settings, LoadProgress(Events(log_event)).report)
+    engine = load_engine(settings, LoadProgress(Events(EventLog().hear)).report)
     loaded = time.monotonic()
     engine.warm_up()
     _say(f"loaded in {loaded - started:.1f} s, warm after {time.monotonic() - loaded:.1f} s on {engine.device}")

@@ -26,7 +26,6 @@ from worker.callbacks import CallbackSender
 from worker.decoding import Decoder
 from worker.device_memory import device_memory
 from worker.engines import load_engine
-from worker.event_log import log_event
 from worker.events import Event, Events, Listener, RunFailed, WorkerBroken, WorkerStopped, WorkerStuck
 from worker.health import Health, HealthFile
 from worker.intake import Intake
@@ -57,7 +56,7 @@ class StoppedWhileLoading(Exception):
 class EditWorker:
     """One process's worker, as Celery's hooks drive it: `start`, `drain`, `stop`."""
 
-    def __init__(self, settings: Settings, listeners: Sequence[Listener] = (log_event,)) -> None:
+    def __init__(self, settings: Settings, listeners: Sequence[Listener]) -> None:
         self.settings = settings
         self._last_error = ""
         self.events = Events(*listeners, self._note_failure)

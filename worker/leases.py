@@ -26,16 +26,15 @@ class Run:
 
     Args:
         timeout_seconds: of its own work; the clock stands still while it waits for its neighbours.
-        clock: seconds, for tests.
+        clock: seconds that only grow.
     """
 
     def __init__(self, claim: Claim, timeout_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.claim = claim
         self._clock = clock
-        self._began_at = clock()  # later by what it has waited
+        self._started_at = self._moved_at = self._began_at = clock()  # the last one later by what it has waited
         self._stopped_at: float | None = None
         self.timings: dict[str, float] = {"queued": claim.queued_seconds}
-        self.moved_at = self.started_at = time.monotonic()
         self._timeout_seconds = timeout_seconds
         self._progress = Progress("starting")
         self._abort: EditFailure | None = None
@@ -52,6 +51,16 @@ class Run:
     def is_on_gpu(self) -> bool:
         """Whether the engine is at work on it; before the first step it encodes."""
         return self._progress.stage in (ENCODING, SAMPLING)
+
+    @property
+    def seconds(self) -> float:
+        """Time since its claim."""
+        return self._clock() - self._started_at
+
+    @property
+    def still_seconds(self) -> float:
+        """Time since its last step, or the beginning of its stage."""
+        return self._clock() - self._moved_at
 
     def limit(self, timeout_seconds: float | None) -> None:
         """Shorten its time to what the job itself allows."""
@@ -88,10 +97,10 @@ class Run:
         """Work on one stage: noted as progress and, when `timing` is given, its seconds added under that name."""
         self.check()
         self._move(Progress(name))
-        start = time.monotonic()
+        start = self._clock()
         yield
         if timing:
-            self.timings[timing] = self.timings.get(timing, 0.0) + time.monotonic() - start
+            self.timings[timing] = self.timings.get(timing, 0.0) + self._clock() - start
 
     def on_step(self, step: int, total_steps: int) -> None:
         """Note a sampling step and end the run if that was asked for."""
@@ -100,7 +109,7 @@ class Run:
 
     def _move(self, progress: Progress) -> None:
         self._progress = progress
-        self.moved_at = time.monotonic()
+        self._moved_at = self._clock()
 
 
 class LeaseKeeper:
@@ -147,7 +156,7 @@ class LeaseKeeper:
             BrokerUnavailable: Redis does not answer; the runs go on, and whether they may finish is decided at the end.
         """
         for run in self.runs:
-            if run.is_on_gpu and time.monotonic() - run.moved_at > self._stall_seconds:
+            if run.is_on_gpu and run.still_seconds > self._stall_seconds:
                 self._on_stall(run)
                 continue
             try:

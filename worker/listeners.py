@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 
-from worker.event_log import log_event
+from worker.event_log import EventLog
 from worker.events import Listener
 
 log = logging.getLogger(__name__)
@@ -18,16 +18,17 @@ def listeners(service: str, instance: str) -> tuple[Listener, ...]:
         service: name in the traces when `OTEL_SERVICE_NAME` gives none.
         instance: name of this process among those of the service.
     """
+    log_line = EventLog().hear
     if not traces_are_wanted():
-        return (log_event,)
+        return (log_line,)
     try:
         from worker.tracing import otlp_traces
     except ImportError as error:  # clusters set these variables for everybody
         log.warning(
             "traces_off reason=%s: pip install 'kontext-edits[otel]', or unset OTEL_EXPORTER_OTLP_ENDPOINT", error
         )
-        return (log_event,)
-    return (log_event, otlp_traces(service, instance))
+        return (log_line,)
+    return (log_line, otlp_traces(service, instance))
 
 
 def traces_are_wanted() -> bool:

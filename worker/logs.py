@@ -11,10 +11,12 @@ from typing import Any
 from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging
 
-from jobs.shown import hide_secrets, one_line
+from jobs.shown import cut, hide_secrets, one_line
 from worker.settings import Settings
 
 TEXT_FORM = "%(asctime)s %(levelname)s %(name)s %(message)s"
+
+MOST_TRACE_LINES = 200
 
 QUIET_LOGGERS = (
     *("celery.app.trace", "celery.worker.strategy", "celery.pool"),
@@ -30,7 +32,7 @@ class OneLineFormatter(logging.Formatter):
         return one_line(hide_secrets(super().formatMessage(record)))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802
-        lines = super().formatException(ei).splitlines()
+        lines = _last_lines(super().formatException(ei))
         return "\n".join(f"    {one_line(hide_secrets(line))}" for line in lines)
 
 
@@ -56,9 +58,9 @@ class JsonLines(logging.Formatter):
             **({"message": record.getMessage()} if event is None else {"event": event.name, **event.facts()}),
             **getattr(record, "origin", {}),
         }
+        shown = {key: _shown(value) for key, value in line.items()}
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        shown = {key: hide_secrets(value) if isinstance(value, str) else value for key, value in line.items()}
+            shown["exception"] = "\n".join(_shown(text) for text in _last_lines(self.formatException(record.exc_info)))
         return json.dumps(shown, default=str)
 
 
@@ -73,6 +75,16 @@ def set_up_logs(settings: Settings) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # Celery warns of root because pickled messages could run code; ours are JSON, and containers often run as root.
     warnings.filterwarnings("ignore", category=SecurityWarning)
+
+
+def _shown(value: Any) -> Any:
+    """A field's value without secrets, and no longer than a line of the other form; JSON escapes the rest."""
+    return cut(hide_secrets(value)) if isinstance(value, str) else value
+
+
+def _last_lines(trace: str) -> list[str]:
+    """The end of a trace, where its reason stands."""
+    return trace.splitlines()[-MOST_TRACE_LINES:]
 
 
 def _leave_logging_alone(**_: object) -> None:

@@ -6,7 +6,6 @@ or the process has to leave.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from itertools import chain, repeat
 from random import uniform
@@ -112,8 +111,8 @@ class Settlement:
             self._queue.send([run.job_id])
 
     def _say_ended(self, run: Run, state: JobState, code: str) -> None:
-        seconds, claim = time.monotonic() - run.started_at, run.claim
-        self._events.send(JobEnded(run.job_id, claim.attempt, seconds, code, state, claim.queued_seconds))
+        claim = run.claim
+        self._events.send(JobEnded(run.job_id, claim.attempt, run.seconds, code, state, claim.queued_seconds))
 
 
 def pause_before_next_run(failure: EditFailure, claim: Claim, settings: Settings) -> float | None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import singledispatchmethod
 
@@ -102,13 +101,13 @@ class Traces:
 
     @hear.register
     def _(self, event: TurnEnded) -> None:
-        for run in self._run(event.job_id):
+        if run := self._runs.get(event.job_id):
             run.cursor_ns = time.time_ns() - _ns(event.seconds)
             run.span.set_attribute("kontext.steps", event.steps)
 
     @hear.register
     def _(self, event: StageEnded) -> None:
-        for run in self._run(event.job_id):
+        if run := self._runs.get(event.job_id):
             now, length = time.time_ns(), _ns(event.seconds)
             # The engine tells its stages all at once, after the last.
             start = run.cursor_ns if event.stage in ON_THE_GPU and run.cursor_ns else now - length
@@ -118,12 +117,12 @@ class Traces:
 
     @hear.register
     def _(self, event: MemorySpared) -> None:
-        for run in self._run(event.job_id):
+        if run := self._runs.get(event.job_id):
             run.span.add_event(event.name)
 
     @hear.register
     def _(self, event: RunFailed) -> None:
-        for run in self._run(event.job_id):
+        if run := self._runs.get(event.job_id):
             run.span.set_attribute("error.type", event.code)
             if event.cause is not None:
                 run.span.add_event("exception", {"exception.type": type(event.cause).__name__})
@@ -159,10 +158,6 @@ class Traces:
     @hear.register
     def _(self, event: WorkerStopped) -> None:
         self._provider.force_flush(FLUSH_MILLISECONDS)
-
-    def _run(self, job_id: str) -> Iterator[RunSpan]:
-        if run := self._runs.get(job_id):
-            yield run
 
     def _end(self, job_id: str, outcome: str, failure: str | None) -> None:
         run = self._runs.pop(job_id, None)

@@ -135,10 +135,21 @@ def parse_record(job_id: str, fields: Mapping[str, str]) -> JobRecord:
 def _damaged(job_id: str, fields: Mapping[str, str]) -> JobRecord:
     """What is certain of a record that somebody has written to."""
     error = ErrorInfo(code=ErrorCode.INTERNAL, message=DAMAGED, retryable=False)
-    state = _state({"state": "", **fields})
     return JobRecord(
-        *(salvage_job({}, job_id), state, 0, 0, None, None, None, None, None, "cancel" in fields, None),
-        *(fields.get("webhook"), (), Outcome(error=error)),
+        job=salvage_job({}, job_id),
+        state=_state({"state": "", **fields}),
+        attempts=0,
+        retries=0,
+        created_at=None,
+        started_at=None,
+        finished_at=None,
+        worker=None,
+        progress=None,
+        cancel_requested="cancel" in fields,
+        callback=None,
+        webhook_id=fields.get("webhook"),
+        history=(),
+        outcome=Outcome(error=error),
     )
 
 

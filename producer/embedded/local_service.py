@@ -26,12 +26,6 @@ WORKER_COMMAND = (sys.executable, "-P", "-m", "worker", "run")
 WORKER_STOP_SECONDS = 20.0
 
 
-class AskedToEnd:
-    """Whether a signal has asked this process to end; no lock, since its handler may interrupt itself."""
-
-    is_true = False
-
-
 NO_VARIABLES: Mapping[str, str] = {}
 
 FRIENDLY_THREADS = {"OMP_WAIT_POLICY": "passive"}
@@ -46,12 +40,25 @@ class LocalSettings(BrokerSettings):
     """Shorter than the worker's default, because a person waits for the end of the table."""
 
 
+class EndRequest:
+    """Whether a signal has asked this process to end; no lock, since its handler may interrupt itself."""
+
+    def __init__(self) -> None:
+        self.has_come = False
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """The handler of a signal."""
+        self.has_come = True
+        raise KeyboardInterrupt
+
+
 class LocalService:
     """Workers on this machine, and the client that feeds them."""
 
-    def __init__(self, client: Client, workers: Sequence[tuple[Popen[bytes], Path]]) -> None:
+    def __init__(self, client: Client, workers: Sequence[tuple[Popen[bytes], Path]], end: EndRequest) -> None:
         self.client = client
         self._workers = workers
+        self._end = end
 
     def check(self) -> None:
         """Find out whether the workers can still work.
@@ -60,7 +67,7 @@ class LocalService:
             WorkerFailed: one has ended or reports that it is broken; with its last log line.
             KeyboardInterrupt: this process was told to end, and nobody has noticed.
         """
-        if AskedToEnd.is_true:
+        if self._end.has_come:
             raise KeyboardInterrupt
         for process, log in self._workers:
             if (code := process.poll()) is not None:
@@ -86,7 +93,7 @@ def local_service(
         SetupError: the worker or a Redis is not installed.
     """
     _require_worker()
-    with ends_like_ctrl_c(), private_folder() as folder, private_redis(folder) as broker_url:
+    with ends_like_ctrl_c() as end, private_folder() as folder, private_redis(folder) as broker_url:
         # Only this person's jobs reach this Redis: the worker may read and write what the person may.
         settings = load_settings(LocalSettings, broker_url=broker_url, output_uri=output_uri, max_queued=0)
         environment = {**FRIENDLY_THREADS, **os.environ, **variables, **_worker_environment(settings, folder)}
@@ -98,7 +105,7 @@ def local_service(
                 own = {"DG_WORKER_NAME": f"local-{os.getpid()}-{number}"}
                 own |= {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
                 workers.append((start_child(WORKER_COMMAND, path, {**environment, **own}), path))
-            yield LocalService(Client(settings=settings), workers)
+            yield LocalService(Client(settings=settings), workers, end)
         finally:
             for worker, _ in workers:  # all of them first, so that they end side by side
                 if worker.poll() is None:
@@ -126,26 +133,21 @@ def _require_worker() -> None:
 
 
 @contextmanager
-def ends_like_ctrl_c() -> Iterator[None]:
+def ends_like_ctrl_c() -> Iterator[EndRequest]:
     """Leave the block in order on SIGTERM, and when the terminal is closed; only the main thread can ask for that.
 
     A SIGHUP that is ignored stays ignored: so `nohup` has it. A signal that comes while Python runs a destructor, where
     an exception ends nothing, is noticed by the next `LocalService.check`.
     """
+    end = EndRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield end
         return
-    AskedToEnd.is_true = False
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     wanted = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, _interrupt) for number in wanted}
+    before = {number: signal.signal(number, end.interrupt) for number in wanted}
     try:
-        yield
+        yield end
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    AskedToEnd.is_true = True
-    raise KeyboardInterrupt

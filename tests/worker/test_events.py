@@ -11,7 +11,7 @@ import pytest
 
 from jobs.schema import JobState
 from worker import events
-from worker.event_log import log_event
+from worker.event_log import EventLog
 from worker.events import (
     CallbackRetried,
     CallbackSettled,
@@ -71,7 +71,7 @@ def test_the_log_has_one_line_for_an_event(
     event: Event, level: int, line: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        log_event(event)
+        EventLog().hear(event)
 
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [(level, line)]
 
@@ -82,14 +82,14 @@ def test_every_event_has_a_docstring_and_a_line(kind: type[Event], caplog: pytes
     assert not kind.__doc__.startswith(f"{kind.__name__}(")  # what a dataclass writes by itself
 
     with caplog.at_level(logging.DEBUG):
-        log_event(example(kind))
+        EventLog().hear(example(kind))
 
     assert caplog.records[0].getMessage().split(" ")[0].isidentifier()
 
 
 def test_an_exception_that_nobody_foresaw_is_logged_with_its_trace(caplog: pytest.LogCaptureFixture) -> None:
-    log_event(RunFailed("a", "engine_failed", ValueError("odd")))
-    log_event(RunFailed("a", "input_not_found", None))
+    EventLog().hear(RunFailed("a", "engine_failed", ValueError("odd")))
+    EventLog().hear(RunFailed("a", "input_not_found", None))
 
     assert "ValueError: odd" in caplog.text
     assert caplog.records[1].exc_info is None

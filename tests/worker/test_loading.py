@@ -9,7 +9,7 @@ import pytest
 from jobs.registry import WorkerState
 from jobs.settings import load_settings
 from worker.edit_worker import EditWorker
-from worker.event_log import log_event
+from worker.event_log import EventLog
 from worker.events import Events
 from worker.health import read_health
 from worker.loading import LoadProgress
@@ -31,7 +31,7 @@ def clock() -> Clock:
 
 
 def test_a_line_comes_with_every_ten_percent(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    progress = LoadProgress(Events(log_event), clock)
+    progress = LoadProgress(Events(EventLog().hear), clock)
 
     with caplog.at_level(logging.INFO):
         for percent in range(101):
@@ -44,7 +44,7 @@ def test_a_line_comes_with_every_ten_percent(clock: Clock, caplog: pytest.LogCap
 
 
 def test_a_slow_disk_is_heard_of_every_two_seconds(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    progress = LoadProgress(Events(log_event), clock)
+    progress = LoadProgress(Events(EventLog().hear), clock)
 
     with caplog.at_level(logging.INFO):
         for _ in range(21):
@@ -55,7 +55,7 @@ def test_a_slow_disk_is_heard_of_every_two_seconds(clock: Clock, caplog: pytest.
 
 
 def test_a_small_model_takes_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    progress = LoadProgress(Events(log_event), Clock())
+    progress = LoadProgress(Events(EventLog().hear), Clock())
 
     with caplog.at_level(logging.INFO):
         for done in range(0, 101, 5):
@@ -80,7 +80,7 @@ def test_the_health_file_of_a_loading_worker_tells_how_far_it_is(
 ) -> None:
     monkeypatch.setenv("DG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("DG_FLUX_KONTEXT_DEVICE", "cpu")
-    worker = EditWorker(load_settings(Settings))
+    worker = EditWorker(load_settings(Settings), ())
     worker.loading.report(TOTAL // 4, TOTAL)
 
     worker.write_health()

@@ -7,7 +7,8 @@ import json
 import logging
 
 from jobs.schema import JobState
-from worker.event_log import log_event
+from jobs.shown import LONGEST_LINE
+from worker.event_log import EventLog
 from worker.events import JobEnded, RunFailed
 from worker.logs import JsonLines
 
@@ -31,7 +32,7 @@ def lines_of(*actions: object) -> list[dict[str, object]]:
 
 
 def test_an_event_is_one_object_with_its_fields_unformatted() -> None:
-    (line,) = lines_of(lambda: log_event(JobEnded("a", 2, 1.23456, "-", JobState.SUCCEEDED, 0.5)))
+    (line,) = lines_of(lambda: EventLog().hear(JobEnded("a", 2, 1.23456, "-", JobState.SUCCEEDED, 0.5)))
 
     assert line.pop("time")
     assert line == {
@@ -47,7 +48,7 @@ def test_an_event_is_one_object_with_its_fields_unformatted() -> None:
 
 
 def test_a_trace_stays_on_the_line_of_its_event() -> None:
-    (line,) = lines_of(lambda: log_event(RunFailed("a", "engine_failed", ValueError("two\nlines"))))
+    (line,) = lines_of(lambda: EventLog().hear(RunFailed("a", "engine_failed", ValueError("two\nlines"))))
 
     assert line["event"] == "run_failed"
     assert "ValueError: two\nlines" in str(line["exception"])
@@ -58,3 +59,19 @@ def test_a_librarys_line_is_a_message() -> None:
 
     assert (line["logger"], line["message"]) == ("celery", "Connection to redis lost")
     assert "event" not in line
+
+
+def test_long_fields_and_long_traces_are_cut() -> None:
+    event_log = EventLog()
+    actions = (
+        lambda: event_log.hear(RunFailed("a " * 50_000, "engine_failed", None)),
+        lambda: logging.getLogger("celery").warning("x " * 50_000),
+        lambda: event_log.hear(RunFailed("a", "engine_failed", ValueError("first\n" * 10_000 + "the reason"))),
+        lambda: event_log.hear(RunFailed("a", "engine_failed", ValueError("y " * 50_000))),
+    )
+
+    long_id, message, many_lines, long_line = lines_of(*actions)
+
+    assert [len(str(long_id["job"])), len(str(message["message"]))] == [LONGEST_LINE, LONGEST_LINE]
+    assert str(many_lines["exception"]).endswith("the reason")
+    assert all(len(json.dumps(line)) < 5 * LONGEST_LINE for line in (many_lines, long_line))

@@ -20,6 +20,7 @@ from jobs.settings import load_settings
 from tests.servers.redis import RedisServer
 from tests.waiting import eventually
 from worker.edit_worker import EditWorker
+from worker.event_log import EventLog
 from worker.leases import Run
 from worker.settings import Settings
 
@@ -51,7 +52,7 @@ def worker(redis_server: RedisServer, tmp_path: Path, run_clock: Clock) -> Itera
         runtime_dir=tmp_path / "runtime",
         job_timeout_seconds=TIMEOUT_SECONDS,
     )
-    worker = EditWorker(settings)
+    worker = EditWorker(settings, (EventLog().hear,))
     worker.pool.load()
     yield worker
     worker.stop()

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from jobs.schema import JobState
-from worker.event_log import log_event
+from worker.event_log import EventLog
 from worker.events import (
     CallbackRetried,
     CallbackSettled,
@@ -179,16 +179,19 @@ def test_a_collector_without_the_extra_costs_a_warning_and_no_worker(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
     monkeypatch.setitem(__import__("sys").modules, "worker.tracing", None)
 
-    assert listeners("kontext-worker", "w1") == (log_event,)
+    (only,) = listeners("kontext-worker", "w1")
+
+    assert isinstance(getattr(only, "__self__", None), EventLog)
     assert "pip install 'kontext-edits[otel]'" in caplog.text
 
 
 def test_json_lines_of_a_job_have_its_batch_and_trace(caplog: pytest.LogCaptureFixture) -> None:
+    event_log = EventLog()
     with caplog.at_level(logging.INFO):
-        log_event(JobTaken("a", 1, 0.1, ASKED))
-        log_event(JobEnded("a", 1, 1.0, "-", JobState.SUCCEEDED, 0.1))
-        log_event(CallbackSettled("b", 1, "HTTP 204", 0, "delivered", 0.1, Origin("summer")))
-        log_event(JobEnded("stranger", 1, 1.0, "-", JobState.SUCCEEDED, 0.1))
+        event_log.hear(JobTaken("a", 1, 0.1, ASKED))
+        event_log.hear(JobEnded("a", 1, 1.0, "-", JobState.SUCCEEDED, 0.1))
+        event_log.hear(CallbackSettled("b", 1, "HTTP 204", 0, "delivered", 0.1, Origin("summer")))
+        event_log.hear(JobEnded("stranger", 1, 1.0, "-", JobState.SUCCEEDED, 0.1))
 
     lines = [json.loads(JsonLines("w1").format(record)) for record in caplog.records]
     assert [(line["job"], line.get("batch"), line.get("trace")) for line in lines] == [

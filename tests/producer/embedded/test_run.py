@@ -194,8 +194,9 @@ def test_a_signal_whose_exception_is_lost_in_a_destructor_ends_the_run_at_its_ne
         def __del__(self) -> None:
             signal.raise_signal(signal.SIGTERM)
 
-    service, lost = LocalService(Client(redis_server.url), []), list[object]()
-    with ends_like_ctrl_c():
+    client, lost = Client(redis_server.url), list[object]()
+    with ends_like_ctrl_c() as end:
+        service = LocalService(client, [], end)
         service.check()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "unraisablehook", lost.append)
@@ -203,8 +204,8 @@ def test_a_signal_whose_exception_is_lost_in_a_destructor_ends_the_run_at_its_ne
         assert len(lost) == 1
         with pytest.raises(KeyboardInterrupt):
             service.check()
-    with ends_like_ctrl_c():
-        service.check()
+    with ends_like_ctrl_c() as end:
+        LocalService(client, [], end).check()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux kills children with their parent")
