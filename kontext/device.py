@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 import torch
 
@@ -97,6 +98,28 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Memory of a device in bytes, as its driver counts it."""
+
+    total: int
+    free: int
+    reserved: int  # held by torch's allocator in this process, for tensors or for later ones
+
+    @property
+    def other(self) -> int:
+        """What is neither free nor torch's: this process's context and libraries, and other processes."""
+        return self.total - self.free - self.reserved
+
+
+def device_memory(device: torch.device) -> DeviceMemory | None:
+    """The memory of a CUDA device now; None for other devices."""
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return DeviceMemory(total, free, torch.cuda.memory_reserved(device))
 
 
 def release_cached_memory(device: torch.device) -> None:

@@ -21,7 +21,7 @@ from kontext import official
 from kontext.config import TransformerConfig
 from kontext.device import synchronize
 from kontext.errors import CheckpointError
-from kontext.offload.memory import CUDA_CONTEXT_BYTES
+from kontext.offload.memory import USUAL_CONTEXT_BYTES
 from kontext.request import EditRequest
 from kontext.sampling import token_grid
 from kontext.weights.reading import OnProgress
@@ -233,7 +233,7 @@ def cap_allocator(device: torch.device, budget_bytes: int) -> None:
 
 
 def allocator_share(budget_bytes: int, total_bytes: int) -> float:
-    return min(1.0, max(0, budget_bytes - CUDA_CONTEXT_BYTES) / total_bytes)
+    return min(1.0, max(0, budget_bytes - USUAL_CONTEXT_BYTES) / total_bytes)
 
 
 def allocator_peaks(device: torch.device) -> dict[str, int]:

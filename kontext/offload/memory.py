@@ -12,16 +12,20 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from kontext.device import release_cached_memory, synchronize
+from kontext.device import DeviceMemory, device_memory, release_cached_memory, synchronize
+from kontext.errors import BudgetError
 from kontext.offload.copies import Copies, copies_for
 from kontext.offload.pieces import Piece, Stage, places, places_beside
-from kontext.offload.planner import Need, Part, Plan, least_budget, make_plan
+from kontext.offload.planner import Need, Part, Plan, least_budget, make_plan, megabytes
 from kontext.offload.streaming import StreamedPiece, Streamer
 from kontext.weights.reading import Fill, fill_now
 
 log = logging.getLogger(__name__)
 
-CUDA_CONTEXT_BYTES = 600 * 2**20  # memory of the driver and its libraries, without tensors; an estimate
+USUAL_CONTEXT_BYTES = 600 * 2**20  # memory of the driver and its libraries, without tensors: an estimate, for tables
+MOST_CONTEXT_BYTES = 3 * 2**29  # 1.5 GiB; what else the driver counts belongs to other processes
+LATER_BYTES = 200 * 2**20  # libraries and kernels that the first edits load: an estimate
+FRAGMENTS = 0.03  # of what torch's allocator holds: an estimate
 NOISE = 0.02  # standard deviation, similar to that of weights
 MEASUREMENTS = 3  # the fastest one counts: the first includes one-time setup
 
@@ -104,7 +108,6 @@ class Streamed(Memory):
         """
         copies = self._copies or copies_for(self.device)
         self.plan = self.plan_for(workload, copies)
-        release_cached_memory(self.device)  # the plan does not count memory of the measurements
         self.workload = workload
         self._place(workload, self.plan, copies, fill)
 
@@ -112,10 +115,40 @@ class Streamed(Memory):
         """Plan for a model, from the copy rate and block time measured on this machine."""
         loop = [piece for stage in workload.stages for piece in stage.loop]
         rate, block_seconds = measure(loop[0], workload.prepare_block(), copies)
-        need = need_of(workload, block_seconds, CUDA_CONTEXT_BYTES if self.device.type == "cuda" else 0)
-        plan = make_plan(need, least_budget(need) if self.budget_bytes is None else self.budget_bytes, rate)
-        log.info("offload_plan copy=%.1fGB/s block=%.2fms %s", rate / 1e9, 1e3 * block_seconds, plan)
+        release_cached_memory(self.device)  # of the measurements
+        memory = device_memory(self.device)
+        need = need_of(workload, block_seconds, memory)
+        budget = least_budget(need) if self.budget_bytes is None else self._budget_within(need, memory)
+        plan = make_plan(need, budget, rate)
+        log.info(
+            "offload_plan copy=%.1fGB/s block=%.2fms context=%.2fGiB budget=%.2fGiB %s",
+            rate / 1e9,
+            1e3 * block_seconds,
+            need.context_bytes / 2**30,
+            budget / 2**30,
+            plan,
+        )
         return plan
+
+    def _budget_within(self, need: Need, memory: DeviceMemory | None) -> int:
+        """The budget, or what this process can have of the device where that is less.
+
+        Raises:
+            BudgetError: that is too little, however large the budget is.
+        """
+        assert self.budget_bytes is not None
+        if memory is None:
+            return self.budget_bytes
+        available = _context_of(memory) + memory.reserved + memory.free
+        if available < min(self.budget_bytes, least_budget(need)):
+            raise BudgetError(
+                f"the VRAM budget is {megabytes(self.budget_bytes)}, but other programs leave "
+                f"{megabytes(available)} of the device, and with its weights streamed this model needs "
+                f"{megabytes(least_budget(need))}: end some of them, or take another device"
+            )
+        if available < self.budget_bytes:
+            log.warning("offload_budget_is_not_free free=%s budget=%s", available, self.budget_bytes)
+        return min(self.budget_bytes, available)
 
     def release(self) -> None:
         if self._streamer is None or self.workload is None:
@@ -193,15 +226,26 @@ def _fastest(work: Callable[[], object], device: torch.device) -> float:
     return min(seconds)
 
 
-def need_of(workload: Workload, block_seconds: float, context_bytes: int) -> Need:
+def need_of(workload: Workload, block_seconds: float, memory: DeviceMemory | None = None) -> Need:
+    """What a workload needs.
+
+    Args:
+        memory: that of the device before the weights are placed; None for a device that is host memory, too.
+    """
     pieces = _pieces(workload)
     total = sum(place.tensor.nbytes for network in workload.networks for place in places_beside(network, pieces))
     return Need(
         loop=[Part(piece.name, piece.nbytes, block_seconds) for stage in workload.stages for piece in stage.loop],
         once=[Part(piece.name, piece.nbytes) for stage in workload.stages for piece in stage.once],
         fixed_bytes=total,
-        working_bytes=workload.working_bytes + context_bytes,
+        working_bytes=workload.working_bytes,
+        **({} if memory is None else {"context_bytes": _context_of(memory) + LATER_BYTES, "fragments": FRAGMENTS}),
     )
+
+
+def _context_of(memory: DeviceMemory) -> int:
+    """Memory of this process beside tensors; the driver does not divide it from that of others."""
+    return min(memory.other, MOST_CONTEXT_BYTES)
 
 
 def _pieces(workload: Workload) -> list[Piece]:

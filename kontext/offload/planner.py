@@ -11,6 +11,7 @@ over the step, so that copies do not pile up beyond the slots of the ring.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,9 @@ class Need:
     loop: Sequence[Part]  # used at every step, in this order
     once: Sequence[Part]  # used once per edit, in order of priority to stay
     fixed_bytes: int  # weights that always stay
-    working_bytes: int  # all memory that does not hold weights: activations, the CUDA context
+    working_bytes: int  # tensors that are no weights, at the widest moment of an edit
+    context_bytes: int = 0  # memory that torch's allocator does not give out: the driver's context and libraries
+    fragments: float = 0.0  # part that the allocator holds beyond what it gives out
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,8 @@ def make_plan(need: Need, budget_bytes: int, copy_bytes_per_second: float, steps
     ]
     if not plans:
         raise BudgetError(
-            f"the VRAM budget is {_megabytes(budget_bytes)}; with its weights streamed this model needs "
-            f"{_megabytes(least_budget(need))}: allow that much or more"
+            f"the VRAM budget is {megabytes(budget_bytes)}; with its weights streamed this model needs "
+            f"{megabytes(least_budget(need))}: allow that much or more"
         )
     # Of plans with the same predicted time, the one with fewer bytes to copy is safer.
     return min(plans, key=lambda plan: (round(plan.slow_down(steps), 2), plan.step_bytes, plan.peak_bytes))
@@ -106,7 +109,7 @@ def _layouts(need: Need) -> Iterator[tuple[int, frozenset[str]]]:
 
 def _keep_more(need: Need, streamed: frozenset[str], slots: int, budget_bytes: int) -> frozenset[str]:
     """Streamed parts after as many of the parts used once as the budget allows are kept on the device."""
-    room = budget_bytes - _peak(need, streamed, slots)
+    room = int((budget_bytes - _peak(need, streamed, slots)) / (1 + need.fragments))
     staying = set()
     for part in need.once:
         if part.name in streamed and part.nbytes <= room:
@@ -117,7 +120,8 @@ def _keep_more(need: Need, streamed: frozenset[str], slots: int, budget_bytes: i
 
 def _peak(need: Need, streamed: frozenset[str], slots: int) -> int:
     staying = sum(part.nbytes for part in (*need.loop, *need.once) if part.name not in streamed)
-    return need.fixed_bytes + need.working_bytes + staying + slots * _slot_bytes(need, streamed)
+    tensors = need.fixed_bytes + need.working_bytes + staying + slots * _slot_bytes(need, streamed)
+    return need.context_bytes + math.ceil(tensors * (1 + need.fragments))
 
 
 def _slot_bytes(need: Need, streamed: frozenset[str]) -> int:
@@ -175,6 +179,6 @@ def seconds_per_step(loop: Sequence[Part], streamed: frozenset[str], slots: int,
     return computed - began
 
 
-def _megabytes(nbytes: int) -> str:
+def megabytes(nbytes: int) -> str:
     """Size in whole MiB, rounded up, so that the reported size is enough."""
     return f"{-(-nbytes // 2**20):,} MiB"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,7 +29,13 @@ def parts(names: str, sizes: st.SearchStrategy[int]) -> st.SearchStrategy[list[P
 
 
 needs = st.builds(
-    Need, parts("loop", st.integers(1, 50)), parts("once", st.integers(1, 50)), st.integers(0, 99), st.integers(0, 99)
+    Need,
+    parts("loop", st.integers(1, 50)),
+    parts("once", st.integers(1, 50)),
+    st.integers(0, 99),
+    st.integers(0, 99),
+    st.integers(0, 99),
+    st.sampled_from([0.0, 0.03, 0.3]),
 )
 
 
@@ -89,7 +97,8 @@ def test_every_plan_fits_its_budget_and_the_least_budget_is_the_least(need: Need
     plan = make_plan(need, least + spare, rate)
 
     staying = [part.nbytes for part in (*need.loop, *need.once) if part.name not in plan.streamed]
-    assert plan.peak_bytes == need.fixed_bytes + need.working_bytes + sum(staying) + plan.slots * plan.slot_bytes
+    tensors = need.fixed_bytes + need.working_bytes + sum(staying) + plan.slots * plan.slot_bytes
+    assert plan.peak_bytes == need.context_bytes + math.ceil(tensors * (1 + need.fragments))
     assert plan.peak_bytes <= least + spare
     assert all(part.nbytes <= plan.slot_bytes for part in (*need.loop, *need.once) if part.name in plan.streamed)
     assert plan.step_seconds >= plan.resident_step_seconds * (1 - 1e-9)

@@ -1,0 +1,73 @@
+"""The budget against what the driver counts: the context, other programs, and memory that is not there."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import pytest
+import torch
+
+from kontext import BudgetError
+from kontext.device import DeviceMemory
+from kontext.offload import memory as offload
+from kontext.offload.memory import LATER_BYTES, MOST_CONTEXT_BYTES, Streamed
+from kontext.offload.planner import Plan
+from kontext.offload.workload import native_workload
+from kontext.pipeline import Kontext
+from tests.kontext.offload.standin_device import CPU, AsPlanned
+from tests.kontext.offload.test_streaming import load
+
+GIB = 2**30
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def model() -> Kontext:
+    return load(AsPlanned(lambda name: False), torch.float32)
+
+
+def planned(monkeypatch: pytest.MonkeyPatch, model: Kontext, budget: int | None, device: DeviceMemory) -> Plan:
+    monkeypatch.setattr(offload, "device_memory", lambda _: device)
+    memory = Streamed(CPU, budget)
+    return memory.plan_for(native_workload(model), offload.copies_for(CPU))
+
+
+def test_the_context_is_measured_and_the_plan_leaves_room_for_what_comes_later(
+    monkeypatch: pytest.MonkeyPatch, model: Kontext
+) -> None:
+    tensors = planned(monkeypatch, model, None, DeviceMemory(16 * GIB, free=16 * GIB, reserved=0)).peak_bytes
+    context, reserved = 900 * MIB, 50 * MIB
+    device = DeviceMemory(16 * GIB, free=16 * GIB - context - reserved, reserved=reserved)
+
+    assert planned(monkeypatch, model, None, device).peak_bytes == tensors + context
+    assert tensors > LATER_BYTES
+
+
+def test_a_budget_that_other_programs_leave_too_little_of_is_planned_within_what_is_free(
+    monkeypatch: pytest.MonkeyPatch, model: Kontext, caplog: pytest.LogCaptureFixture
+) -> None:
+    # 500 MiB of our own context cannot be told from 2 GiB of a desktop: at most 1.5 GiB count as ours.
+    device = DeviceMemory(4 * GIB, free=4 * GIB - 2 * GIB - 500 * MIB, reserved=0)
+
+    with caplog.at_level(logging.WARNING, "kontext"):
+        plan = planned(monkeypatch, model, 4 * GIB, device)
+
+    assert plan.peak_bytes <= MOST_CONTEXT_BYTES + device.free
+    assert "offload_budget_is_not_free" in caplog.text
+
+
+def test_a_device_that_others_have_filled_is_named_and_not_the_budget(
+    monkeypatch: pytest.MonkeyPatch, model: Kontext
+) -> None:
+    device = DeviceMemory(16 * GIB, free=10 * MIB, reserved=0)
+
+    with pytest.raises(BudgetError, match=re.escape("other programs leave 1,546 MiB of the device")):
+        planned(monkeypatch, model, 16 * GIB, device)
+
+
+def test_a_budget_that_is_too_small_is_still_named(monkeypatch: pytest.MonkeyPatch, model: Kontext) -> None:
+    device = DeviceMemory(16 * GIB, free=15 * GIB, reserved=0)
+
+    with pytest.raises(BudgetError, match="the VRAM budget is 700 MiB; with its weights streamed"):
+        planned(monkeypatch, model, 700 * MIB, device)
