@@ -239,7 +239,8 @@ def need_of(workload: Workload, block_seconds: float, memory: DeviceMemory | Non
         once=[Part(piece.name, piece.nbytes) for stage in workload.stages for piece in stage.once],
         fixed_bytes=total,
         working_bytes=workload.working_bytes,
-        **({} if memory is None else {"context_bytes": _context_of(memory) + LATER_BYTES, "fragments": FRAGMENTS}),
+        context_bytes=0 if memory is None else _context_of(memory) + LATER_BYTES,
+        fragments=0.0 if memory is None else FRAGMENTS,
     )
 
 

@@ -7,12 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import kontext
+from kontext.device import default_dtype
+from kontext.loading import place
+from kontext.networks import load_networks
 from kontext.offload.copies import Copies, Mark, ThreadCopies
-from kontext.offload.memory import Streamed, Workload
+from kontext.offload.memory import Memory, Streamed, Workload
 from kontext.offload.planner import Plan
+from kontext.weights.layout import find_model
+from tests.kontext.golden import MODEL
 
 CPU = torch.device("cpu")
 FAST = 2e9  # bytes per second: a block of the golden model in some 0.1 ms
+DTYPE = default_dtype(CPU, "auto", "bf16")
+"""What this processor computes in: bytes are streamed, whatever they mean, and bfloat16 without its instructions takes
+20 times as long."""
 
 
 class DestructiveCopies(ThreadCopies):
@@ -79,3 +88,19 @@ class AsPlanned(Chosen):
     def __init__(self, streamed: Any, slots: int = 3, rate: float = FAST) -> None:
         self.copies = DestructiveCopies(rate)
         super().__init__(CPU, streamed, slots, self.copies)
+
+
+def load(memory: Memory, dtype: torch.dtype = DTYPE) -> kontext.Kontext:
+    """The golden model in a memory."""
+    files = find_model(MODEL)
+    model = kontext.Kontext(
+        load_networks(files, dtype),
+        files.config,
+        fingerprint="",
+        memory=memory,
+        seam_dtype=torch.bfloat16,
+        max_sequence_length=64,
+        image_options=kontext.ImageOptions(),
+    )
+    place(model)
+    return model

@@ -11,12 +11,12 @@ import torch
 from kontext import BudgetError
 from kontext.device import DeviceMemory
 from kontext.offload import memory as offload
+from kontext.offload.copies import copies_for
 from kontext.offload.memory import LATER_BYTES, MOST_CONTEXT_BYTES, Streamed
 from kontext.offload.planner import Plan
 from kontext.offload.workload import native_workload
 from kontext.pipeline import Kontext
-from tests.kontext.offload.standin_device import CPU, AsPlanned
-from tests.kontext.offload.test_streaming import load
+from tests.kontext.offload.standin_device import CPU, AsPlanned, load
 
 GIB = 2**30
 MIB = 2**20
@@ -30,7 +30,7 @@ def model() -> Kontext:
 def planned(monkeypatch: pytest.MonkeyPatch, model: Kontext, budget: int | None, device: DeviceMemory) -> Plan:
     monkeypatch.setattr(offload, "device_memory", lambda _: device)
     memory = Streamed(CPU, budget)
-    return memory.plan_for(native_workload(model), offload.copies_for(CPU))
+    return memory.plan_for(native_workload(model), copies_for(CPU))
 
 
 def test_the_context_is_measured_and_the_plan_leaves_room_for_what_comes_later(

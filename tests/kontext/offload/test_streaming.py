@@ -17,42 +17,28 @@ from hypothesis import strategies as st
 from torch import nn
 
 import kontext
-from kontext.device import default_dtype
-from kontext.loading import place
-from kontext.networks import load_networks
 from kontext.offload.copies import Copies, ThreadCopies
-from kontext.offload.memory import Memory, Resident, Streamed, Workload
+from kontext.offload.memory import Resident, Streamed, Workload
 from kontext.offload.pieces import Piece, places_beside
 from kontext.offload.planner import Plan
 from kontext.offload.streaming import Streamer
 from kontext.offload.workload import native_workload
-from kontext.weights.layout import find_model
-from tests.kontext.golden import MODEL, PICTURE
-from tests.kontext.offload.standin_device import CPU, FAST, AsPlanned, Chosen, DestructiveCopies, WitnessedCopies
+from tests.kontext.golden import PICTURE
+from tests.kontext.offload.standin_device import (
+    CPU,
+    FAST,
+    AsPlanned,
+    Chosen,
+    DestructiveCopies,
+    WitnessedCopies,
+    load,
+)
 
 SLOW = 5e7
-DTYPE = default_dtype(CPU, "auto", "bf16")
-"""What this processor computes in: bytes are streamed, whatever they mean, and bfloat16 without its instructions takes
-20 times as long."""
 
 
 class Cancelled(Exception):
     pass
-
-
-def load(memory: Memory, dtype: torch.dtype = DTYPE) -> kontext.Kontext:
-    files = find_model(MODEL)
-    model = kontext.Kontext(
-        load_networks(files, dtype),
-        files.config,
-        fingerprint="",
-        memory=memory,
-        seam_dtype=torch.bfloat16,
-        max_sequence_length=64,
-        image_options=kontext.ImageOptions(),
-    )
-    place(model)
-    return model
 
 
 def edit(model: kontext.Kontext, steps: int = 3, **settings: Any) -> np.ndarray:
