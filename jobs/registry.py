@@ -11,13 +11,18 @@ from typing import cast
 from redis import Redis
 
 from jobs.connection import redis_errors
+from jobs.errors import BrokerRefused
 from jobs.ledger.scripts import DEFAULT_PREFIX, redis_key
+from jobs.queue import QUEUE
 from jobs.worker_state import WorkerState
 
 __all__ = ["WorkerInfo", "WorkerRegistry", "WorkerState"]
 
 SILENT_AFTER_SECONDS = 15
 """A worker beats every second or so; one that has been silent this long is not listed."""
+
+PREFIXES = redis_key(f"{QUEUE}:", "prefixes")
+"""The prefixes of all workers on the queue, which all ledgers of a Redis share; kept as long as any of them beats."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +55,32 @@ class WorkerRegistry:
 
     def __init__(self, redis: Redis, prefix: str = DEFAULT_PREFIX) -> None:
         self._redis = redis
+        self._prefix = prefix
         self._key = partial(redis_key, prefix)
 
     def beat(self, info: WorkerInfo) -> None:
-        with redis_errors(self._redis):
-            self._redis.set(self._key("worker", info.name), dumps(asdict(info)), ex=SILENT_AFTER_SECONDS)
-            self._redis.sadd(self._key("workers"), info.name)
+        with redis_errors(self._redis), self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.set(self._key("worker", info.name), dumps(asdict(info)), ex=SILENT_AFTER_SECONDS)
+            pipeline.sadd(self._key("workers"), info.name)
+            pipeline.sadd(PREFIXES, self._prefix)
+            pipeline.pexpire(PREFIXES, SILENT_AFTER_SECONDS * 1000)
+            pipeline.execute()
 
     def leave(self, name: str) -> None:
         with redis_errors(self._redis):
             self._redis.delete(self._key("worker", name))
             self._redis.srem(self._key("workers"), name)
+
+    def strange_prefixes(self) -> list[str]:
+        """Other `DG_KEY_PREFIX`es that workers on this queue have; meaningful while no worker has ours.
+
+        They take the messages of our jobs and know none of them.
+        """
+        try:
+            with redis_errors(self._redis):
+                return sorted(cast("set[str]", self._redis.smembers(PREFIXES)) - {self._prefix})
+        except BrokerRefused:  # rights that were written by hand
+            return []
 
     def workers(self) -> list[WorkerInfo]:
         """The workers that reported lately, by name; silent ones are removed."""

@@ -16,6 +16,7 @@ from jobs.registry import WorkerInfo, WorkerState
 from jobs.schema import JobState
 from producer.client import Client
 from producer.terminal import duration, people_console, put_json, say
+from producer.waiting import no_worker_hint
 
 POLL_SECONDS = 0.25
 RATE_WINDOW_SECONDS = 60.0
@@ -27,7 +28,6 @@ LINE_SECONDS = 5.0
 JSON_SECONDS = 1.0
 AWAY_POLL_SECONDS = 0.5
 NO_WORKER_SECONDS = 5.0
-NO_WORKER_HINT = "no worker is running; start one with: worker run"
 
 
 @dataclass(frozen=True)
@@ -217,12 +217,12 @@ def follow(
 
 
 def watch(
-    client: Client, batch: str, as_json: bool, hint: str = NO_WORKER_HINT, tick: Callable[[], None] = lambda: None
+    client: Client, batch: str, as_json: bool, hints: bool = True, tick: Callable[[], None] = lambda: None
 ) -> Snapshot:
     """Show a batch until it has ended and return the last snapshot; a Redis that restarts meanwhile is waited for.
 
     Args:
-        hint: what to say, once, when no worker has been there for `NO_WORKER_SECONDS`; empty says nothing.
+        hints: say, once, what to do when no worker has been there for `NO_WORKER_SECONDS`.
         tick: called at every look; what it raises ends the watch.
     Raises:
         JobNotFound: no such batch.
@@ -236,9 +236,9 @@ def watch(
                 lonely_since = None
             elif lonely_since is None:
                 lonely_since = snapshot.elapsed_seconds
-            elif hint and snapshot.elapsed_seconds - lonely_since >= NO_WORKER_SECONDS:
-                say(hint)
-                hint = ""
+            elif hints and snapshot.elapsed_seconds - lonely_since >= NO_WORKER_SECONDS:
+                say(no_worker_hint(client))
+                hints = False
     return snapshot
 
 

@@ -16,6 +16,7 @@ from producer.terminal import people_console, put_json, say
 POLL_SECONDS = 0.1
 AWAY_POLL_SECONDS = 0.5
 LINE_SECONDS = 5.0
+NO_WORKER = "no worker"
 
 Tell = Callable[[str, str], None]
 """Shows what a job waits for: the kind of it, and the words with what changes often, such as the step."""
@@ -34,12 +35,17 @@ def wait_for(client: Client, job_id: str, tick: Callable[[], None] = lambda: Non
         BrokerUnavailable: Redis does not answer the first look.
     """
     record: JobRecord | None = None
+    is_told = False
     with _display(as_json) as tell:
         while record is None or not record.state.is_terminal:
             tick()
             try:
                 record = client.get(job_id)
-                tell(*describe(record, client))
+                kind, words = describe(record, client)
+                tell(kind, words)
+                if kind == NO_WORKER and not is_told and client.registry.strange_prefixes():
+                    say(no_worker_hint(client))
+                    is_told = True
             except BrokerUnavailable:
                 if record is None:
                     raise
@@ -47,6 +53,17 @@ def wait_for(client: Client, job_id: str, tick: Callable[[], None] = lambda: Non
                 time.sleep(AWAY_POLL_SECONDS)
             time.sleep(0 if record.state.is_terminal else POLL_SECONDS)
     return record
+
+
+def no_worker_hint(client: Client) -> str:
+    """What to say and do when no worker is there."""
+    if not (others := client.registry.strange_prefixes()):
+        return "no worker is running; start one with: worker run"
+    ours = client.settings.key_prefix
+    return (
+        f"no worker has DG_KEY_PREFIX={ours}, but one with {' or '.join(others)} takes messages of this queue; "
+        "give producers and workers the same"
+    )
 
 
 def describe(record: JobRecord, client: Client) -> tuple[str, str]:
@@ -60,7 +77,7 @@ def describe(record: JobRecord, client: Client) -> tuple[str, str]:
         return "running", f"running on {record.worker}"
     workers = client.registry.workers()
     if not workers:
-        return "no worker", "waiting for a worker"
+        return NO_WORKER, "waiting for a worker"
     if {worker.state for worker in workers} == {WorkerState.LOADING}:
         return "loading", "loading the model"
     before = client.ledger.position(record.job.id)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from jobs.connection import connect, redis_errors
 from jobs.errors import BrokerError, Error
 from jobs.ledger import redis_key
+from jobs.registry import WorkerRegistry
 from jobs.settings import unknown_variables
 from jobs.shown import hide_in_url, hide_secrets
 from storage import Storage
@@ -60,8 +61,14 @@ def check_machine(settings: Settings, verify: bool = False) -> Iterator[Finding]
 def check_device(settings: Settings) -> Iterator[Finding]:
     import torch
 
-    from kontext.device import too_old
+    from kontext.device import choose_device, too_old
+    from kontext.errors import DeviceError
 
+    try:
+        choose_device(settings.flux_kontext_device)
+    except DeviceError as error:
+        yield Finding("device", Level.FAIL, str(error), "correct DG_FLUX_KONTEXT_DEVICE, or unset it")
+        return
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             device = torch.cuda.get_device_properties(index)
@@ -69,8 +76,6 @@ def check_device(settings: Settings) -> Iterator[Finding]:
                 yield Finding("device", Level.FAIL, f"cuda:{index} {reason}", "hide it with CUDA_VISIBLE_DEVICES")
                 continue
             yield Finding("device", Level.OK, f"cuda:{index} {device.name}, {device.total_memory / 2**30:.0f} GiB")
-    elif settings.flux_kontext_device.startswith("cuda"):
-        yield Finding("device", Level.FAIL, "no CUDA device", "install the driver or unset DG_FLUX_KONTEXT_DEVICE")
     else:
         yield Finding(
             "device",
@@ -135,6 +140,7 @@ def check_redis(settings: Settings) -> Iterator[Finding]:
     server = f"Valkey {facts['valkey_version']}" if "valkey_version" in facts else f"Redis {facts['redis_version']}"
     yield Finding("redis", Level.OK, f"{server} at {hide_secrets(settings.broker_url)}")
     yield from _check_writing(redis, settings)
+    yield from _check_prefix(redis, settings)
     if not facts.get("aof_enabled"):
         yield Finding(
             "redis persistence", Level.WARN, "no append-only file", "accepted jobs die with Redis: set appendonly yes"
@@ -150,6 +156,17 @@ def check_redis(settings: Settings) -> Iterator[Finding]:
             Level.WARN,
             "none, on a non-loopback address",
             "set one, and use rediss:// across networks",
+        )
+
+
+def _check_prefix(redis: Redis, settings: Settings) -> Iterator[Finding]:
+    registry = WorkerRegistry(redis, settings.key_prefix)
+    if not registry.workers() and (others := registry.strange_prefixes()):
+        yield Finding(
+            "redis prefix",
+            Level.WARN,
+            f"workers with DG_KEY_PREFIX={' and '.join(others)} are on this queue, with {settings.key_prefix} none",
+            "they take each other's messages: give all the same, or each service a database of its own",
         )
 
 

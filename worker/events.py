@@ -118,6 +118,16 @@ class MessageDropped(Event):
 
 
 @dataclass(frozen=True)
+class JobsUnknown(Warned):
+    """Messages named jobs that the ledger at this prefix does not know; at most one line a minute."""
+
+    messages: Annotated[int, Said("messages")]
+    job_id: Annotated[str, Said("job")]
+    key_prefix: Annotated[str, Said("prefix")]
+    remedy: Annotated[str, Said("remedy")]
+
+
+@dataclass(frozen=True)
 class MessageReturned(Warned):
     """A message went back to the queue unread, because this worker takes no jobs any more."""
 

@@ -46,6 +46,7 @@ from worker.settings import Settings
 from worker.settle import Settlement
 from worker.slow_inputs import SlowInputs
 from worker.transfers import Transfers
+from worker.unknown_jobs import UnknownJobs
 
 OnStep = Callable[[int, int], None]
 
@@ -84,6 +85,7 @@ class EditRunner:
         self._settlement = settlement
         self._events = events
         self._isolation = Isolation()
+        self._unknown_jobs = UnknownJobs(settings.key_prefix, events)
         self.faults = FaultStreak()
 
     def run_message(self, message: Any, task_id: str) -> None:
@@ -104,6 +106,8 @@ class EditRunner:
         claim = self._settlement.persist(lambda: self._ledger.claim_best(name, lease_seconds, token, hint=job_id))
         if isinstance(claim, Refusal):
             self._events.send(MessageDropped(job_id, claim.reason))
+            if claim.reason == "unknown":
+                self._unknown_jobs.note(job_id)
             return
         self._events.send(JobTaken(claim.job_id, claim.attempt, claim.queued_seconds, origin_of(claim)))
         self._run(Run(claim, self._settings.job_timeout_seconds), task_id)

@@ -15,10 +15,9 @@ from producer.client import Client
 from producer.commands import options
 from producer.exit_codes import ExitCode
 from producer.failures import group_failures, tell_failures
-from producer.progress import NO_WORKER_HINT
 from producer.progress import watch as watch_batch
 from producer.terminal import plural, put, put_json, say
-from producer.waiting import wait_for
+from producer.waiting import no_worker_hint, wait_for
 
 
 def status(
@@ -92,7 +91,7 @@ def _put_queue(client: Client, as_json: bool) -> None:
         facts = [worker.state, worker.device, worker.model, worker.detail, ", ".join(worker.jobs)]
         put(f"{worker.name}: {'; '.join(fact for fact in facts if fact)}")
     if not workers:
-        say(NO_WORKER_HINT)
+        say(no_worker_hint(client))
 
 
 def _put_job(client: Client, record: JobRecord, as_json: bool) -> None:

@@ -142,7 +142,7 @@ class EmbeddedRun:
         with local_service(self.plan.output_root, self.files.worker_log, self._gpus, variables) as service:
             try:
                 self._submit(service)
-                counts = watch(service.client, self.plan.batch, as_json, hint="", tick=self._ticker(service)).counts
+                counts = watch(service.client, self.plan.batch, as_json, hints=False, tick=self._ticker(service)).counts
                 tell_failures(group_failures(service.client.ledger, self.plan.batch), as_json, name=None)
                 return counts
             finally:

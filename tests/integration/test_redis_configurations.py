@@ -14,6 +14,7 @@ from jobs.errors import BrokerUnavailable
 from jobs.schema import EditJob, JobState
 from jobs.settings import BrokerSettings, load_settings
 from producer import Client
+from producer.waiting import no_worker_hint
 from tests.integration.conftest import Service, StartWorker
 from tests.jobs.certificates import self_signed
 from tests.requirements import require
@@ -77,13 +78,23 @@ def test_check_warns_of_no_password_on_an_address_that_others_reach(tmp_path: Pa
 def test_another_prefix_is_another_ledger(service: Service, start_worker: StartWorker) -> None:
     settings = service.settings.model_copy(update={"key_prefix": "team-b:"})
     client = Client(settings=settings)
-    start_worker(DG_KEY_PREFIX="team-b:")
+    worker = start_worker(DG_KEY_PREFIX="team-b:")
 
     client.submit(EditJob(id="a", image=service.picture(), prompt="make it snow"))
 
     assert client.wait("a", PATIENCE_SECONDS).state is JobState.SUCCEEDED
     assert service.ledger.get_many(["a"]) == [None]
     assert not list(service.ledger.redis.scan_iter("dg:*"))
+
+    service.client.submit(EditJob(id="b", image=service.picture(), prompt="make it snow"))
+
+    eventually(lambda: "jobs_unknown messages=1 job=b prefix=team-b: remedy=" in worker.log)
+    assert no_worker_hint(service.client) == (
+        "no worker has DG_KEY_PREFIX=dg:, but one with team-b: takes messages of this queue; "
+        "give producers and workers the same"
+    )
+    (found,) = [finding for finding in check_redis(service.settings) if finding.subject == "redis prefix"]
+    assert "workers with DG_KEY_PREFIX=team-b: are on this queue" in found.found
 
 
 @pytest.fixture

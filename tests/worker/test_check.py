@@ -51,6 +51,17 @@ def test_a_gpu_that_is_too_old_fails_the_check(monkeypatch: pytest.MonkeyPatch) 
     assert "V100 has compute capability 7.0" in finding.found
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:97", "xpu:0"])
+def test_a_device_that_is_none_fails_the_check(device: str) -> None:
+    settings = settings_for(None).model_copy(update={"flux_kontext_device": device})
+
+    (finding,) = check_device(settings)
+
+    assert finding.level is Level.FAIL
+    assert device in finding.found
+    assert "DG_FLUX_KONTEXT_DEVICE" in finding.remedy
+
+
 def test_less_exact_weights_are_a_warning(tmp_path: Path) -> None:
     findings = list(check_model(settings_for(model_with(tmp_path / "model", comfy_scaled_fp8))))
 
