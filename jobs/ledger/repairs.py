@@ -44,7 +44,8 @@ class Repairs:
         """Take jobs from silent workers.
 
         A job that was being worked on has spent an attempt. One that only waited in the worker has not, up to
-        `MOST_LOSSES` times. Both are taken before all others.
+        `MOST_LOSSES` times. Both are taken before all others, except a job that was being worked on for the second
+        time: it goes to the end of its line.
 
         Args:
             until_us: leases that ended later are left alone, which guards against a clock jump since the caller read

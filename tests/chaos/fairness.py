@@ -65,12 +65,14 @@ def waits_of(record: JobRecord) -> Iterator[Wait]:
     """The times a job spent in the queue, without those after a back-off, whose beginning no history tells."""
     job = record.job
     rank, tenant = RANKS[job.priority], job.tenant or ""
-    since, is_first = record.created_at, False
+    since, is_first, losses = record.created_at, False, 0
     for attempt in record.history:
         assert attempt.started_at is not None
         begun = since or attempt.started_at
         yield Wait(job.id, FIRST if is_first else rank, tenant, begun, attempt.started_at)
-        is_first = attempt.reason == ErrorCode.WORKER_LOST
+        losses += attempt.reason == ErrorCode.WORKER_LOST
+        # After a second loss it goes first or last, depending on what no history tells: whether it was being worked on.
+        is_first = attempt.reason == ErrorCode.WORKER_LOST and losses == 1
         since = attempt.ended_at if is_first else None
     if not record.history and record.created_at and record.finished_at:
         yield Wait(job.id, rank, tenant, record.created_at, record.finished_at, was_taken=False)

@@ -332,7 +332,10 @@ class LedgerMachine(RuleBasedStateMachine):
         if now_us < latest_us:
             self.move_back(latest_us - now_us, now_us)
         self.turn_us = now_us
-        silent = [(job_id, job) for job_id, job in self.jobs.items() if self.is_silent(job)]
+        silent = sorted(
+            ((job_id, job) for job_id, job in self.jobs.items() if self.is_silent(job)),
+            key=lambda item: (item[1].lease_ends_us, item[0]),
+        )
         due = [job for job in self.jobs.values() if job.due_us is not None and job.due_us <= now_us]
 
         Reconciler(self.ledger, self.queue, MAX_ATTEMPTS, Events()).tick()
@@ -573,6 +576,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def expire(self, job_id: str, job: ModelJob) -> None:
         job.reasons.append("worker_lost")
+        is_again = job.is_spent and job.is_suspect
         if job.is_spent:
             job.is_suspect = True
             may_run_again = job.attempts < MAX_ATTEMPTS
@@ -586,7 +590,10 @@ class LedgerMachine(RuleBasedStateMachine):
             self.end(job_id, JobState.FAILED)
         else:
             job.leave_run(self.clock.last_us)
-            job.is_first = True
+            job.is_first = not is_again
+            if is_again:
+                job.place = next(self.places)
+                self.join_line(job)
             self.messages += 1
 
     def end(self, job_id: str, state: JobState) -> None:

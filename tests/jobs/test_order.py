@@ -12,10 +12,13 @@ from tests.clock import ManualClock
 from tests.jobs.lives import LEASE_SECONDS, OUTPUT_ROOT, begun, claimed, edit_job, submit
 
 
-def taken(ledger: Ledger, most: int = 1000) -> list[str]:
-    """Claim the best job again and again; the ids in that order."""
+def taken(ledger: Ledger, most: int = 1000, is_begun: bool = False) -> list[str]:
+    """Claim the best job again and again, and begin to work on each if that is wanted; the ids in that order."""
     claims = (ledger.claim_best("w1", LEASE_SECONDS) for _ in range(most))
-    return [claim.job_id for claim in claims if isinstance(claim, Claim)]
+    found = [claim for claim in claims if isinstance(claim, Claim)]
+    for claim in found if is_begun else ():
+        assert ledger.spend(claim.job_id, claim.token)
+    return [claim.job_id for claim in found]
 
 
 def names(prefix: str, count: int) -> list[str]:
@@ -129,6 +132,35 @@ def test_only_the_job_that_was_worked_on_pays_for_a_lost_worker_and_is_a_suspect
     assert (poison.attempt, poison.is_suspect) == (2, True)
     assert (waited.attempt, waited.is_suspect) == (1, False)
     assert [attempt.reason for attempt in ledger.get("waited").history] == ["worker_lost"]
+
+
+def test_a_crowd_of_jobs_that_kill_workers_goes_first_once_and_then_holds_up_nobody(
+    ledger: Ledger, clock: ManualClock
+) -> None:
+    def work_until_workers_die(count: int) -> list[str]:
+        order = taken(ledger, count, is_begun=True)
+        clock.advance(LEASE_SECONDS + 1)
+        assert ledger.expire(max_attempts=3).again == order
+        return order
+
+    killers = names("killer", 3)
+    submit(ledger, *(edit_job(name) for name in (*killers, "good0")))
+
+    assert work_until_workers_die(3) == killers
+    submit(ledger, edit_job("good1"))
+    assert work_until_workers_die(3) == killers, "the first loss may have been the worker's own"
+
+    assert taken(ledger) == ["good0", "good1", *killers]
+
+
+def test_a_job_that_only_waited_in_lost_workers_goes_first_each_time(ledger: Ledger, clock: ManualClock) -> None:
+    submit(ledger, edit_job("unlucky"), edit_job("other"))
+    for _ in range(3):
+        claimed(ledger, "unlucky")
+        clock.advance(LEASE_SECONDS + 1)
+        ledger.expire(max_attempts=3)
+
+    assert taken(ledger, 2) == ["unlucky", "other"]
 
 
 def test_a_job_that_was_lost_again_and_again_before_anybody_worked_on_it_fails(

@@ -100,7 +100,7 @@ end
 
 -- Who takes a message does not get its job, but the best one that waits: first what a worker lost or handed back, then by
 -- priority; within a priority tenants take turns, and a tenant's jobs go by their place. A place is a number, not a time: it
--- is kept however often a job comes back, and no clock can change it. All of it is logarithmic in what waits.
+-- is kept however often a job comes back, unless two workers were lost while they worked on it, and no clock can change it. All of it is logarithmic in what waits.
 local PRIORITIES = {'high', 'normal', 'low'}
 
 local function line_of(id)

@@ -7,20 +7,21 @@ local latest = tonumber(ARGV[8]) == 0 and now or math.min(tonumber(ARGV[8]), now
 local max_losses = tonumber(ARGV[9])
 local again, ended, ended_as_asked = {}, {}, {}
 
--- Charge the loss; returns the job's outcome if it may not run again. A job that only waited in that worker pays no attempt, but the one
--- that was being worked on may have killed it, so it is a suspect and runs alone from now on.
+-- Charge the loss; returns the job's outcome if it may not run again, and whether it was a suspect before. A job that only waited in
+-- that worker pays no attempt, but the one that was being worked on may have killed it, so it is a suspect and runs alone from now on.
 local function charge(id)
   local record = key('job', id)
   if field(id, 'spent') then
+    local was_suspect = field(id, 'suspect')
     redis.call('HSET', record, 'suspect', 1)
-    return tonumber(field(id, 'attempts')) >= max_attempts and exhausted or nil
+    return tonumber(field(id, 'attempts')) >= max_attempts and exhausted or nil, was_suspect
   end
   if redis.call('HINCRBY', record, 'losses', 1) > max_losses then return unlucky end
   redis.call('HINCRBY', record, 'attempts', -1)
 end
 
 local function take_back(id)
-  local failure = charge(id)
+  local failure, is_again = charge(id)
   close_attempt(id, 'worker_lost')
   if field(id, 'cancel') then
     finish(id, 'cancelled', cancelled)
@@ -30,7 +31,9 @@ local function take_back(id)
     table.insert(ended, id)
   else
     move(id, 'queued')
-    enqueue(id, true)
+    -- Once may be the worker's fault. A crowd of jobs that kill workers would go first each time, and nobody else be served.
+    if is_again then redis.call('HDEL', key('job', id), 'place') end
+    enqueue(id, not is_again)
     table.insert(again, id)
   end
 end
