@@ -103,6 +103,7 @@ class EditWorker:
         self._redis_seen_at = 0.0
         self.health = Health(settings.worker_name, os.getpid(), WorkerState.LOADING, time.time(), self._redis_seen_at)
         self._is_draining = False  # a plain flag: a signal handler sets it
+        self._must_be_gone_at: float | None = None
         self._drain_wishes: SimpleQueue[bool] = SimpleQueue()
         self._threads = [
             Periodic(name, seconds, tick, self.events)
@@ -208,6 +209,16 @@ class EditWorker:
         )
         self._redis_seen_at = time.time()
         self._untaken.look()
+        if 0 < self.settings.untaken_seconds < self._untaken.seconds:
+            self._end_mute()
+
+    def _end_mute(self) -> None:
+        """End an idle process that takes nothing; a consumer that hangs hears of no end, so then without it."""
+        if self._must_be_gone_at is None:
+            self._must_be_gone_at = time.monotonic() + AFTER_DRAIN_SECONDS
+            self.stop_process(f"{self._untaken.reason} (DG_UNTAKEN_SECONDS)")
+        elif time.monotonic() > self._must_be_gone_at:
+            os._exit(EXIT_BROKEN)
 
     def _note_failure(self, event: Event) -> None:
         if isinstance(event, RunFailed):

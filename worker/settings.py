@@ -85,6 +85,9 @@ class Settings(StorageSettings):
     )
     drain_seconds: float = Field(60, ge=0, description="time a running job gets at SIGTERM before it is handed back")
     stall_seconds: Seconds = Field(300, description="a step longer than this means a hung device: the worker exits")
+    untaken_seconds: SecondsOrZero = Field(
+        300, description="an idle worker that takes no message for this long, though some wait, exits; 0: never"
+    )
 
     callback_secret: SecretStr | None = Field(
         None, repr=False, description="whsec_...; several, separated by blanks, to rotate"

@@ -1,7 +1,8 @@
 """Notices that messages wait while this worker, which has nothing to do, takes none.
 
 Such a worker looks well from every other side: its threads beat, its model is loaded, Redis answers. It is judged by
-the outcome, the queue, and not by the gate or the consumer that it would have to blame.
+the outcome, the queue, and not by the gate or the consumer that it would have to blame. First it says that it is not
+ready; when that lasts it ends itself, since a supervisor that only asks whether it lives would leave it there for ever.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ class Untaken:
         self.reason = ""
         """Why the worker is not ready, in words; empty while all is well."""
 
+    @property
+    def seconds(self) -> float:
+        """For how long this worker has taken none of the messages that wait."""
+        return 0.0 if self._since is None else self._clock() - self._since
+
     def taken(self) -> None:
         """A message has come."""
         self._since, self.reason = None, ""
@@ -45,7 +51,6 @@ class Untaken:
         if not self._is_idle() or not (waiting := self._count()):
             self.taken()
             return
-        since = self._since = self._clock() if self._since is None else self._since
-        seconds = self._clock() - since
-        if seconds > MUTE_SECONDS:
-            self.reason = f"idle, but none of {waiting} waiting messages was taken for {seconds:.0f} s; restart it"
+        self._since = self._clock() if self._since is None else self._since
+        if self.seconds > MUTE_SECONDS:
+            self.reason = f"idle, but none of {waiting} waiting messages was taken for {self.seconds:.0f} s; restart it"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 
+from jobs.schema import JobState
 from tests.integration.conftest import Service, StartWorker, service, start_worker
 from tests.waiting import eventually
+from worker.edit_worker import EXIT_BROKEN
 from worker.health import read_health
 from worker.untaken import MUTE_SECONDS, Untaken
 
@@ -31,8 +33,9 @@ def test_messages_that_wait_at_an_idle_worker_for_long_are_told_until_one_is_tak
     assert queue.reason_after(0) == ""
     assert queue.reason_after(MUTE_SECONDS) == ""
     assert queue.reason_after(1) == "idle, but none of 1 waiting messages was taken for 31 s; restart it"
+    assert queue.untaken.seconds == 31
     queue.untaken.taken()
-    assert queue.untaken.reason == ""
+    assert (queue.untaken.reason, queue.untaken.seconds) == ("", 0)
     assert queue.reason_after(MUTE_SECONDS) == ""
 
 
@@ -59,3 +62,15 @@ def test_a_worker_whose_gate_stays_shut_is_live_and_not_ready(service: Service, 
         return health.why_not_ready(time.time()) or ""
 
     eventually(lambda: "none of 1 waiting messages was taken" in reason())
+
+
+def test_a_worker_whose_gate_stays_shut_ends_so_that_its_supervisor_starts_another(
+    service: Service, start_worker: StartWorker
+) -> None:
+    worker = start_worker(DG_FLUX_KONTEXT_ENGINE="tests.integration.engines:mute", DG_UNTAKEN_SECONDS="1")
+    service.submit("a")
+
+    assert worker.exit_code() == EXIT_BROKEN
+
+    assert "worker_broken reason=idle, but none of 1 waiting messages was taken" in worker.log
+    assert service.ledger.get("a").state is JobState.QUEUED
