@@ -22,7 +22,8 @@ from kontext.pipeline import Kontext
 from kontext.precision import set_precision
 from kontext.weights.fingerprint import fingerprint
 from kontext.weights.layout import ModelFiles, find_model
-from kontext.weights.reading import Fill, OnProgress, Reader, fill_now
+from kontext.weights.reading import OnProgress, Reader
+from kontext.weights.values import AT_ONCE, Values
 
 log = logging.getLogger(__name__)
 
@@ -75,25 +76,27 @@ def load(
         products=choice.products,
         approximations=approximations,
         lora_bytes=options.lora_bytes,
+        values=reader,
     )
-    place(loaded, reader.fill)
+    place(loaded, reader)
 
     # 5. Compile while weights are read, which needs places but no values. Leaving the context waits for the values.
     with reader.reading():
         if choice.is_compiled:
-            compile_ahead(loaded)
+            with loaded.memory.dry():
+                compile_ahead(loaded)
     return loaded
 
 
-def place(model: Kontext, fill: Fill = fill_now) -> None:
+def place(model: Kontext, values: Values = AT_ONCE) -> None:
     """Bring a model's weights to where its memory wants them.
 
     Args:
-        fill: gives a weight's new place its values, at once or later, but before an edit.
+        values: where the new places get their values from, at once or later, but before an edit.
     Raises:
         BudgetError: the model does not fit the budget.
     """
-    model.memory.hold(native_workload(model), fill)
+    model.memory.hold(native_workload(model), values)
 
 
 @dataclass(frozen=True)

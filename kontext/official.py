@@ -49,6 +49,7 @@ from kontext.weights.checkpoint import build_on_meta
 from kontext.weights.fingerprint import fingerprint
 from kontext.weights.layout import ModelFiles, find_model
 from kontext.weights.reading import Convert, OnProgress, Reader, convert_now
+from kontext.weights.values import AT_ONCE, Values
 
 OURS_ALONE = frozenset({"seam_dtype", "cache_bytes", "compile", "attention", "precision", "kernels", "lora_bytes"})
 """Fields of `EngineOptions` for which the official code has no choice."""
@@ -88,8 +89,9 @@ def load(
         memory=Streamed(chosen, options.vram_budget_bytes) if options.offload else Resident(chosen),
         max_sequence_length=options.max_sequence_length or files.config.max_sequence_length,
         image_options=options.image_options,
+        values=reader,
     )
-    loaded.memory.hold(official_workload(loaded), reader.fill)
+    loaded.memory.hold(official_workload(loaded), reader)
     with reader.reading():
         return loaded
 
@@ -197,6 +199,7 @@ class OfficialKontext(Kontext):
         memory: Memory,
         max_sequence_length: int,
         image_options: ImageOptions,
+        values: Values = AT_ONCE,
     ) -> None:
         self.code = code
         super().__init__(
@@ -208,6 +211,7 @@ class OfficialKontext(Kontext):
             max_sequence_length=max_sequence_length,
             image_options=image_options,
             approximations=networks.approximations,
+            values=values,
         )
         self._t5 = _embedder(code, networks.t5, max_sequence_length)
         self._clip = _embedder(code, networks.clip, config.clip_max_length)

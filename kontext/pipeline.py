@@ -28,6 +28,7 @@ from kontext.offload.memory import Memory, spared
 from kontext.progress import report_steps
 from kontext.request import Edited, EditRequest, Lora, OnStep, SizeMode, random_seed
 from kontext.sizes import SizePlan, plan_sizes
+from kontext.weights.values import AT_ONCE, Values
 
 Images = Image.Image | Sequence[Image.Image]
 
@@ -64,6 +65,7 @@ class Kontext:
         products: str = "default",
         approximations: tuple[str, ...] = (),
         lora_bytes: int = DEFAULT_LORA_BYTES,
+        values: Values = AT_ONCE,
     ) -> None:
         """As `load` makes it. The weights stay where they are; an edit needs them where `place` brings them."""
         self.networks = networks
@@ -80,6 +82,7 @@ class Kontext:
         self.products = products
         self.approximations = approximations
         self.memory = memory
+        self.values = values
 
     @torch.inference_mode()
     def run(self, request: EditRequest, on_step: OnStep | None = None) -> Edited:
@@ -214,7 +217,7 @@ class Kontext:
         usual = self.memory
         self.adapters.clear()
         try:
-            with spared(usual) as self.memory:
+            with spared(usual, self.values) as self.memory:
                 yield
         finally:
             self.memory = usual

@@ -7,15 +7,22 @@ values.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from kontext.device import synchronize
+from kontext.offload.host_memory import before_return, host_pages
+
+REGISTER_PORTABLE = 1  # cudaHostRegisterPortable: locked for every GPU
+
+log = logging.getLogger(__name__)
 
 Mark = Any  # position in the device's queue of work; only the Copies that made it can read it
 
@@ -26,7 +33,13 @@ class Copies(Protocol):
     device: torch.device
 
     def host_buffer(self, nbytes: int) -> Tensor:
-        """Allocate host memory from which copies run at full speed."""
+        """Allocate host memory, from which copies run at full speed once it is locked."""
+
+    def lock(self, buffer: Tensor) -> None:
+        """Lock a host buffer in memory until `unlock`, or until nothing uses it any more; best when it is filled."""
+
+    def unlock(self, buffer: Tensor) -> None:
+        """Let the system move a host buffer again; no copy from it may be under way."""
 
     def device_buffer(self, nbytes: int) -> Tensor:
         """Allocate memory of the device."""
@@ -53,7 +66,7 @@ def copies_for(device: torch.device) -> Copies:
 
 
 class StreamCopies(Copies):
-    """Copies on a separate CUDA stream, from pinned memory; the host never waits.
+    """Copies on a separate CUDA stream, from locked memory; the host never waits.
 
     Buffers live as long as the weights, so the allocator needs no `record_stream`.
     """
@@ -61,9 +74,30 @@ class StreamCopies(Copies):
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._locked: dict[int, Callable[[], object]] = {}  # by address, what unlocks it
 
     def host_buffer(self, nbytes: int) -> Tensor:
-        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+        return host_pages(nbytes)
+
+    def lock(self, buffer: Tensor) -> None:
+        cuda: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+        address, device = buffer.data_ptr(), self.device
+
+        def unlock() -> None:
+            with torch.cuda.device(device):
+                cuda.cudaHostUnregister(address)
+
+        with torch.cuda.device(device):  # otherwise a thread would take memory of the first GPU
+            error = int(cuda.cudaHostRegister(address, buffer.nbytes, REGISTER_PORTABLE))
+            if error:
+                log.warning("host_memory_not_locked bytes=%d cuda_error=%d: copies are slower", buffer.nbytes, error)
+                _forget_error(device)
+                return
+        self._locked[address] = before_return(buffer, unlock)
+
+    def unlock(self, buffer: Tensor) -> None:
+        if unlock := self._locked.pop(buffer.data_ptr(), None):
+            unlock()
 
     def device_buffer(self, nbytes: int) -> Tensor:
         return torch.empty(nbytes, dtype=torch.uint8, device=self.device)
@@ -90,6 +124,12 @@ class StreamCopies(Copies):
         copied.synchronize()
 
 
+def _forget_error(device: torch.device) -> None:
+    """Take the error of a refused call from CUDA's books; the thread's next kernel would be blamed for it."""
+    with suppress(RuntimeError):
+        torch.zeros(1, device=device)
+
+
 class ThreadCopies(Copies):
     """Copies by a thread, for devices without streams and for trying offload on a CPU.
 
@@ -105,7 +145,12 @@ class ThreadCopies(Copies):
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="copies")
 
     def host_buffer(self, nbytes: int) -> Tensor:
-        return torch.empty(nbytes, dtype=torch.uint8)
+        return host_pages(nbytes)
+
+    def lock(self, buffer: Tensor) -> None:
+        """Nothing: the CPU copies from any memory."""
+
+    unlock = lock
 
     def device_buffer(self, nbytes: int) -> Tensor:
         self.device_bytes += nbytes

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -15,10 +16,10 @@ from torch import nn
 from kontext.device import DeviceMemory, device_memory, release_cached_memory, synchronize
 from kontext.errors import BudgetError
 from kontext.offload.copies import Copies, copies_for
-from kontext.offload.pieces import Piece, Stage, places, places_beside
+from kontext.offload.pieces import Piece, Place, Stage, places, places_beside
 from kontext.offload.planner import Need, Part, Plan, least_budget, make_plan, megabytes
 from kontext.offload.streaming import StreamedPiece, Streamer
-from kontext.weights.reading import Fill, fill_now
+from kontext.weights.values import AT_ONCE, Values
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ MOST_CONTEXT_BYTES = 3 * 2**29  # 1.5 GiB; what else the driver counts belongs t
 LATER_BYTES = 200 * 2**20  # libraries and kernels that the first edits load: an estimate
 FRAGMENTS = 0.03  # of what torch's allocator holds: an estimate
 NOISE = 0.02  # standard deviation, similar to that of weights
+COPIED_BYTES = 64 * 2**20  # for the copy rate: a millisecond and more on any bus
 MEASUREMENTS = 3  # the fastest one counts: the first includes one-time setup
 
 
@@ -47,15 +49,18 @@ class Memory(Protocol):
     home_of_adapters: torch.device  # of LoRA layers between two uses
     workload: Workload | None  # that is held
 
-    def hold(self, workload: Workload, fill: Fill = fill_now) -> None:
+    def hold(self, workload: Workload, values: Values = AT_ONCE) -> None:
         """Place a model's weights.
 
         Args:
-            fill: writes the values of a weight to its new memory, at once or later; measurements do not need them.
+            values: where their values come from, at once or later; measurements do not need them.
         """
 
     def release(self) -> None:
-        """Move the model's weights back to host memory."""
+        """Point the modules to the tensors that they had before, and give back all memory of the weights."""
+
+    def dry(self) -> AbstractContextManager[None]:
+        """Context in which a network computes with whatever values: none are copied to the device."""
 
     def on_device(self, network: nn.Module) -> AbstractContextManager[object]:
         """Context in which the weights of a stage's network are on the device whenever they are used."""
@@ -67,16 +72,20 @@ class Resident(Memory):
     def __init__(self, device: torch.device) -> None:
         self.device = self.home_of_adapters = device
         self.workload: Workload | None = None
+        self._former: list[Callable[[], None]] = []
 
-    def hold(self, workload: Workload, fill: Fill = fill_now) -> None:
+    def hold(self, workload: Workload, values: Values = AT_ONCE) -> None:
         self.workload = workload
-        for place in places(module for network in workload.networks for module in network.modules()):
-            place.move(self.device, fill)
+        self._former = _ways_back(workload)
+        for place in _all_places(workload):
+            place.move(self.device, values.fill)
 
     def release(self) -> None:
-        for network in self.workload.networks if self.workload else ():
-            network.to("cpu")
+        _go_back(self._former)
         release_cached_memory(self.device)
+
+    def dry(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def on_device(self, network: nn.Module) -> AbstractContextManager[object]:
         return nullcontext()
@@ -98,9 +107,10 @@ class Streamed(Memory):
         self._copies = copies
         self.workload: Workload | None = None
         self._streamer: Streamer | None = None
+        self._former: list[Callable[[], None]] = []
         self._stages: dict[nn.Module, tuple[list[StreamedPiece], list[StreamedPiece]]] = {}
 
-    def hold(self, workload: Workload, fill: Fill = fill_now) -> None:
+    def hold(self, workload: Workload, values: Values = AT_ONCE) -> None:
         """Make a plan, then place the weights by it.
 
         Raises:
@@ -109,7 +119,8 @@ class Streamed(Memory):
         copies = self._copies or copies_for(self.device)
         self.plan = self.plan_for(workload, copies)
         self.workload = workload
-        self._place(workload, self.plan, copies, fill)
+        self._former = _ways_back(workload)
+        self._place(workload, self.plan, copies, values)
 
     def plan_for(self, workload: Workload, copies: Copies) -> Plan:
         """Plan for a model, from the copy rate and block time measured on this machine."""
@@ -155,9 +166,13 @@ class Streamed(Memory):
             return
         self._streamer.close()
         self._streamer, self._stages = None, {}
-        for network in self.workload.networks:
-            network.to("cpu")
+        _go_back(self._former)
         release_cached_memory(self.device)
+
+    def dry(self) -> AbstractContextManager[None]:
+        if self._streamer is None:
+            raise RuntimeError("no model is held; call hold first")
+        return self._streamer.dry()
 
     @contextmanager
     def on_device(self, network: nn.Module) -> Iterator[None]:
@@ -169,27 +184,27 @@ class Streamed(Memory):
         finally:
             release_cached_memory(self.device)  # the next stage could not use the fragments of this one's activations
 
-    def _place(self, workload: Workload, plan: Plan, copies: Copies, fill: Fill) -> None:
+    def _place(self, workload: Workload, plan: Plan, copies: Copies, values: Values) -> None:
         self._streamer = Streamer(copies, plan.slots, plan.slot_bytes)
         taken: dict[str, StreamedPiece] = {}
         for piece in _pieces(workload):
             if piece.name in plan.streamed:
-                taken[piece.name] = self._streamer.take(piece, fill)
+                taken[piece.name] = self._streamer.take(piece, values)
             else:
-                piece.pack(copies.device_buffer(piece.nbytes), fill)
+                piece.pack(copies.device_buffer(piece.nbytes), values.fill)
         for network in workload.networks:
             for place in places_beside(network, _pieces(workload)):
-                place.move(self.device, fill)
+                place.move(self.device, values.fill)
         for stage in workload.stages:
             once, loop = ([taken[p.name] for p in pieces if p.name in taken] for pieces in (stage.once, stage.loop))
             self._stages[stage.network] = (once, loop)
 
 
 @contextmanager
-def spared(usual: Memory) -> Iterator[Memory]:
+def spared(usual: Memory, values: Values = AT_ONCE) -> Iterator[Memory]:
     """Within the context all weights of a memory's model are streamed, and as little as possible is on the device.
 
-    Slower by moving all weights to the host, and back at the end.
+    Slower by reading all weights again, into host memory and at the end to where they were.
     """
     workload = usual.workload
     if workload is None:
@@ -197,22 +212,29 @@ def spared(usual: Memory) -> Iterator[Memory]:
     least = Streamed(usual.device, budget_bytes=None)
     usual.release()
     try:
-        least.hold(workload)
+        least.hold(workload, values)
+        with values.reading():
+            pass
         yield least
     finally:
         least.release()
-        usual.hold(workload)
+        usual.hold(workload, values)
+        with values.reading():
+            pass
 
 
 def measure(piece: Piece, run: Callable[[], object], copies: Copies) -> tuple[float, float]:
     """(bytes per second of a copy, seconds of a run), with random values in the piece that the run uses."""
-    host = copies.host_buffer(piece.nbytes)
     buffer = torch.empty(piece.nbytes, dtype=torch.uint8, device=copies.device)
-    copy_seconds = _fastest(lambda: copies.wait(copies.copy(buffer, host, copies.mark())), copies.device)
+    nbytes = min(piece.nbytes, COPIED_BYTES)
+    host = copies.host_buffer(nbytes)
+    copies.lock(host)
+    copy_seconds = _fastest(lambda: copies.wait(copies.copy(buffer[:nbytes], host, copies.mark())), copies.device)
+    copies.unlock(host)
     buffer.view(torch.bfloat16).normal_(std=NOISE)  # a GPU multiplies zeros faster than weights
     with piece.visiting(buffer):
         run_seconds = _fastest(run, copies.device)
-    return piece.nbytes / copy_seconds, run_seconds
+    return nbytes / copy_seconds, run_seconds
 
 
 def _fastest(work: Callable[[], object], device: torch.device) -> float:
@@ -247,6 +269,21 @@ def need_of(workload: Workload, block_seconds: float, memory: DeviceMemory | Non
 def _context_of(memory: DeviceMemory) -> int:
     """Memory of this process beside tensors; the driver does not divide it from that of others."""
     return min(memory.other, MOST_CONTEXT_BYTES)
+
+
+def _all_places(workload: Workload) -> list[Place]:
+    return places(module for network in workload.networks for module in network.modules())
+
+
+def _ways_back(workload: Workload) -> list[Callable[[], None]]:
+    """For every weight a function that puts the tensor of now into its place: a mapped one takes no memory."""
+    return [partial(place.put, place.tensor) for place in _all_places(workload)]
+
+
+def _go_back(ways: list[Callable[[], None]]) -> None:
+    for way in ways:
+        way()
+    ways.clear()
 
 
 def _pieces(workload: Workload) -> list[Piece]:

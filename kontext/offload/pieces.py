@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kontext.weights.reading import Fill, fill_now
+from kontext.weights.values import Fill, fill_now
 
 ALIGNMENT = 256  # bytes; kernels read fastest from such addresses, and every dtype may begin there
 
@@ -29,7 +29,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Entry of a module's dictionary that holds a weight or a buffer."""
 
     tensors: dict[str, Any]
@@ -115,10 +115,10 @@ class Piece:
             place.put(view)
 
 
-def places(modules: Iterable[nn.Module]) -> list[_Place]:
+def places(modules: Iterable[nn.Module]) -> list[Place]:
     """Places of all weights and buffers of some modules."""
     return [
-        _Place(tensors, name)
+        Place(tensors, name)
         for module in modules
         for tensors in (module._parameters, module._buffers)
         for name, tensor in tensors.items()
@@ -126,7 +126,7 @@ def places(modules: Iterable[nn.Module]) -> list[_Place]:
     ]
 
 
-def places_beside(network: nn.Module, pieces: Iterable[Piece]) -> list[_Place]:
+def places_beside(network: nn.Module, pieces: Iterable[Piece]) -> list[Place]:
     """Places of the weights and buffers of a network that belong to none of the pieces."""
     taken = set().union(*(piece.keys() for piece in pieces))
     return [place for place in places(network.modules()) if (id(place.tensors), place.name) not in taken]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from kontext.offload.copies import Copies, Mark
 from kontext.offload.pieces import Piece
-from kontext.weights.reading import Fill, fill_now
+from kontext.weights.values import AT_ONCE, Fill, Values, fill_now
 
 
 class StreamedPiece:
@@ -72,10 +72,15 @@ class Streamer:
         self._stage: _Order = _Order((), ())
         self._upcoming: Iterator[StreamedPiece] = iter(())
         self._hooks: list[Any] = []
+        self._hosts: list[Tensor] = []
+        self._copies_nothing = False
 
-    def take(self, piece: Piece, fill: Fill = fill_now) -> StreamedPiece:
+    def take(self, piece: Piece, values: Values = AT_ONCE) -> StreamedPiece:
         """Move a piece to host memory and copy it to the device whenever its module is called."""
-        streamed = StreamedPiece(piece, self._copies.host_buffer(piece.nbytes), self._slots, fill)
+        host = self._copies.host_buffer(piece.nbytes)
+        streamed = StreamedPiece(piece, host, self._slots, values.fill)
+        values.when_filled(host, lambda: self._copies.lock(host))
+        self._hosts.append(host)
 
         def before(module: nn.Module, arguments: Any) -> None:
             self._acquire(streamed)
@@ -104,13 +109,26 @@ class Streamer:
             self._clear()
             self._upcoming = iter(())
 
+    @contextmanager
+    def dry(self) -> Iterator[None]:
+        """Context in which nothing is copied: modules compute with whatever the slots hold."""
+        self._copies_nothing = True
+        try:
+            yield
+        finally:
+            self._copies_nothing = False
+
     def close(self) -> None:
-        """Remove the hooks and free the slots; pieces stay in host memory."""
+        """Remove the hooks and free the slots; pieces stay in host memory, which the system may move again."""
         for hook in self._hooks:
             hook.remove()
         self._clear()
         if self._last_copy is not None:
             self._copies.wait(self._last_copy)  # the allocator may reuse the slots' memory afterwards
+            self._copies.finish(self._last_copy)
+        for host in self._hosts:
+            self._copies.unlock(host)
+        self._hosts.clear()
         self._slots.clear()
 
     def _acquire(self, piece: StreamedPiece) -> None:
@@ -135,7 +153,8 @@ class Streamer:
         """Copy the next pieces into all free slots."""
         while self._free and (piece := next(self._upcoming, None)) is not None:
             slot, done = self._free.popleft()
-            copied = self._copies.copy(self._slots[slot][: piece.nbytes], piece.host, after=done)
+            nbytes = 0 if self._copies_nothing else piece.nbytes
+            copied = self._copies.copy(self._slots[slot][:nbytes], piece.host[:nbytes], after=done)
             self._ahead.append(_Arrival(piece, slot, copied))
             self._last_copy = copied
 

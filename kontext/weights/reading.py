@@ -1,18 +1,20 @@
 """Reads weights from files straight into their final memory, with several threads.
 
-Files are mapped into memory, so the copy from a mapped tensor reads the file. The copy goes straight into pinned
-memory, or into a staging buffer for a copy to the GPU, and converts the dtype on the way. A weight that stays mapped,
-as on a CPU, is not copied: one read per page brings it into memory. Apart from the system's page cache, no weight is in
-host memory twice.
+Files are mapped into memory, so the copy from a mapped tensor reads the file. The copy goes straight into the memory
+that a weight is streamed from, or into a staging buffer for a copy to the GPU, and converts the dtype on the way. A
+weight that stays mapped, as on a CPU, is not copied: one read per page brings it into memory. Apart from the system's
+page cache, no weight is in host memory twice.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -32,20 +34,15 @@ from kontext.weights.staging import (
     flat,
 )
 from kontext.weights.stored import Packed, Weight
+from kontext.weights.values import Values
 
-Fill = Callable[[Tensor, Tensor], None]  # (target, source): write the source's values to the target
 Convert = Callable[[Weight, torch.dtype], Tensor]  # (source, dtype): a tensor of that dtype with the source's values
 OnProgress = Callable[[int, int], None]  # (bytes read, total bytes)
+_Work = tuple[int, int, Callable[..., object], tuple[Any, ...]]  # address in the file, order there, function, arguments
 
 CHUNK_BYTES = 8 * 2**20  # of a target; 0.2 ms of a bus, so that all threads end at about the same time
 PAGE_BYTES = 4096
 MOST_THREADS = 8  # at 6 GB/s each they saturate a bus of 50 GB/s: derived, no GPU has confirmed it
-
-
-def fill_now(target: Tensor, source: Tensor) -> None:
-    """Copy the values at once, unless target and source are the same tensor."""
-    if target is not source:
-        target.copy_(source)
 
 
 def convert_now(source: Weight, dtype: torch.dtype) -> Tensor:
@@ -61,13 +58,13 @@ def default_threads() -> int:
     return min(MOST_THREADS, os.cpu_count() or 1)
 
 
-class Reader:
-    """Collects the weights to read, then reads them.
+class Reader(Values):
+    """Collects the weights to read, then reads them, and again whenever they are placed anew.
 
     Args:
         device: device of the model.
-        on_progress: called while reading, by one thread at a time but not always the same. An exception from it ends
-            the reading.
+        on_progress: called in the first reading, by one thread at a time but not always the same. An exception from it
+            ends the reading.
         threads: number of reading threads; None for the default of the device.
         stage: creates the copies from a thread's staging buffers; None to write to targets directly, except on CUDA.
     """
@@ -83,10 +80,12 @@ class Reader:
         self._on_progress = on_progress
         self._threads = threads or (1 if device.type == "mps" else default_threads())  # one at a time on Apple's GPU
         self._stage = stage or ((lambda: copies_for(device)) if device.type == "cuda" else None)
-        self._unread: dict[int, tuple[Tensor, Weight]] = {}  # by address; the tensors keep it from being reused
+        # By address; the tensors keep it from being reused.
+        self._converted: dict[int, tuple[Tensor, Weight]] = {}
+        self._derived: dict[int, tuple[Tensor, Derived, int]] = {}  # with the number of the output
         self._fills: list[tuple[Tensor, Weight]] = []
-        self._derived: dict[int, tuple[Derived, int]] = {}  # likewise by address, with the number of the output
         self._computed: list[Derived] = []
+        self._acts: list[tuple[Tensor, Callable[[], object]]] = []
         self._here = threading.local()
         self._lock = threading.Lock()
         self._stagings: list[Staging] = []
@@ -98,19 +97,21 @@ class Reader:
         if isinstance(source, Tensor) and source.dtype == dtype:
             return source
         converted = torch.empty(source.shape, dtype=dtype)  # takes no memory before the first write
-        self._unread[converted.data_ptr()] = converted, source
+        self._converted[converted.data_ptr()] = converted, source
         return converted
 
     def fill(self, target: Tensor, source: Tensor) -> None:
         """Record a tensor to be filled by `reading`."""
         if source.data_ptr() in self._derived:
-            derived, i = self._derived.pop(source.data_ptr())
+            _, derived, i = self._derived[source.data_ptr()]
             derived.targets[i] = target
             if derived not in self._computed:
                 self._computed.append(derived)
             return
-        _, origin = self._unread.pop(source.data_ptr(), (source, source))
-        self._fills.append((target, origin))
+        self._fills.append((target, self.stored(source)))
+
+    def when_filled(self, buffer: Tensor, act: Callable[[], object]) -> None:
+        self._acts.append((buffer, act))
 
     def derive(self, weight: Tensor, outputs: Sequence[Tensor], compute: Compute) -> None:
         """Record tensors to be computed from a weight when it is read, in its place.
@@ -123,26 +124,27 @@ class Reader:
         derived = Derived(self.stored(weight), weight.dtype, compute, list(outputs))
         self.forget(weight)
         for i, output in enumerate(outputs):
-            self._derived[output.data_ptr()] = derived, i
+            self._derived[output.data_ptr()] = output, derived, i
 
     def stored(self, tensor: Tensor) -> Weight:
         """The weight as its file holds it, of a tensor that `convert` made; the tensor itself when it is no other."""
-        return self._unread.get(tensor.data_ptr(), (tensor, tensor))[1]
+        return self._converted.get(tensor.data_ptr(), (tensor, tensor))[1]
 
     def forget(self, tensor: Tensor) -> None:
         """Do not read the values of a tensor that `convert` made: something else took its place."""
-        self._unread.pop(tensor.data_ptr(), None)
+        self._converted.pop(tensor.data_ptr(), None)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Context in which the weights are read concurrently; its end waits until all are in place."""
         self._total = sum(source.nbytes for source in (*(source for _, source in self._fills), *self._computed))
-        work = sorted(self._work(), key=lambda item: item[0])  # in the order of the file
-        self._fills.clear()
-        self._computed.clear()
+        self._done = 0
+        work = sorted(self._work(), key=lambda item: item[:2])  # in the order of the file
+        for done in (self._fills, self._computed, self._acts):
+            done.clear()
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="reader")
         try:
-            reads = [pool.submit(read, *chunk) for _, read, chunk in work]
+            reads = [pool.submit(read, *chunk) for _, _, read, chunk in work]
             yield
             for read in reads:
                 read.result()
@@ -154,15 +156,21 @@ class Reader:
             if self._bench is not None:
                 self._bench = None
                 release_cached_memory(self._device)  # the bench's stream has its own, and nothing to compute any more
+            self._on_progress = None
 
-    def _work(self) -> Iterator[tuple[int, Callable[..., None], tuple[Any, ...]]]:
-        """(address in the file, function, its arguments) of every chunk."""
+    def _work(self) -> Iterator[_Work]:
+        """Chunks to read and to compute, and what is to be done with a buffer behind its last chunk."""
+        ends = _Ends([buffer for buffer, _ in self._acts])
         for target, source in self._fills:
             for chunk in _chunks(target, source):
-                yield chunk[1].data_ptr(), self._read, chunk
+                ends.note(chunk[0], chunk[1].data_ptr())
+                yield chunk[1].data_ptr(), 0, self._read, chunk
         for derived in self._computed:
             for rows in derived.chunks(CHUNK_BYTES):
-                yield rows.rows.data_ptr(), self._compute, (rows,)
+                ends.note(rows.targets[0], rows.rows.data_ptr())
+                yield rows.rows.data_ptr(), 0, self._compute, (rows,)
+        for buffer, act in self._acts:
+            yield ends.of(buffer), 1, act, ()
 
     @torch.inference_mode()
     def _compute(self, chunk: DerivedRows) -> None:
@@ -202,6 +210,25 @@ class Reader:
                 self._stagings.append(self._here.staging)
         staging: Staging = self._here.staging
         return staging
+
+
+class _Ends:
+    """For every buffer the last address in the files that is read into it."""
+
+    def __init__(self, buffers: Sequence[Tensor]) -> None:
+        self._starts = sorted((buffer.data_ptr(), buffer.nbytes) for buffer in buffers)
+        self._last: dict[int, int] = {}
+
+    def note(self, target: Tensor, address: int) -> None:
+        i = bisect_right(self._starts, target.data_ptr(), key=itemgetter(0)) - 1
+        if i < 0:
+            return
+        start, nbytes = self._starts[i]
+        if target.data_ptr() < start + nbytes:
+            self._last[start] = max(address, self._last.get(start, 0))
+
+    def of(self, buffer: Tensor) -> int:
+        return self._last.get(buffer.data_ptr(), 0)
 
 
 def _chunks(target: Tensor, source: Weight) -> Iterator[tuple[Tensor, Source]]:

@@ -1,4 +1,4 @@
-"""Staging: a thread's pinned buffers on the way to a device, and tensors that are computed there from a weight."""
+"""Staging: a thread's locked buffers on the way to a device, and tensors that are computed there from a weight."""
 
 from __future__ import annotations
 
@@ -115,8 +115,10 @@ class Staging:
         self._copies = copies
         # The allocator may return memory that earlier work still uses; copies wait for that work.
         self._begin = copies.mark()
-        self._buffers = cycle([_Buffer(copies.host_buffer(nbytes), copies) for _ in range(2)])
-        self._last: _Buffer | None = None
+        self._both = [_Buffer(copies.host_buffer(nbytes), copies) for _ in range(2)]
+        for buffer in self._both:
+            copies.lock(buffer.memory)
+        self._buffers = cycle(self._both)
 
     def send(self, target: Tensor, source: Source) -> None:
         """Write a source's values to a target on the device, at some time before `finish` returns."""
@@ -139,9 +141,10 @@ class Staging:
                 copy_here(target, values)
 
     def finish(self) -> None:
-        """Wait until everything has arrived."""
-        for _ in range(2):
-            next(self._buffers).wait()
+        """Wait until everything has arrived; the staging is not used afterwards."""
+        for buffer in self._both:
+            buffer.wait()
+            self._copies.unlock(buffer.memory)
 
     def _next(self) -> _Buffer:
         buffer = next(self._buffers)

@@ -1,0 +1,41 @@
+"""Host memory of exact size for streamed weights, which may be locked once it is filled.
+
+Memory that CUDA allocates locked takes seconds per ten gigabytes before anything can be read into it, and torch rounds
+its size up to a power of two and keeps it. Pages of our own are filled by the reading threads, then locked where they
+are, and go back to the system with the last tensor that lies in them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_pages: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # owners of pages by their address
+
+
+def host_pages(nbytes: int) -> Tensor:
+    """Allocate pages of their own for so many bytes; they take no memory before they are written to."""
+    memory = mmap.mmap(-1, nbytes)
+    with suppress(AttributeError, OSError):  # not on every system
+        memory.madvise(mmap.MADV_HUGEPAGE)  # a five-hundredth of the pages to be locked
+    owner = (ctypes.c_ubyte * nbytes).from_buffer(memory)  # unlike the map it dies before the pages do
+    tensor = torch.frombuffer(owner, dtype=torch.uint8)
+    _pages[tensor.data_ptr()] = owner
+    return tensor
+
+
+def before_return(buffer: Tensor, act: Callable[[], object]) -> Callable[[], object]:
+    """Call a function before the pages of `host_pages` go back to the system, or earlier by calling what is returned.
+
+    Either way it is called once. The end of the process does not count.
+    """
+    last_call = weakref.finalize(_pages[buffer.data_ptr()], act)
+    last_call.atexit = False
+    return last_call
