@@ -122,6 +122,13 @@ def device_memory(device: torch.device) -> DeviceMemory | None:
     return DeviceMemory(total, free, torch.cuda.memory_reserved(device))
 
 
+def record_event(stream: torch.cuda.Stream) -> torch.cuda.Event:
+    """Mark the end of a stream's work so far; who waits for it sleeps, where CUDA's usual events keep a core busy."""
+    event: torch.cuda.Event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    stream.record_event(event)
+    return event
+
+
 def release_cached_memory(device: torch.device) -> None:
     """Return the unused memory that torch's allocator caches to the device."""
     if device.type == "cuda":

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from kontext.device import synchronize
+from kontext.device import record_event, synchronize
 from kontext.request import OnStep
 
 Wait = Callable[[], object]  # returns when the device has finished the work launched before
@@ -20,7 +20,7 @@ def report_steps(on_step: OnStep, device: torch.device) -> OnStep:
     therefore takes effect one step later.
     """
     if device.type == "cuda":
-        return report_behind(on_step, lambda: torch.cuda.current_stream(device).record_event().synchronize, ahead=1)
+        return report_behind(on_step, lambda: record_event(torch.cuda.current_stream(device)).synchronize, ahead=1)
     return report_behind(on_step, lambda: lambda: synchronize(device), ahead=0)
 
 

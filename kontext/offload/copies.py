@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from kontext.device import synchronize
+from kontext.device import record_event, synchronize
 from kontext.offload.host_memory import before_return, host_pages
 
 REGISTER_PORTABLE = 1  # cudaHostRegisterPortable: locked for every GPU
@@ -103,19 +103,19 @@ class StreamCopies(Copies):
         return torch.empty(nbytes, dtype=torch.uint8, device=self.device)
 
     def mark(self) -> Mark:
-        return torch.cuda.current_stream(self.device).record_event()
+        return record_event(torch.cuda.current_stream(self.device))
 
     def copy(self, target: Tensor, source: Tensor, after: Mark | None) -> Mark:
         with torch.cuda.stream(self._stream):
             if after is not None:
                 self._stream.wait_event(after)
             target.copy_(source, non_blocking=True)
-            return self._stream.record_event()
+            return record_event(self._stream)
 
     def run(self, work: Callable[[], object]) -> Mark:
         with torch.cuda.stream(self._stream):
             work()
-            return self._stream.record_event()
+            return record_event(self._stream)
 
     def wait(self, copied: Mark) -> None:
         torch.cuda.current_stream(self.device).wait_event(copied)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from kontext.progress import Wait, report_behind
+from kontext.progress import Wait, report_behind, report_steps
 
 
 class Device:
@@ -60,3 +62,18 @@ def test_an_edit_of_one_step_is_reported() -> None:
     device = Device()
 
     assert run(device, report_behind(device.report, device.mark, ahead=1), total=1)[-1] == "report 1"
+
+
+def test_on_cuda_the_host_sleeps_while_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[dict[str, bool]] = []
+
+    def event(**options: bool) -> SimpleNamespace:
+        return SimpleNamespace(synchronize=lambda: waited.append(options))
+
+    stream = SimpleNamespace(record_event=lambda event: event)
+    monkeypatch.setattr(torch.cuda, "Event", event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+
+    report_steps(lambda done, total: None, torch.device("cuda"))(1, 1)
+
+    assert waited == [{"blocking": True}]
