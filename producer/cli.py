@@ -12,6 +12,7 @@ from jobs.version import program_version
 from producer.commands.callbacks import callbacks
 from producer.commands.change import cancel, retry
 from producer.commands.dead_letters import dead_letters
+from producer.commands.download import download
 from producer.commands.edit import edit
 from producer.commands.look import batches, status, watch
 from producer.commands.results import gallery, results
@@ -34,7 +35,22 @@ app = typer.Typer(
     },
 )
 COMMANDS = (
-    *(submit, run, edit, serve, status, watch, batches, results, gallery, cancel, retry, callbacks, dead_letters),
+    *(
+        submit,
+        run,
+        edit,
+        serve,
+        status,
+        watch,
+        batches,
+        results,
+        download,
+        gallery,
+        cancel,
+        retry,
+        callbacks,
+        dead_letters,
+    ),
 )
 for command in COMMANDS:
     app.command()(command)

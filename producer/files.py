@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from io import TextIOWrapper
 from pathlib import Path
 from typing import IO
 from urllib.parse import unquote, urlsplit
@@ -39,18 +40,33 @@ def _resolved(folder: Path) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[str]]:
+    """Open a new text file that replaces `path` once it is complete.
+
+    Raises:
+        TableError: it cannot be written.
+    """
+    with replacing_bytes(path) as binary, TextIOWrapper(binary, encoding="utf-8", newline="") as file:
+        yield file
+
+
+@contextmanager
+def replacing_bytes(path: Path, modified: float | None = None) -> Iterator[IO[bytes]]:
     """Open a new file that replaces `path` once it is complete.
 
+    Args:
+        modified: its time of change, in seconds since 1970; None: now.
     Raises:
         TableError: it cannot be written.
     """
     with naming_what_is_written(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            with os.fdopen(handle, "wb") as file:
                 yield file
             os.chmod(name, 0o644)  # mkstemp makes it private
+            if modified is not None:
+                os.utime(name, (modified, modified))
             os.replace(name, path)
         except BaseException:
             os.unlink(name)

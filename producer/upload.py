@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from jobs.errors import SettingsError
 from jobs.ledger.scripts import chunks
 from jobs.schema import EditJob
-from producer.errors import SetupError, TableError
+from producer.buckets import bucket_failures, http_status, open_client
+from producer.errors import TableError
 from producer.files import local_path
 from producer.local_inputs import local_files
 
@@ -44,7 +44,7 @@ class Uploader:
         if scheme != "s3" or not self._bucket:
             raise SettingsError(f"--upload {target}: expected s3://bucket/prefix")
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        self._client = _client()
+        self._client = open_client()
         self._known: dict[Path, str] = {}
         self._lock = threading.Lock()
         self.sent = self.there_before = 0
@@ -87,7 +87,7 @@ class Uploader:
         try:
             return bool(self._client.head_object(Bucket=self._bucket, Key=key)["ContentLength"] == size)
         except import_module("botocore.exceptions").ClientError as error:
-            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (403, 404):
+            if http_status(error) in (403, 404):
                 return False  # 403: may not list, and then a missing key looks forbidden; the upload will tell
             raise
 
@@ -105,7 +105,7 @@ def put_folder(folder: Path, target: str) -> None:
         TableError: the bucket refuses one.
     """
     bucket, _, prefix = target.removeprefix("s3://").partition("/")
-    client = _client()
+    client = open_client()
 
     def put(path: Path) -> None:
         key = f"{prefix}/{path.relative_to(folder).as_posix()}".lstrip("/")
@@ -121,23 +121,10 @@ def _kind_of(path: Path) -> dict[str, str]:
     return {"ContentType": mimetypes.guess_type(path.name)[0] or "application/octet-stream"}
 
 
-def _client() -> Any:
-    try:
-        from storage.s3 import make_client  # loads boto3
-    except ImportError as error:
-        raise SetupError("a bucket needs boto3: pip install 'kontext-edits[s3]'") from error
-    return make_client()
-
-
 @contextmanager
 def _failures(path: Path, bucket: str) -> Iterator[None]:
-    errors, transfers = import_module("botocore.exceptions"), import_module("boto3.exceptions")
     try:
-        yield
+        with bucket_failures(str(path), f"cannot be uploaded to bucket {bucket}"):
+            yield
     except OSError as error:
         raise TableError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (errors.BotoCoreError, errors.ClientError, transfers.Boto3Error) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise TableError(
-            f"{path}: cannot be uploaded to bucket {bucket} ({said}); check AWS_* and the bucket"
-        ) from error

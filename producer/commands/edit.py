@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +11,18 @@ from typing import Annotated
 import typer
 
 from jobs.errors import SettingsError
-from jobs.inline_image import inline_image
 from jobs.ledger import JobRecord
 from jobs.schema import SUFFIX_OF_FORMAT, EditJob, EditParams, EditResult, JobState, parse_job
-from producer.client import Client
 from producer.commands import options
-from producer.commands.edit_output import check_output, read_local_output
+from producer.commands.edit_output import read_local_output
+from producer.commands.edit_remote import (
+    check_remote_output,
+    fetched,
+    is_workers,
+    refuse_local_loras,
+    run_remotely,
+    without_output,
+)
 from producer.embedded.local_service import local_service
 from producer.embedded.private_redis import private_folder
 from producer.errors import TableError
@@ -37,11 +43,20 @@ SEEDS = re.compile(r"(\d+)\.\.(\d+)")
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit of the command line: its input images as URIs, its seed, and its output as a path or URI."""
+    """One edit of the command line: its input images as URIs, its seed, and the URI of its output.
+
+    An output that `is_fetched` is the workers' until it is fetched to that place here.
+    """
 
     images: tuple[str, ...]
     seed: int | None
     output: str | None
+    is_fetched: bool = False
+
+    def job(self, prompt: str, defaults: RowDefaults) -> EditJob:
+        params = {**defaults.params().model_dump(), "seed": self.seed}
+        job = parse_job({"image": list(self.images), "prompt": prompt, "output": self.output, "params": params})
+        return without_output(job) if self.is_fetched else job
 
 
 @options.takes_params
@@ -53,7 +68,7 @@ def edit(
     output: Annotated[
         str | None,
         options.option(
-            "-o", "--output", help="File, or a folder (ends in /); with --remote a URI. [default: X-edited.png]"
+            "-o", "--output", help="File, or a folder (ends in /); with --remote also a URI. [default: X-edited.png]"
         ),
     ] = None,
     seed: Annotated[
@@ -75,25 +90,25 @@ def edit(
     """Edit an image, or several, and print where the results are.
 
     By default this machine does it, as in `producer run`. With --remote the running workers do it; a local image
-    travels inside the job, and the output stays where they put it.
+    travels inside the job, and the output stays where they put it, or is fetched to -o.
 
     \b
     Example: producer edit cat.png "make it snow" -o snow.png
     Example: producer edit cat.png "make it snow" --seed 1..4 --compare --open
     """
-    if remote and (compare or show):
-        raise typer.BadParameter("--compare and --open show local files, and with --remote the workers keep them")
+    if remote and (compare or show) and is_workers(output):
+        raise typer.BadParameter("--compare and --open show files here: with --remote name one by -o, or a folder")
     defaults = RowDefaults.read(
         **params or {},
     )
     if remote:
-        _refuse_local_loras(defaults.params())
+        refuse_local_loras(defaults.params())
     edits = plan_edits(images, _seeds(seed), output, str(defaults.given.get("output_format", "png")), remote)
-    jobs = [_job(one, prompt, defaults) for one in edits]
+    jobs = [one.job(prompt, defaults) for one in edits]
     if compare:
         pillow()  # now rather than after the edits
-    run = _run_remotely(broker_url) if remote else _run_here
-    results = [_told(record.result, as_json) for record in run(jobs)]
+    run = run_remotely(broker_url) if remote else _run_here
+    results = [_told(_here(record.result, one), as_json) for record, one in zip(run(jobs), edits, strict=True)]
     made = list(_compare(edits, results)) if compare else _local_outputs(results)
     for path in made:
         put(str(path)) if compare and not as_json else None
@@ -126,8 +141,8 @@ def plan_edits(
     several = len(images) * len(seeds) > 1
     if len(images) * len(seeds) > MOST_EDITS:
         raise SettingsError(f"{len(images) * len(seeds):,} edits are more than {MOST_EDITS:,}: write a table")
-    if remote:
-        _check_remote_output(output, several)
+    if remote and is_workers(output):
+        check_remote_output(output, several)
         return [Edit(tuple(_images(image)), seed, output) for image in images for seed in seeds]
     suffix = SUFFIX_OF_FORMAT.get(chosen_format, ".png")
     place = read_local_output(output)
@@ -142,7 +157,7 @@ def plan_edits(
                 target = _free(place.path / f"{_stem(image)}-edited{variation}{suffix}", taken)
             else:
                 target = _free(place.path.with_stem(place.path.stem + variation), taken)
-            edits.append(Edit(tuple(_images(image)), seed, target))
+            edits.append(Edit(tuple(_images(image)), seed, target, is_fetched=remote))
     return edits
 
 
@@ -164,29 +179,9 @@ def _run_here(jobs: list[EditJob]) -> Iterator[JobRecord]:
             yield wait_for(service.client, job.id, service.check)
 
 
-def _run_remotely(broker_url: str | None) -> Callable[[list[EditJob]], Iterator[JobRecord]]:
-    client = Client(settings=options.settings_with(broker_url))
-
-    def run(jobs: list[EditJob]) -> Iterator[JobRecord]:
-        for job in jobs:
-            client.submit(job)
-            say(f"job {job.id} is queued; waiting (Ctrl-C leaves it there)")
-        for job in jobs:
-            try:
-                yield wait_for(client, job.id)
-            except KeyboardInterrupt:
-                say(f"the job goes on; see it with: producer status {job.id}")
-                raise
-
-    def with_inputs(jobs: list[EditJob]) -> Iterator[JobRecord]:
-        return run([job.model_copy(update={"image": tuple(map(_inline, job.image))}) for job in jobs])
-
-    return with_inputs
-
-
-def _job(one: Edit, prompt: str, defaults: RowDefaults) -> EditJob:
-    params = {**defaults.params().model_dump(), "seed": one.seed}
-    return parse_job({"image": list(one.images), "prompt": prompt, "output": one.output, "params": params})
+def _here(result: EditResult, one: Edit) -> EditResult:
+    path = local_path(one.output) if one.is_fetched and one.output else None
+    return result if path is None else fetched(result, path)
 
 
 def _images(image: str) -> list[str]:
@@ -194,28 +189,6 @@ def _images(image: str) -> list[str]:
         return parse_images(image, Path.cwd())
     except CellProblem as problem:
         raise TableError(f"{problem.value}: {problem.remedy}") from problem
-
-
-def _check_remote_output(output: str | None, several: bool) -> None:
-    if output is not None and ("://" not in output or several):
-        said = "give an s3:// or file:// URI for one edit, or leave it out"
-        raise TableError(f"-o {output}: with --remote the workers write it; {said}")
-    check_output(output or "")
-
-
-def _refuse_local_loras(params: EditParams) -> None:
-    for lora in params.loras:
-        if (path := local_path(lora.uri)) is not None:
-            said = "is on this machine, and --remote workers read hf://, https:// or s3://"
-            raise TableError(f"--loras {path}: {said}; put it there, or edit without --remote")
-
-
-def _inline(uri: str) -> str:
-    path = local_path(uri)
-    try:
-        return uri if path is None else inline_image(path)
-    except (OSError, ValueError) as error:
-        raise TableError(str(error)) from error
 
 
 def _stem(image: str) -> str:

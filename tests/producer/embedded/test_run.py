@@ -267,11 +267,11 @@ def test_variations_of_several_images_are_compared_and_opened(
         (["cat.png", "snow", "--remote", "--loras", "cat.safetensors"], 2, "/cat.safetensors: is on this machine"),
         (["cat.png", "snow", "-o", "snow.gif"], 2, "error: -o snow.gif: cannot write .gif; use .png"),
         (["cat.png", "snow", "--remote", "-o", "s3://bucket/snow.bmp"], 2, "snow.bmp: cannot write .bmp"),
-        (["cat.png", "snow", "--remote", "-o", "here.png"], 2, "with --remote the workers write it"),
+        (["cat.png", "snow", "--remote", "-o", "here.gif"], 2, "error: -o here.gif: cannot write .gif; use .png"),
         (["cat.png", "snow", "--seed", "4..1"], 2, "error: --seed 4..1: expected a number such as 7, or variations"),
         (["cat.png", "snow", "--seed", "x"], 2, "error: --seed x: expected a number such as 7, or variations"),
         (["cat.png", "dog.png", "snow", "-o", "snow.png"], 2, "error: -o snow.png: one file for several images"),
-        (["cat.png", "snow", "--remote", "--open"], 2, "with --remote the workers keep them"),
+        (["cat.png", "snow", "--remote", "--open"], 2, "with --remote name one by -o, or a folder"),
     ],
 )
 def test_an_edit_that_fails_says_why(
