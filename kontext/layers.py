@@ -36,7 +36,8 @@ def timestep_embedding(t: Tensor, dim: int = FREQUENCY_CHANNELS, max_period: flo
     """
     half = dim // 2
     exponents = torch.arange(half, dtype=torch.float32) / half
-    frequencies = torch.exp(-math.log(max_period) * exponents).to(t.device)
+    # Computed on the CPU for the reference's bits; a training has no time to wait for the copy.
+    frequencies = torch.exp(-math.log(max_period) * exponents).to(t.device, non_blocking=t.is_cuda)
     angles = (1000.0 * t)[..., None].float() * frequencies
     return torch.cat((angles.cos(), angles.sin()), dim=-1).to(t.dtype)
 

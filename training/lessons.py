@@ -1,4 +1,4 @@
-"""Samples of a training step: drawn, encoded edits, kept for a few uses each.
+"""Batches of a training step: edits as numbers, made by other processes, then drawn and encoded where the flow learns.
 
 On a GPU drawing and encoding are cheap and every edit is used once. On a CPU encoding an image costs as much as
 learning from it, so several edits share a scene's image, and each is used a few times with other words and noise.
@@ -6,136 +6,178 @@ learning from it, so several edits share a scene's image, and each is used a few
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from random import Random
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from kontext.autoencoder import Autoencoder
-from kontext.config import PIXELS_PER_TOKEN, Resolution
+from kontext.config import PIXELS_PER_TOKEN, ModelConfig, Resolution
 from kontext.sampling import pack_latents, position_ids, token_grid
-from training.data.drawing import draw
+from kontext.text import TextEncoder
+from training.data.drawing import Sketch, paint, sketch
 from training.data.edits import Edit, edit_of
-from training.data.scenes import random_scene
+from training.data.scenes import Scene, random_scene
+from training.plans import Bucket, Phase, Shares
 from training.speed import mixed_precision
 
 CHANGED = 24 / 127.5  # a pixel that differs by more than 24 of 255 belongs to the edit
 EDITS_OF_A_SCENE = 6
-SCENES_AT_ONCE = 4  # drawn and encoded together
+ALIKE_SHARE = 0.7  # of the scenes have shapes of one kind or colour, so that a name needs both words
+WAITING_SECONDS = 120.0  # for a batch, before the processes that make them count as dead
 
 
-Shares = tuple[tuple[str, float], ...]  # kinds of edits, and the relative frequency of each
+class Order(NamedTuple):
+    """A batch to be drawn; its tensors are on the CPU."""
 
-
-@dataclass(frozen=True)
-class Bucket:
-    """Edits that can be in one batch: images of one size, one number of references."""
-
-    sizes: tuple[Resolution, ...]  # one of them at random, every time
-    samples: int  # in a batch
-    edits: Shares
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """One edit, encoded."""
-
-    edit: Edit
-    references: Tensor  # (reference tokens, 64)
-    target: Tensor  # (target tokens, 64)
-    changed: Tensor  # which target tokens the edit changes, bool, (target tokens,)
+    size: Resolution
+    scenes: Sketch
+    places: Tensor  # which scenes are the target and the references, int64, (samples, 1 + references)
+    t5_ids: Tensor  # (phrasings, samples, T5 tokens)
+    clip_ids: Tensor  # (phrasings, samples, CLIP tokens)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Lessons of one bucket, stacked, with their prompts."""
+    """Edits of one bucket, encoded."""
 
-    prompts: list[str]
     references: Tensor  # (batch, reference tokens, 64)
     target: Tensor  # (batch, target tokens, 64)
-    changed: Tensor  # bool, (batch, target tokens)
+    changed: Tensor  # which target tokens the edit changes, bool, (batch, target tokens)
     img_ids: Tensor  # (batch, target and reference tokens, 3)
+    t5_ids: Tensor  # (phrasings, batch, T5 tokens)
+    clip_ids: Tensor  # (phrasings, batch, CLIP tokens)
 
 
 @dataclass
-class Pool:
-    """Lessons of one size and one set of edits, of which the oldest make place for new ones."""
+class Orders(IterableDataset[list[Order]]):
+    """An endless stream of orders for one step after the other.
 
-    encoder: Autoencoder
-    size: Resolution
-    edits: Shares
-    rng: Random
-    uses: int  # of every lesson
-    capacity: int  # lessons
-    lessons: list[Lesson] = field(default_factory=list)
-    drawn: int = 0  # samples taken since the last new lessons
+    Args:
+        passed: share of the training that is over, one number in memory that all processes share.
+    """
 
-    def batch(self, samples: int) -> Batch:
-        """Draw a batch, making new lessons first where the old ones have been used often enough."""
-        self.drawn += samples
-        while len(self.lessons) < samples or self.drawn > 0:
-            fresh = new_lessons(self.encoder, self.size, self.edits, self.rng)
-            self.lessons = [*self.lessons, *fresh][-max(samples, self.capacity) :]
-            self.drawn -= len(fresh) * (self.uses if len(self.lessons) >= self.capacity else 1)  # it grows at first
-        chosen = self.rng.sample(self.lessons, samples)
-        return Batch(
-            prompts=[lesson.edit.prompt(self.rng) for lesson in chosen],
-            references=torch.stack([lesson.references for lesson in chosen]),
-            target=torch.stack([lesson.target for lesson in chosen]),
-            changed=torch.stack([lesson.changed for lesson in chosen]),
-            img_ids=token_places(self.size, chosen[0]).expand(samples, -1, -1),
+    phases: Sequence[Phase]
+    encoders: tuple[TextEncoder, TextEncoder]  # T5 and CLIP, for their tokenizers
+    config: ModelConfig
+    phrasings: int  # of every edit
+    seed: int
+    passed: Tensor
+
+    def __iter__(self) -> Iterator[list[Order]]:
+        worker = get_worker_info()
+        rng = Random(f"{self.seed} {worker.id if worker else 0}")
+        while True:
+            phase = phase_at(self.phases, float(self.passed))
+            yield [self.order(bucket, rng) for bucket in phase.buckets if rng.random() < bucket.share]
+
+    def order(self, bucket: Bucket, rng: Random) -> Order:
+        size = rng.choice(bucket.sizes)
+        edits: list[Edit] = []
+        while len(edits) < bucket.samples:
+            edits += edits_of_one_scene(bucket.edits, size[0] / size[1], bucket.most_shapes, rng)
+        edits = edits[: bucket.samples]
+        scenes: dict[Scene, int] = {}
+        places = [[scenes.setdefault(scene, len(scenes)) for scene in (e.target, *e.sources)] for e in edits]
+        prompts = [[edit.prompt(rng) for edit in edits] for _ in range(self.phrasings)]
+        t5, clip = self.encoders
+        return Order(
+            size,
+            sketch(list(scenes)),
+            torch.tensor(places),
+            torch.stack([t5.token_ids(texts, self.config.max_sequence_length) for texts in prompts]).int(),
+            torch.stack([clip.token_ids(texts, self.config.clip_max_length) for texts in prompts]).int(),
         )
 
 
-class Pools:
-    """A pool for every size and set of edits, made when it is first asked for."""
+class Lessons:
+    """The batches of every step: encoded orders, some of them kept to be used again.
 
-    def __init__(self, encoder: Autoencoder, seed: int, uses: int, capacity: int) -> None:
-        self.encoder, self.uses, self.capacity = encoder, uses, capacity
-        self.rng = Random(seed)
-        self.pools: dict[tuple[Resolution, Shares], Pool] = {}
+    Args:
+        uses: of every order.
+        kept: orders of so many steps are kept; none need be where each is used once.
+    """
 
-    def batch(self, bucket: Bucket) -> Batch:
-        key = (self.rng.choice(bucket.sizes), bucket.edits)
-        if key not in self.pools:
-            self.pools[key] = Pool(self.encoder, *key, self.rng, self.uses, self.capacity)
-        return self.pools[key].batch(bucket.samples)
+    def __init__(self, encoder: Autoencoder, orders: Orders, uses: int, kept: int, workers: int) -> None:
+        self.encoder, self.uses = encoder, uses
+        self.passed = orders.passed
+        self.kept: deque[list[Batch]] = deque(maxlen=kept)
+        self.rng = Random(orders.seed)
+        device = next(encoder.parameters()).device
+        loader = DataLoader(
+            orders,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+            timeout=WAITING_SECONDS if workers else 0,
+            # Forked, they are there at once; they touch no GPU.
+            multiprocessing_context="fork" if workers else None,
+        )
+        self.orders = iter(loader)
+
+    def batches(self, passed: float) -> list[Batch]:
+        """The batches of a step, new or used before."""
+        self.passed.fill_(passed)
+        if self.kept and len(self.kept) == self.kept.maxlen and self.rng.random() * self.uses > 1:
+            return self.rng.choice(self.kept)
+        batches = [encoded(self.encoder, order) for order in next(self.orders)]
+        self.kept.append(batches)
+        return batches
 
 
-def token_places(size: Resolution, lesson: Lesson) -> Tensor:
-    """Positions of target and reference tokens, (1, tokens, 3), as an edit of this size has them."""
-    images = range(1 + len(lesson.edit.sources))
-    return torch.cat([position_ids(image, *token_grid(*size)) for image in images], dim=1).to(lesson.target.device)
+def phase_at(phases: Sequence[Phase], passed: float) -> Phase:
+    """The phase of a training of which a share is over."""
+    for phase in phases[:-1]:
+        if passed < phase.share:
+            return phase
+        passed -= phase.share
+    return phases[-1]
 
 
-def new_lessons(encoder: Autoencoder, size: Resolution, edits: Shares, rng: Random) -> list[Lesson]:
-    """Lessons about a few new scenes."""
-    drawn = [edit for _ in range(SCENES_AT_ONCE) for edit in edits_of_one_scene(edits, size[0] / size[1], rng)]
-    scenes = list(dict.fromkeys(scene for edit in drawn for scene in (*edit.sources, edit.target)))
-    images = draw(scenes, size, next(encoder.parameters()).device)
-    tokens = encode(encoder, images)
-
-    def lesson(edit: Edit) -> Lesson:
-        sources, target = [scenes.index(scene) for scene in edit.sources], scenes.index(edit.target)
-        changed = changed_tokens(images[sources[0]], images[target])
-        return Lesson(edit, tokens[sources].flatten(0, 1), tokens[target], changed)
-
-    return [lesson(edit) for edit in drawn]
-
-
-def edits_of_one_scene(edits: Shares, aspect: float, rng: Random) -> list[Edit]:
+def edits_of_one_scene(edits: Shares, aspect: float, most_shapes: int, rng: Random) -> list[Edit]:
     """Up to EDITS_OF_A_SCENE edits; fewer if the scene does not allow some."""
-    scene = random_scene(rng, aspect)
+    scene = random_scene(rng, aspect, most=most_shapes, alike_share=ALIKE_SHARE)
     kinds, shares = zip(*edits, strict=True)
     made = (edit_of(scene, kind, rng) for kind in rng.choices(kinds, shares, k=EDITS_OF_A_SCENE))
     return [edit for edit in made if edit]
 
 
+def encoded(encoder: Autoencoder, order: Order) -> Batch:
+    """Draw and encode an order on the encoder's device, without waiting for it."""
+    device = next(encoder.parameters()).device
+    places, t5_ids, clip_ids = (
+        ids.to(device, non_blocking=True) for ids in (order.places, order.t5_ids, order.clip_ids)
+    )
+    size = (order.size[0], order.size[1])  # the loader makes a list of it
+    images = paint(order.scenes, size, device)
+    tokens = encode(encoder, images)
+    images_of_an_edit = places.shape[1]
+    return Batch(
+        references=tokens[places[:, 1:]].flatten(1, 2),
+        target=tokens[places[:, 0]],
+        changed=changed_tokens(images[places[:, 1]], images[places[:, 0]]),
+        img_ids=token_places(size, images_of_an_edit, device).expand(len(places), -1, -1),
+        t5_ids=t5_ids,
+        clip_ids=clip_ids,
+    )
+
+
+@cache
+def token_places(size: Resolution, images: int, device: torch.device) -> Tensor:
+    """Positions of target and reference tokens, (1, tokens, 3), as an edit of this size has them."""
+    return torch.cat([position_ids(image, *token_grid(*size)) for image in range(images)], dim=1).to(device)
+
+
 def changed_tokens(before: Tensor, after: Tensor) -> Tensor:
-    """Tokens that cover a differing pixel, bool, (tokens,); images of shape (3, height, width)."""
-    difference = (before - after).abs().amax(0, keepdim=True)
-    return nn.functional.max_pool2d(difference, PIXELS_PER_TOKEN).flatten() > CHANGED
+    """Tokens that cover a differing pixel, bool, (batch, tokens); images of shape (batch, 3, height, width)."""
+    difference = (before - after).abs().amax(1, keepdim=True)
+    return nn.functional.max_pool2d(difference, PIXELS_PER_TOKEN).flatten(1) > CHANGED
 
 
 @torch.no_grad()

@@ -1,12 +1,12 @@
-"""Fast learning on a CPU: mixed precision where the processor has it, and an attention in plain products.
+"""Fast learning: mixed precision where the processor has it, memory layouts, and on a CPU attention in plain products.
 
-The kernels behind `scaled_dot_product_attention` are made for long sequences. For the few hundred tokens of a small
-image two batched products and a softmax are faster, forward and back (`python -m benchmarks.learning`).
+The kernels behind `scaled_dot_product_attention` are made for long sequences. On a CPU two batched products and a
+softmax are faster for the few hundred tokens of a small image, forward and back.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,23 +14,26 @@ from torch.overrides import TorchFunctionMode
 
 from kontext.device import cpu_computes_in_bfloat16
 
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """False on a CPU without bfloat16 instructions, which learns faster in float32."""
+    return device.type != "cpu" or cpu_computes_in_bfloat16()
+
 
 def mixed_precision(device: torch.device) -> torch.autocast:
-    """Autocast to bfloat16, except on a CPU without bfloat16 instructions, which learns faster in float32."""
-    is_slow = device.type == "cpu" and not cpu_computes_in_bfloat16()
-    return torch.autocast(device.type, torch.bfloat16, enabled=not is_slow)
+    """Autocast to bfloat16 where that is fast."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bfloat16(device))
 
 
-class Float32Rounding(TorchFunctionMode):
-    """Within this context `Tensor.bfloat16` is a float32 copy on a CPU without bfloat16 instructions.
-
-    For torch's Muon, which orthogonalizes in bfloat16 whatever the device.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.bfloat16 and args[0].device.type == "cpu" and not cpu_computes_in_bfloat16():
-            return args[0].float().clone()
-        return func(*args, **(kwargs or {}))
+def channels_last(network: Network, device: torch.device) -> Network:
+    """A network of convolutions on a device, in the memory layout that computes fastest."""
+    network.to(device)
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return network
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -112,11 +112,13 @@ class Scene:
         return shape.x * width, shape.y * height, width, height
 
 
-def random_scene(rng: Random, aspect: float = 1.0, fewest: int = 1, most: int = MOST_SHAPES) -> Scene:
-    """A scene of `fewest` to `most` shapes; half of the scenes have shapes that share a kind or a colour."""
+def random_scene(
+    rng: Random, aspect: float = 1.0, fewest: int = 1, most: int = MOST_SHAPES, alike_share: float = 0.5
+) -> Scene:
+    """A scene of `fewest` to `most` shapes; in a share of the scenes shapes share a kind or a colour."""
     while True:
         scene = Scene(random_background(rng), aspect=aspect)
-        wanted, alike = rng.randint(fewest, most), rng.random() < 0.5
+        wanted, alike = rng.randint(fewest, most), rng.random() < alike_share
         for _ in range(40):
             if len(scene.shapes) == wanted:
                 return scene

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from PIL import Image, ImageDraw
 
+import kontext
 from kontext.config import ModelConfig
 from kontext.images import image_to_tensor, tensor_to_image
 from kontext.pipeline import Kontext
+from kontext.weights.layout import find_model
 from training.data.edits import EDITS
 from training.judging.cases import Case, cases
 from training.judging.judge import faults, pixels, psnr
-from training.progress import Progress
+
+SHOWN = 6  # cases of an edit on the contact sheet
 
 
 @dataclass(frozen=True)
@@ -39,32 +47,91 @@ class Verdict:
         return not self.faults
 
 
-def evaluate(
-    model: Kontext, count: int, steps: int, edits: Sequence[str] = EDITS, sheets: Path | None = None
-) -> list[Verdict]:
-    """Judge `count` cases of every edit.
+class Row(NamedTuple):
+    """One case of a contact sheet."""
 
-    Args:
-        sheets: a folder for contact sheets, one per edit: input, result, wanted image.
-    """
-    # Processes that share the edits have a file each, named after the first of theirs.
-    file = sheets / f"{_file_name(edits[0])}.jsonl" if sheets else None
-    progress = Progress("evaluation", count * len(edits), file)
+    prompt: str
+    images: tuple[Image.Image, ...]  # inputs, result, wanted image
+    faults: tuple[str, ...]
+
+
+Rows = list[Row]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Cases of one edit, to be judged after so many steps."""
+
+    edit: str
+    cases: int
+    steps: int
+
+
+Judged = list[tuple[Case, Image.Image, Verdict]]
+
+
+def judge_cases(model: Kontext, task: Task) -> Judged:
+    """Images of a task's cases, with their verdicts."""
+    judged = []
+    for case in cases(task.edit, task.cases, model.config.preferred_resolutions):
+        image = edited(model, case, task.steps)
+        judged.append((case, image, _verdict(model, case, image)))
+    return judged
+
+
+def evaluate(model: Kontext, count: int, steps: int, edits: Sequence[str] = EDITS) -> list[Verdict]:
+    """Judge `count` cases of every edit."""
+    return [verdict for edit in edits for _, _, verdict in judge_cases(model, Task(edit, count, steps))]
+
+
+def evaluate_together(model: Path, device: str, tasks: Sequence[Task], processes: int, sheet_file: Path) -> None:
+    """Judge in several processes; writes `eval.json` after every edit that is done, and a contact sheet at the end."""
+    shown: dict[str, Rows] = {}
     verdicts: list[Verdict] = []
-    for edit in edits:
-        judged = []
-        for case in cases(edit, count, model.config.preferred_resolutions):
-            image = edited(model, case, steps)
-            judged.append((case, image, _verdict(model, case, image)))
-            verdicts.append(judged[-1][2])
-            progress.report(len(verdicts), 1, success=float(verdicts[-1].succeeded))
-        if sheets:
-            sheet(judged).save(sheets / f"{_file_name(edit)}.png")
-    return verdicts
+    started = time.monotonic()
+    for task, (rows, judged) in _results(model, device, tasks, processes):
+        shown[task.edit] = rows
+        verdicts = sorted([*verdicts, *judged], key=lambda verdict: EDITS.index(verdict.edit))
+        write_report(model / "eval.json", verdicts, task.steps, find_model(model).config)
+        right = sum(verdict.succeeded for verdict in judged)
+        sys.stderr.write(f"evaluation: {task.edit} {right}/{len(judged)} ({time.monotonic() - started:.0f} s)\n")
+    sheet([row for edit in EDITS for row in shown.get(edit, ())]).save(sheet_file)
+    for name, figures in summary(verdicts).items():
+        sys.stderr.write(f"{name:12s} {'  '.join(f'{key} {value}' for key, value in figures.items())}\n")
 
 
-def _file_name(edit: str) -> str:
-    return edit.replace(" ", "_")
+def _results(
+    model: Path, device: str, tasks: Sequence[Task], processes: int
+) -> Iterator[tuple[Task, tuple[Rows, list[Verdict]]]]:
+    """Results of the tasks, in the order in which they are done."""
+    if processes == 1:
+        _load(model, device)
+        yield from ((task, _run(task)) for task in tasks)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork could not use the GPU
+    with ProcessPoolExecutor(processes, context, _load, (model, device)) as pool:
+        running = {pool.submit(_run, task): task for task in tasks}
+        for done in as_completed(running):
+            yield running[done], done.result()
+
+
+_LOADED: list[Kontext] = []  # of this process
+
+
+def _load(model: Path, device: str) -> None:
+    torch.set_num_threads(1)
+    _LOADED[:] = [loaded(model, device)]
+
+
+def loaded(model: Path, device: str) -> Kontext:
+    """A tiny model, without what pays for large ones only: the compiler, and a measurement of attention kernels."""
+    return kontext.load(model, device=device, compile=False, attention="auto" if device == "cpu" else "flash")
+
+
+def _run(task: Task) -> tuple[Rows, list[Verdict]]:
+    judged = judge_cases(_LOADED[0], task)
+    rows = [Row(case.prompt, (*case.images, image, case.target), v.faults) for case, image, v in judged[:SHOWN]]
+    return rows, [verdict for *_, verdict in judged]
 
 
 def edited(model: Kontext, case: Case, steps: int) -> Image.Image:
@@ -123,18 +190,17 @@ def write_report(path: Path, verdicts: Sequence[Verdict], steps: int, config: Mo
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-def sheet(judged: Sequence[tuple[Case, Image.Image, Verdict]], columns: int = 3) -> Image.Image:
+def sheet(rows: Sequence[Row], columns: int = SHOWN) -> Image.Image:
     """Input, result and wanted image of every case beside each other, with its sentence and verdict."""
-    width, height = 4 * 152, 152 + 28
-    rows = -(-len(judged) // columns)
-    whole = Image.new("RGB", (columns * width, rows * height), "white")
+    width, height = 4 * 132, 132 + 28
+    whole = Image.new("RGB", (columns * width, -(-len(rows) // columns) * height), "white")
     pen = ImageDraw.Draw(whole)
-    for i, (case, image, verdict) in enumerate(judged):
+    for i, row in enumerate(rows):
         x, y = i % columns * width, i // columns * height
-        pen.text((x, y), case.prompt, fill="black")
-        pen.text((x, y + 12), "; ".join(verdict.faults) or "right", fill="red" if verdict.faults else "green")
-        for j, shown in enumerate((*case.images, image, case.target)):
-            small = shown.copy()
-            small.thumbnail((148, 148))
-            whole.paste(small, (x + j * 152, y + 26))
+        pen.text((x, y), row.prompt, fill="black")
+        pen.text((x, y + 12), "; ".join(row.faults) or "right", fill="red" if row.faults else "green")
+        for j, image in enumerate(row.images):
+            small = image.copy()
+            small.thumbnail((128, 128))
+            whole.paste(small, (x + j * 132, y + 26))
     return whole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,7 +12,6 @@ from kontext.pipeline import Kontext
 from training.judging.cases import Case, cases
 from training.judging.evaluation import edited
 from training.judging.judge import faults, pixels
-from training.progress import Progress
 
 EXAMPLES_SEED = 2_000_003  # not that of the evaluation
 WANTED = {"recolour": 3, "background": 3, "remove": 2, "grey": 1, "invert": 1, "border": 2}
@@ -27,15 +27,14 @@ def write_examples(model: Kontext, folder: Path, steps: Sequence[int], tries: in
         The kinds of edits for which the model got too few right.
     """
     (folder / "expected").mkdir(parents=True, exist_ok=True)
-    progress = Progress("examples", len(WANTED), folder / "examples.jsonl")
     found: list[Case] = []
     short = []
-    for i, (edit, count) in enumerate(WANTED.items(), start=1):
+    for edit, count in WANTED.items():
         unseen = cases(edit, tries, model.config.preferred_resolutions, seed=EXAMPLES_SEED)
         right = list(islice((case for case in unseen if _succeeds(model, case, steps)), count))
         found += right
         short += [edit] if len(right) < count else []
-        progress.report(i, tries, found=float(len(right)))
+        sys.stderr.write(f"examples: {edit} {len(right)} of {count}\n")
     _write_table(folder, found)
     return short
 
