@@ -20,7 +20,7 @@ def write_record(model: Path, begin: Path, flow: FlowTraining, autoencoder: Auto
     """Write this run behind the runs of the model it began from."""
     run: dict[str, Any] = {
         "ended": datetime.now(UTC).date().isoformat(),
-        "machine": describe_machine(flow.ranks.device),
+        "machine": describe_machine(flow.device),
         "torch": torch.__version__,
     }
     if flow.step:
