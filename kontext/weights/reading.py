@@ -9,6 +9,7 @@ page cache, no weight is in host memory twice.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,9 @@ Convert = Callable[[Weight, torch.dtype], Tensor]  # (source, dtype): a tensor o
 OnProgress = Callable[[int, int], None]  # (bytes read, total bytes)
 _Work = tuple[int, int, Callable[..., object], tuple[Any, ...]]  # address in the file, order there, function, arguments
 
+# Of Python's lock between threads, while weights are read: the compiler, which works meanwhile, would hold it for 5 ms
+# whenever a reader has finished a copy and needs it for the next.
+SWITCH_SECONDS = 1e-4
 CHUNK_BYTES = 8 * 2**20  # of a target; 0.2 ms of a bus, so that all threads end at about the same time
 PAGE_BYTES = 4096
 MOST_THREADS = 8  # at 6 GB/s each they saturate a bus of 50 GB/s: derived, no GPU has confirmed it
@@ -143,6 +147,8 @@ class Reader(Values):
         for done in (self._fills, self._computed, self._acts):
             done.clear()
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="reader")
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_SECONDS)
         try:
             reads = [pool.submit(read, *chunk) for _, _, read, chunk in work]
             yield
@@ -150,6 +156,7 @@ class Reader(Values):
                 read.result()
         finally:
             pool.shutdown(cancel_futures=True)
+            sys.setswitchinterval(usual)
             for staging in self._stagings:
                 staging.finish()
             self._stagings.clear()
