@@ -36,17 +36,17 @@ def rotary_table(ids: Tensor, axes_dim: tuple[int, ...], theta: int) -> Tensor:
         ids: position of every token, float32, shape (batch, length, len(axes_dim)).
         axes_dim: channels per axis, together the size of a head.
     Returns:
-        (cos, sin) per channel pair, float32, shape (batch, 1, length, head_dim / 2, 2); the 1 is for the heads.
+        (cos, sin) per channel pair, float32, shape (batch, length, 1, head_dim / 2, 2); the 1 is for the heads.
     """
     axes = [rope(ids[..., axis], dim, theta) for axis, dim in enumerate(axes_dim)]
-    return torch.cat(axes, dim=-2).unsqueeze(1)
+    return torch.cat(axes, dim=-2).unsqueeze(2)
 
 
 def apply_rope(x: Tensor, pe: Tensor) -> Tensor:
     """Rotate queries or keys by their positions in float32, then round to their dtype.
 
     Args:
-        x: shape (batch, heads, length, head_dim).
+        x: shape (batch, length, heads, head_dim).
         pe: rotary table of the tokens, from `rotary_table`.
     """
     if torch.compiler.is_compiling():
@@ -57,25 +57,36 @@ def apply_rope(x: Tensor, pe: Tensor) -> Tensor:
 
 
 def _apply_rope_in_reals(x: Tensor, pe: Tensor) -> Tensor:
-    """Same rotation in real numbers: the compiler does not support complex ones, and fuses these into one pass."""
-    real, imaginary = x.float().reshape(*x.shape[:-1], -1, 2).unbind(-1)
-    cos, sin = pe.unbind(-1)
-    return torch.stack((real * cos - imaginary * sin, real * sin + imaginary * cos), dim=-1).flatten(-2).type_as(x)
+    """Same rotation in real numbers, for the compiler, which does not support complex ones.
+
+    Each channel takes its neighbour's value by index, with the sign of the sine changed in every first one: so it is
+    one pass. Pairs put together by `stack` would be written in float32 first.
+    """
+    cos, sin = (part[..., None].expand(*part.shape, 2).flatten(-2) for part in pe.unbind(-1))
+    sign = 2.0 * (torch.arange(x.shape[-1], device=x.device) % 2) - 1  # -1, 1, -1, 1, ...
+    wide = x.float()
+    neighbours = wide.reshape(*x.shape[:-1], -1, 2).flip(-1).flatten(-2)
+    return (wide * cos + neighbours * (sin * sign)).type_as(x)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, pe: Tensor, query_pe: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention between positioned tokens.
 
     Args:
-        q, k, v: shape (batch, heads, length, head_dim); there may be fewer queries than keys.
+        q, k, v: shape (batch, length, heads, head_dim), the layout in which products give and take tokens; there may be
+            fewer queries than keys.
         pe: rotary table of the keys, from `rotary_table`.
         query_pe: rotary table of the queries; None if queries and keys are of the same tokens.
     Returns:
         Shape (batch, length of q, heads * head_dim).
     """
-    q, k = apply_rope(q, pe if query_pe is None else query_pe), apply_rope(k, pe)
-    x = nn.functional.scaled_dot_product_attention(_widened(q), _widened(k), _widened(v)).type_as(v)
-    return x.transpose(1, 2).flatten(2)
+    return attention_of_turned(apply_rope(q, pe if query_pe is None else query_pe), apply_rope(k, pe), v)
+
+
+def attention_of_turned(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """As `attention`, of queries and keys that are turned already."""
+    by_head = (_widened(x).transpose(1, 2) for x in (q, k, v))
+    return nn.functional.scaled_dot_product_attention(*by_head).type_as(v).transpose(1, 2).flatten(2)
 
 
 def _widened(x: Tensor) -> Tensor:

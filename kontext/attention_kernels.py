@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ BACKENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
-PACKAGES = {"fa3": "flash_attn_interface", "fa2": "flash_attn"}
+PACKAGES = {"fa3": "flash_attn_interface", "fa2": "flash_attn.flash_attn_interface"}  # modules with `flash_attn_func`
 KERNELS = (*BACKENDS, *PACKAGES)
 TOKENS = 8704  # of a 1024x1024 edit with one reference: 4096 + 4096 + 512
 REPETITIONS = 3
@@ -54,11 +54,11 @@ def choose_backend(config: TransformerConfig, device: torch.device, dtype: torch
         raise RequestError(f"attention is {wanted!r}, but there is no package {PACKAGES[wanted]}; install it, or auto")
     if wanted != "auto" or device.type != "cuda":
         return "default" if wanted == "auto" else wanted
-    shape = (1, config.num_heads, TOKENS, config.head_dim)
-    seconds = measure_backends(torch.randn(shape, device=device, dtype=dtype), candidates())
-    chosen = min(seconds, key=lambda name: seconds[name], default="math")
-    measured = " ".join(f"{name}={1e3 * value:.2f}ms" for name, value in seconds.items())
-    log.info("attention_chosen backend=%s %s", chosen, measured)
+    shape = (1, TOKENS, config.num_heads, config.head_dim)
+    measured = measure_backends(torch.randn(shape, device=device, dtype=dtype), candidates())
+    chosen = min(measured, key=lambda name: measured[name].later, default="math")
+    told = (f"{name}={1e3 * time.later:.2f}ms,first={1e3 * time.first:.0f}ms" for name, time in measured.items())
+    log.info("attention_chosen backend=%s %s", chosen, " ".join(told))
     return chosen
 
 
@@ -68,80 +68,100 @@ def candidates() -> list[str]:
 
 
 def _is_installed(package: str) -> bool:
-    return find_spec(PACKAGES[package]) is not None
+    """Check for the module itself: FlashAttention 4 has the name of 2 and another module in it."""
+    try:
+        return find_spec(PACKAGES[package]) is not None
+    except Exception as error:  # finding a module imports what it lies in, a package made for another machine perhaps
+        log.debug("attention_unavailable backend=%s reason=%s", package, error)
+        return False
 
 
 def using_backend(name: str) -> AbstractContextManager[object]:
     """Context in which attention uses this kernel; torch falls back to another if one of its own cannot run."""
-    if name == "default":
-        return nullcontext()
-    if name in PACKAGES:
-        return _PackageAttention(PACKAGES[name])
-    order = [BACKENDS[name], *(backend for other, backend in BACKENDS.items() if other != name)]
-    return sdpa_kernel(order, set_priority=True)
+    return nullcontext() if name == "default" else _ChosenAttention(name)
 
 
-class _PackageAttention(TorchFunctionMode):
-    """Context in which a package computes torch's attention."""
+class _ChosenAttention(TorchFunctionMode):
+    """Context in which one kernel computes torch's attention, in compiled code too."""
 
-    def __init__(self, package: str) -> None:
+    def __init__(self, kernel: str) -> None:
         super().__init__()
-        self.package = package
+        self.kernel = kernel
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is nn.functional.scaled_dot_product_attention:
-            return flash_attention(*args, self.package)
+            return attend(*(x.transpose(1, 2) for x in args), self.kernel).transpose(1, 2)
         return func(*args, **(kwargs or {}))
 
 
-# A custom operator, so that the compiler does not trace into the package.
-@torch.library.custom_op("kontext::flash_attention", mutates_args=())
-def flash_attention(q: Tensor, k: Tensor, v: Tensor, package: str) -> Tensor:
-    """Attention by a FlashAttention package, which expects (batch, length, heads, head_dim).
+# A custom operator with the kernel's name in the graph. A context alone would not be in the key under which compiled
+# code is kept on disk: a worker that chose another kernel would run the one of the worker before. It also fixes the
+# layout, and keeps the compiler from tracing into a package.
+@torch.library.custom_op("kontext::attend", mutates_args=())
+def attend(q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Tensor:
+    """Attention by one kernel.
 
     Args:
-        q, k, v: shape (batch, heads, length, head_dim), bfloat16 on CUDA; there may be fewer queries than keys.
-        package: module with `flash_attn_func`.
+        q, k, v: shape (batch, length, heads, head_dim), bfloat16 on CUDA; there may be fewer queries than keys.
+        kernel: one of `KERNELS`; torch falls back to another if one of its own cannot run.
     Returns:
-        Same shape as q.
+        Same shape as q, contiguous.
     """
-    result = import_module(package).flash_attn_func(*(x.transpose(1, 2) for x in (q, k, v)))
+    return (_attend_by_package if kernel in PACKAGES else _attend_by_torch)(q, k, v, kernel).contiguous()
+
+
+@attend.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Tensor:
+    return torch.empty_like(q, memory_format=torch.contiguous_format)
+
+
+def _attend_by_package(q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Tensor:
+    result = import_module(PACKAGES[kernel]).flash_attn_func(q, k, v)
     # The first releases of FlashAttention 3 also return the log-sum-exp of the softmax.
     x: Tensor = result[0] if isinstance(result, tuple) else result
-    return x.contiguous().transpose(1, 2)  # copies nothing, but makes sure of the layout that register_fake declares
+    return x
 
 
-@flash_attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, package: str) -> Tensor:
-    return torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
+def _attend_by_torch(q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Tensor:
+    order = [BACKENDS[kernel], *(backend for other, backend in BACKENDS.items() if other != kernel)]
+    with sdpa_kernel(order, set_priority=True):
+        # Not torch's function, which _ChosenAttention brings here. The result has the memory layout of the queries.
+        x: Tensor = torch.ops.aten.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)))
+        return x.transpose(1, 2)
+
+
+class Measured(NamedTuple):
+    """Seconds of an attention: the first call, which may make a plan for the shape, and the fastest later one."""
+
+    first: float
+    later: float
 
 
 @torch.inference_mode()
-def measure_backends(x: Tensor, names: Iterable[str]) -> dict[str, float]:
-    """Seconds of one self-attention of x, shape (batch, heads, length, head_dim), per kernel that can run it."""
-    seconds = {}
+def measure_backends(x: Tensor, names: Iterable[str]) -> dict[str, Measured]:
+    """Time one self-attention of x, shape (batch, length, heads, head_dim), by every kernel that can run it."""
+    measured = {}
     for name in names:
         try:
             with warnings.catch_warnings(), _only(name):
                 warnings.simplefilter("ignore")  # torch's warnings give the reasons why a kernel cannot run
-                seconds[name] = _measure(x)
-        except (RuntimeError, ImportError) as error:
+                first, *later = (_seconds(x) for _ in range(1 + REPETITIONS))
+                measured[name] = Measured(first, min(later))
+        except Exception as error:  # whatever a package raises: candidates may fail, loading must not
             log.debug("attention_unavailable backend=%s reason=%s", name, error)
-    return seconds
+    return measured
 
 
 def _only(name: str) -> AbstractContextManager[object]:
     return using_backend(name) if name in PACKAGES else sdpa_kernel(BACKENDS[name])
 
 
-def _measure(x: Tensor) -> float:
-    best = float("inf")
-    for _ in range(1 + REPETITIONS):  # the first call includes setup; as the slowest it does not count
-        synchronize(x.device)
-        started = time.perf_counter()
-        nn.functional.scaled_dot_product_attention(x, x, x)
-        synchronize(x.device)
-        best = min(best, time.perf_counter() - started)
-    return best
+def _seconds(x: Tensor) -> float:
+    x = x.transpose(1, 2)
+    synchronize(x.device)
+    started = time.perf_counter()
+    nn.functional.scaled_dot_product_attention(x, x, x)
+    synchronize(x.device)
+    return time.perf_counter() - started

@@ -18,8 +18,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from kontext.attention import attention
+from kontext.attention import attention, attention_of_turned
 from kontext.config import TransformerConfig
+from kontext.fused import can_fuse, can_fuse_into, linear_gelu, linear_of_two, turn
 
 FREQUENCY_CHANNELS = 256
 NORM_EPSILON = 1e-6
@@ -96,14 +97,18 @@ class QKNorm(nn.Module):
         self.key_norm = RMSNorm(head_dim)
 
     def forward(self, qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Split (batch, length, 3 * hidden) into normed q and k, and v, each (batch, heads, length, head_dim)."""
+        """Split (batch, length, 3 * hidden) into normed q and k, and v, each (batch, length, heads, head_dim)."""
         q, k, v = split_heads(qkv, 3, num_heads)
         return self.query_norm(q), self.key_norm(k), v
 
 
+def scales_of(*norms: QKNorm) -> list[Tensor]:
+    return [scale for norm in norms for scale in (norm.query_norm.scale, norm.key_norm.scale)]
+
+
 def split_heads(x: Tensor, parts: int, num_heads: int) -> Tensor:
-    """Reshape (batch, length, parts * hidden) to (parts, batch, heads, length, head_dim)."""
-    return rearrange(x, "b l (parts h d) -> parts b h l d", parts=parts, h=num_heads)
+    """Reshape (batch, length, parts * hidden) to (parts, batch, length, heads, head_dim)."""
+    return rearrange(x, "b l (parts h d) -> parts b l h d", parts=parts, h=num_heads)
 
 
 class JoinedLinear(nn.Linear):
@@ -125,8 +130,9 @@ class SelfAttention(nn.Module):
         self.norm = QKNorm(config.head_dim)
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: Tensor, adapter: Adapter | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        return self.norm(adapted(self.qkv, x, adapter), self.num_heads)
+    def forward(self, x: Tensor, adapter: Adapter | None = None) -> Tensor:
+        """Queries, keys and values side by side, not normed yet, (batch, length, 3 * hidden)."""
+        return adapted(self.qkv, x, adapter)
 
 
 class ModulationOut(NamedTuple):
@@ -204,8 +210,7 @@ class DoubleStreamBlock(nn.Module):
         lora = adapters or {}
         txt_qkv = self.txt_attn(modulate(txt, txt_mod1.shift, txt_mod1.scale), lora.get("txt_attn.qkv"))
         img_qkv = self.img_attn(modulate(img, img_mod1.shift, img_mod1.scale), lora.get("img_attn.qkv"))
-        q, k, v = (torch.cat(both, dim=2) for both in zip(txt_qkv, img_qkv, strict=True))
-        txt_attn, img_attn = torch.split(attention(q, k, v, pe), [txt.shape[1], img.shape[1]], dim=1)
+        txt_attn, img_attn = torch.split(self._attention(txt_qkv, img_qkv, pe), [txt.shape[1], img.shape[1]], dim=1)
 
         img = img + img_mod1.gate * adapted(self.img_attn.proj, img_attn, lora.get("img_attn.proj"))
         img_mlp_adapters = lora.get("img_mlp.0"), lora.get("img_mlp.2")
@@ -219,6 +224,14 @@ class DoubleStreamBlock(nn.Module):
         )
         return img, txt
 
+    def _attention(self, txt_qkv: Tensor, img_qkv: Tensor, pe: Tensor) -> Tensor:
+        norms, heads = (self.txt_attn.norm, self.img_attn.norm), self.img_attn.num_heads
+        if can_fuse(img_qkv):
+            return attention_of_turned(*turn([txt_qkv, img_qkv], scales_of(*norms), pe, heads, NORM_EPSILON))
+        streams = (norm(qkv, heads) for norm, qkv in zip(norms, (txt_qkv, img_qkv), strict=True))
+        q, k, v = (torch.cat(both, dim=1) for both in zip(*streams, strict=True))
+        return attention(q, k, v, pe)
+
 
 def _mlp(config: TransformerConfig) -> nn.Sequential:
     return nn.Sequential(
@@ -229,9 +242,11 @@ def _mlp(config: TransformerConfig) -> nn.Sequential:
 
 
 def _run_mlp(mlp: nn.Sequential, x: Tensor, adapters: tuple[Adapter | None, Adapter | None]) -> Tensor:
+    first, activation, second = mlp
+    if adapters[0] is None and can_fuse_into(first, x):
+        return adapted(second, linear_gelu(x, first.weight, first.bias), adapters[1])
     if adapters[0] is None and adapters[1] is None:
         return mlp(x)  # as one module, so that hooks on it are called
-    first, activation, second = mlp
     return adapted(second, activation(adapted(first, x, adapters[0])), adapters[1])
 
 
@@ -272,27 +287,44 @@ class SingleStreamBlock(nn.Module):
         (mod,) = mods
         x_mod = modulate(x, mod.shift, mod.scale)
         lora = adapters or {}
-        lora1 = lora.get("linear1")
+        if lora.get("linear1") is None and lora.get("linear2") is None and can_fuse_into(self.linear1, x):
+            return self._fused(x, x_mod, mod.gate, pe, rows)
         if rows is None:
-            qkv, mlp = torch.split(adapted(self.linear1, x_mod, lora1), self.linear1_sizes, dim=-1)
-            q, k, v = self.norm(qkv, self.num_heads)
-            attn = attention(q, k, v, pe)
+            qkv, mlp = torch.split(adapted(self.linear1, x_mod, lora.get("linear1")), self.linear1_sizes, dim=-1)
+            attn = self._attention(qkv, pe)
         else:
             # Keys and values of all tokens, but queries and MLP of these rows only.
             first, last = rows
             sizes = self.linear1_sizes
-            mlp = adapted_part(self.linear1, x_mod[:, first:last], sizes[0], sum(sizes), lora1)
-            attn = self._attention_of_rows(x_mod, pe, first, last, lora1)
+            mlp = adapted_part(self.linear1, x_mod[:, first:last], sizes[0], sum(sizes), lora.get("linear1"))
+            attn = self._attention_of_rows(x_mod, pe, first, last, lora.get("linear1"))
             x = x[:, first:last]
         mlp = nn.functional.gelu(mlp, approximate="tanh")
         return x + mod.gate * adapted(self.linear2, torch.cat((attn, mlp), dim=-1), lora.get("linear2"))
+
+    def _fused(self, x: Tensor, x_mod: Tensor, gate: Tensor, pe: Tensor, rows: tuple[int, int] | None) -> Tensor:
+        """As `forward` without LoRA, with the MLP's activations written once and never copied."""
+        width = self.linear1_sizes[0]
+        if rows is None:
+            attn = self._attention(self.linear1.part(x_mod, 0, width), pe)
+        else:
+            attn = self._attention_of_rows(x_mod, pe, *rows, None)
+            x, x_mod = x[:, slice(*rows)], x_mod[:, slice(*rows)]
+        mlp = linear_gelu(x_mod, self.linear1.weight[width:], self.linear1.bias[width:])
+        return x + gate * linear_of_two(attn, mlp, self.linear2.weight, self.linear2.bias)
+
+    def _attention(self, qkv: Tensor, pe: Tensor) -> Tensor:
+        if can_fuse(qkv):
+            q, k = turn([qkv], scales_of(self.norm), pe, self.num_heads, NORM_EPSILON)
+            return attention_of_turned(q, k, split_heads(qkv, 3, self.num_heads)[2])
+        return attention(*self.norm(qkv, self.num_heads), pe)
 
     def _attention_of_rows(self, x_mod: Tensor, pe: Tensor, first: int, last: int, adapter: Adapter | None) -> Tensor:
         """Attention with the queries of rows first to last and the keys and values of all rows."""
         hidden = x_mod.shape[-1]
         (q,) = split_heads(adapted_part(self.linear1, x_mod[:, first:last], 0, hidden, adapter), 1, self.num_heads)
         k, v = split_heads(adapted_part(self.linear1, x_mod, hidden, 3 * hidden, adapter), 2, self.num_heads)
-        return attention(self.norm.query_norm(q), self.norm.key_norm(k), v, pe, query_pe=pe[:, :, first:last])
+        return attention(self.norm.query_norm(q), self.norm.key_norm(k), v, pe, query_pe=pe[:, first:last])
 
 
 class LastLayer(nn.Module):

@@ -73,7 +73,7 @@ class Conditioning:
 
     txt: Tensor  # (batch, text length, hidden)
     references: Tensor  # (batch, reference length, hidden)
-    pe: Tensor  # (batch, 1, text + target + reference length, head_dim / 2, 2)
+    pe: Tensor  # (batch, text + target + reference length, 1, head_dim / 2, 2)
     double_blocks: Sequence[Sequence[ModulationOut]]  # of every block
     single_blocks: Sequence[Sequence[ModulationOut]]
     final_layer: Tensor  # (steps, batch, 2, hidden)

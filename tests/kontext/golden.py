@@ -52,6 +52,6 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
 
 
 def rotations(pe: Tensor) -> Tensor:
-    """Our (cos, sin) as the reference's matrices [[cos, -sin], [sin, cos]]."""
-    cos, sin = pe.unbind(-1)
+    """Our (cos, sin) as the reference's matrices [[cos, -sin], [sin, cos]], its heads before its tokens."""
+    cos, sin = pe.transpose(1, 2).unbind(-1)
     return torch.stack((torch.stack((cos, -sin), -1), torch.stack((sin, cos), -1)), -2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.machinery
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -15,9 +16,9 @@ from torch import Tensor
 import kontext
 from kontext.attention_kernels import (
     PACKAGES,
+    attend,
     candidates,
     choose_backend,
-    flash_attention,
     measure_backends,
     using_backend,
 )
@@ -42,10 +43,10 @@ def test_an_unknown_kernel_is_refused() -> None:
 
 
 def test_only_kernels_that_work_here_are_measured() -> None:
-    seconds = measure_backends(torch.randn(1, 2, 16, 8), ["cudnn", "flash", "math"])
+    measured = measure_backends(torch.randn(1, 16, 2, 8), ["cudnn", "flash", "math"])
 
-    assert {"flash", "math"} <= seconds.keys()
-    assert all(value > 0 for value in seconds.values())
+    assert {"flash", "math"} <= measured.keys()
+    assert all(time > 0 for times in measured.values() for time in times)
 
 
 @pytest.mark.parametrize("name", ["default", "cudnn", "math"])
@@ -83,13 +84,13 @@ def package(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_installed_package_is_a_candidate_and_is_measured(package: str) -> None:
     assert package in candidates()
     assert choose_backend(TransformerConfig(), CPU, torch.bfloat16, package) == package
-    assert measure_backends(torch.randn(1, 2, 16, 8), [package])[package] > 0
+    assert measure_backends(torch.randn(1, 16, 2, 8), [package])[package].later > 0
 
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_a_package_that_is_not_there_is_no_candidate_and_an_error_when_asked_for(name: str) -> None:
     assert name not in candidates()
-    assert measure_backends(torch.randn(1, 2, 16, 8), [name]) == {}
+    assert measure_backends(torch.randn(1, 16, 2, 8), [name]) == {}
     with pytest.raises(RequestError, match=f"attention is '{name}', but there is no package {PACKAGES[name]}"):
         choose_backend(TransformerConfig(), CPU, torch.bfloat16, name)
 
@@ -105,7 +106,7 @@ def test_a_packages_attention_is_torchs(package: str) -> None:
         heard = torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
     assert torch.allclose(heard, expected, atol=1e-6)
-    torch.library.opcheck(flash_attention, (q, k, v, PACKAGES[package]))
+    torch.library.opcheck(attend, (*(x.transpose(1, 2) for x in (q, k, v)), package))
 
 
 def test_an_edit_goes_through_the_package(package: str) -> None:
@@ -135,3 +136,50 @@ def test_compiled_blocks_take_the_package_in_one_graph(package: str) -> None:
 
     assert torch.allclose(heard, attend(x), atol=1e-6)
     torch._dynamo.reset()
+
+
+def test_the_kernel_is_named_in_the_graph_so_that_no_cache_confuses_two() -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., object]:
+        graphs.append(graph)
+        return graph.forward  # type: ignore[no-any-return]
+
+    def compiled(x: Tensor) -> Tensor:
+        torch._dynamo.reset()
+        attend_self = torch.compile(lambda x: torch.nn.functional.scaled_dot_product_attention(x, x, x), backend=keep)
+        return attend_self(x)  # type: ignore[no-any-return]
+
+    for name in ("math", "flash"):
+        with using_backend(name):
+            compiled(torch.randn(1, 2, 16, 8))
+    torch._dynamo.reset()
+
+    named = [
+        [node.args[3] for node in graph.graph.nodes if node.target is torch.ops.kontext.attend.default]
+        for graph in graphs
+    ]
+    assert named == [["math"], ["flash"]]
+
+
+def test_a_package_that_fails_in_its_own_way_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # As FlashAttention 4, which has the name of 2 and nothing of it; and as a package made for another machine.
+    (tmp_path / "flash_attn" / "cute").mkdir(parents=True)
+    (tmp_path / "flash_attn" / "__init__.py").write_text("")
+    (tmp_path / "flash_attn_interface.py").write_text(
+        "def flash_attn_func(*args): raise AssertionError('sm_100 only')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
+    caplog.set_level("DEBUG", "kontext")
+
+    assert "fa2" not in candidates()
+    assert "fa3" in candidates()
+    assert measure_backends(torch.randn(1, 16, 2, 8), ["fa3"]) == {}
+    assert "sm_100 only" in caplog.text
+
+    (tmp_path / "flash_attn" / "__init__.py").write_text("raise OSError('libcudart.so.12: cannot open')\n")
+    sys.modules.pop("flash_attn", None)
+    assert "fa2" not in candidates()

@@ -75,7 +75,7 @@ def test_torch_is_left_as_it_was_also_after_an_error() -> None:
 
 
 def test_attention_in_bfloat16_differs_by_roundings_only() -> None:
-    q, k, v = torch.randn(3, 1, 2, 48, 32, generator=torch.Generator().manual_seed(2))
+    q, k, v = torch.randn(3, 1, 48, 2, 32, generator=torch.Generator().manual_seed(2))
     pe = rotary_table(position_ids(1, 6, 8), (8, 12, 12), 10_000)
     exact = attention(q.bfloat16().float(), k.bfloat16().float(), v.bfloat16().float(), pe)
 
