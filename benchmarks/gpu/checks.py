@@ -10,11 +10,9 @@ from torch import Tensor, nn
 
 import kontext
 from benchmarks.gpu.edits import SEED, edit_request
+from benchmarks.gpu.parts import measure_attention, measure_copies, measure_products, seconds_of
 from benchmarks.gpu.plan import Scale
 from benchmarks.images import relative_difference, rounded
-from benchmarks.timing import timed
-from kontext.attention_kernels import TOKENS, candidates, measure_backends
-from kontext.device import synchronize
 from kontext.precision import Float8Linear
 
 STEPS = 2
@@ -24,7 +22,6 @@ LARGEST_DIFFERENCE = {torch.float32: 5e-3, torch.bfloat16: 5e-2}
 # Of a product in float8: the same values, added in another order and rounded to bfloat16.
 LARGEST_FLOAT8_DIFFERENCE = 1e-2
 FLOAT8_TOKENS = 512
-MULTIPLICATIONS = 20
 
 
 def check_outputs(scale: Scale, folder: Path, device: torch.device) -> dict[str, Any]:
@@ -78,26 +75,19 @@ def check_float8(scale: Scale, device: torch.device) -> dict[str, Any]:
 
 @torch.inference_mode()
 def measure_ceiling(scale: Scale, device: torch.device) -> dict[str, Any]:
-    """TFLOP/s of a large bfloat16 product, and of attention at the size of an edit by each kernel that can."""
+    """What this device can do at best: large products, those of the model, attention by each kernel, copies."""
     size = scale.matmul_size
     one = torch.randn(size, size, device=device, dtype=torch.bfloat16)
-
-    def multiply() -> None:
-        for _ in range(MULTIPLICATIONS):
-            one @ one
-        synchronize(device)
-
-    multiply()  # warms up
-    seconds = timed(multiply)
-    return {
-        **({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
-        "matmul_tflops_per_second": round(2 * size**3 * MULTIPLICATIONS / seconds / 1e12, 2),
-        "attention_tflops_per_second": measure_attention(scale, device) if device.type == "cuda" else {},
+    seconds = seconds_of(lambda: one @ one, device)
+    figures = {
+        "matmul_tflops_per_second": round(2 * size**3 / seconds / 1e12, 2),
+        "products_tflops_per_second": measure_products(scale, device),
     }
-
-
-def measure_attention(scale: Scale, device: torch.device) -> dict[str, float]:
-    config = scale.model.transformer
-    x = torch.randn(1, config.num_heads, TOKENS, config.head_dim, device=device, dtype=torch.bfloat16)
-    flops = 4 * TOKENS**2 * config.hidden_size
-    return {name: round(flops / seconds / 1e12, 1) for name, seconds in measure_backends(x, candidates()).items()}
+    if device.type != "cuda":
+        return figures
+    return {
+        "gpu": torch.cuda.get_device_name(device),
+        **figures,
+        "attention": measure_attention(scale, device),
+        **measure_copies(device),
+    }

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.random_model import CLIP_WIDTH, T5_WIDTH
 from kontext.config import AutoencoderConfig, ModelConfig, TransformerConfig
+from kontext.sampling import token_grid
 
 GIB = 2**30
 RIVALS = {"official": ("official",), "diffusers": ("diffusers", "diffusers_compiled")}  # what each `--vs` adds
@@ -36,6 +37,12 @@ class Scale:
     estimated_seconds: dict[str, float] = field(default_factory=dict)  # of those that take longer or less
 
     @property
+    def tokens(self) -> int:
+        """Tokens of the edit: text, target, and one reference of the target's size."""
+        rows, columns = token_grid(self.pixels, self.pixels)
+        return 2 * rows * columns + self.model.max_sequence_length
+
+    @property
     def shallow(self) -> ModelConfig:
         """The same widths with few blocks and the bundled text encoders, small enough for a CPU."""
         transformer = replace(
@@ -62,7 +69,7 @@ FULL = Scale(
     },
     pixels=1024,
     steps=30,
-    jobs=10,
+    jobs=5,
     few_jobs=2,
     budgets_bytes=(16 * GIB, 12 * GIB, 8 * GIB),
     roomy_budgets_bytes=(24 * GIB,),
@@ -125,6 +132,7 @@ class Mode:
     compile: bool | None = None  # None: the engine decides
     precision: str = "bf16"
     attention: str = "auto"
+    has_profile: bool = False  # the kernels of a short edit too, at the end
 
 
 @dataclass(frozen=True)
@@ -181,7 +189,7 @@ def _everything(scale: Scale) -> list[Measurement]:
     return [
         take("ceiling", "ceiling"),
         take(MODEL, MODEL),
-        take(RESIDENT, "resident", Mode(jobs=scale.jobs)),
+        take(RESIDENT, "resident", Mode(jobs=scale.jobs, has_profile=True)),
         take(WARM_LOAD, WARM_LOAD, Mode(jobs=0)),
         *map(offload, scale.budgets_bytes),
         take("fp8", "fp8", Mode(jobs=few, precision="fp8")),

@@ -3,45 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 import kontext
-from benchmarks.random_model import random_weights
 from kontext.autoencoder import Autoencoder
 from kontext.compile import check_compiler, compile_ahead, compile_autoencoder, compile_blocks
-from kontext.config import AutoencoderConfig, TransformerConfig
+from kontext.config import AutoencoderConfig
 from kontext.device import default_dtype
 from kontext.errors import DeviceError
 from kontext.loading import can_compile, place
 from kontext.networks import load_networks
 from kontext.offload.memory import Memory, Resident, Streamed
-from kontext.sampling import position_ids
 from kontext.transformer import Transformer
 from kontext.weights.checkpoint import build_on_meta, load_weights
 from kontext.weights.layout import find_model
+from tests.kontext.compiling import forgotten_graphs, transformer, velocity
 from tests.kontext.golden import BFLOAT16, FLOAT32_FROM_TENSORS, MODEL, model_config, relative_error, tensors
 from tests.kontext.offload.standin_device import CPU, AsPlanned
 from tests.parity.closeness import assert_close
-
-CONFIG = TransformerConfig(
-    hidden_size=64, num_heads=2, axes_dim=(8, 12, 12), depth=2, depth_single_blocks=3, context_in_dim=16, vec_in_dim=8
-)
-
-
-@contextmanager
-def forgotten_graphs() -> Iterator[None]:
-    """A compiler that has compiled nothing yet, within the block."""
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.fixture
@@ -53,28 +37,6 @@ def fresh_compiler() -> Iterator[None]:
 def graphs() -> int:
     """How many graphs were compiled since the compiler was fresh."""
     return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-
-
-def transformer() -> Transformer:
-    with torch.device("meta"):
-        network = Transformer(CONFIG).eval().requires_grad_(False)
-    network.load_state_dict(random_weights(network, seed=3), assign=True)
-    return network
-
-
-@torch.inference_mode()
-def velocity(network: Transformer, rows: int, columns: int, step: int = 1) -> Tensor:
-    draw = torch.Generator().manual_seed(rows)
-    ids = torch.cat((position_ids(0, rows, columns), position_ids(1, rows, columns)), dim=1)
-    conditioning = network.condition(
-        torch.randn(1, 10, 16, generator=draw),
-        torch.randn(1, 8, generator=draw),
-        guidance=torch.full((1,), 2.5),
-        timesteps=torch.tensor([[1.0], [0.5]]),
-        img_ids=ids,
-        references=torch.randn(1, rows * columns, 64, generator=draw),
-    )
-    return network(torch.randn(1, rows * columns, 64, generator=draw), step, conditioning)
 
 
 # torch raises it within itself.

@@ -13,8 +13,8 @@ from kontext.attention import apply_rope, rotary_table
 from kontext.compile import compile_blocks
 from kontext.fused import linear_gelu, linear_of_two, turn
 from kontext.layers import NORM_EPSILON, QKNorm, scales_of
+from tests.kontext.compiling import forgotten_graphs, transformer, velocity
 from tests.kontext.golden import FLOAT32_FROM_TENSORS, relative_error
-from tests.kontext.test_compile import forgotten_graphs, transformer, velocity
 
 HEADS, AXES = 3, (8, 12, 12)
 HIDDEN = HEADS * sum(AXES)
