@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import os
+import re
 import subprocess
 import sys
 import urllib.request
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from celery import Celery
 from PIL import Image
@@ -29,7 +32,7 @@ from tests.servers.redis import RedisServer, free_port, running_redis
 from tests.servers.s3 import S3Server
 from tests.servers.worker import ROOT, WorkerProcess, running_worker
 from tests.storage.raw_server import raw_server, sends
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 from worker.metrics.queue import queue_registry
 from worker.settings import Settings
 
@@ -54,6 +57,9 @@ OPERATORS = {
 """What the operator sets; it may come out nowhere at all."""
 
 COLLECTED = "/v1/traces"
+BATCH = "canaries"
+DOOR = ("-m", "producer", "serve", "--port", "0")
+OF_THE_SENDER = ("results", "results as JSON", "gallery")
 SENDERS = {
     "prompt": canary("prompt"),
     "signature of an image": canary("signature"),
@@ -63,6 +69,17 @@ SENDERS = {
     "a message of nobody": canary("stranger"),
 }
 """What jobs carry; logs, errors, results, callbacks, metrics and process lists must not have it."""
+
+
+CALLERS = {
+    "key of a caller": f"dg_{canary('key')}",
+    "key of nobody": f"dg_{canary('nobody')}",
+    "prompt in an address": canary("query"),
+}
+"""What requests to the door carry."""
+
+SENDERS_OWN = {"prompt", "signature of an image"}
+"""What stands in the results and the gallery of a batch: they are the sender's table, and show its images."""
 
 
 @dataclass
@@ -85,6 +102,13 @@ class Place:
         )
         return ended.stdout + ended.stderr
 
+    def gallery(self) -> str:
+        """The page of the batch and everything beside it."""
+        page = self.folder / "page" / "gallery.html"
+        page.parent.mkdir()
+        said = self.command("producer", "gallery", BATCH, "--output", str(page))
+        return said + "".join(_read(path) for path in page.parent.rglob("*") if path.is_file())
+
     def signed(self, path: str, *answers: Answer, secret: str = "signature of an image") -> str:
         """An address with a signature, as presigned links have it."""
         return self.http.answer(path, *answers) + f"?X-Amz-Credential=me&X-Amz-Signature={SENDERS[secret]}"
@@ -100,7 +124,8 @@ def place(tmp_path: Path, s3_server: S3Server, http_server: HttpServer) -> Itera
         environment = {
             "DG_BROKER_URL": redis.url,
             "DG_OUTPUT_URI": (tmp_path / "out").as_uri(),
-            "DG_FILE_ROOTS": str(tmp_path / "in"),
+            "DG_FILE_ROOTS": f"{tmp_path / 'in'}:{tmp_path / 'out' / 'uploads'}",
+            "DG_API_KEYS": f"shop:{hashlib.sha256(CALLERS['key of a caller'].encode()).hexdigest()}",
             "DG_PRIVATE_HOSTS": "127.0.0.1",
             "DG_PROXY": f"http://user:{OPERATORS['password of the proxy']}@127.0.0.1:{proxy_port}",
             "DG_BUCKETS": "no-such-bucket",
@@ -158,7 +183,35 @@ def jobs(place: Place) -> list[dict[str, Any]]:
     fields += [{"image": good, "callback": {"url": url}} for url in (refused, dead)]
     fields += [{"image": good, "params": {"loras": [lora]}}, {"image": good, "output": "s3://no-such-bucket/a.png"}]
     prompt = f"make it snow {SENDERS['prompt']}"
-    return [{"prompt": prompt, "params": {"num_inference_steps": 1}, **each} for each in fields]
+    return [{"prompt": prompt, "params": {"num_inference_steps": 1}, "batch": BATCH, **each} for each in fields]
+
+
+def answers_of_door(door: WorkerProcess) -> str:
+    """What a door answers to good, refused and malformed requests, with all its headers."""
+    found = re.search(r"open at (http://\S+?)/ ", door.log)
+    assert found is not None
+    image = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+    good = {"image": image, "prompt": f"make it snow {SENDERS['prompt']}", "params": {"num_inference_steps": 1}}
+    signed = f"http://127.0.0.1:1/a.png?X-Amz-Signature={SENDERS['signature of an image']}"
+    hook = {"url": f"http://127.0.0.1:1/hook?token={SENDERS['token of a callback']}"}
+    cut_off = f'{{"prompt": "{SENDERS["prompt"]}'
+    key, strange = ({"Authorization": f"Bearer {CALLERS[name]}"} for name in ("key of a caller", "key of nobody"))
+    with httpx2.Client(base_url=found[1], timeout=PATIENCE_SECONDS, trust_env=False) as http:
+        done = http.post("/v1/edits", json=good, headers={**key, "Prefer": "wait=600", "Idempotency-Key": "order"})
+        assert done.json()["state"] == "succeeded", done.text
+        answers = [
+            done,
+            http.post("/v1/edits", json={**good, "image": signed}, headers=key),
+            http.post("/v1/edits", json={**good, "callback": hook}, headers=key),
+            http.post("/v1/edits", json=good, headers=strange),
+            http.post("/v1/images/edits", params={"prompt": CALLERS["prompt in an address"]}, json=good, headers=key),
+            http.post("/v1/edits", content=cut_off, headers={**key, "Content-Type": "application/json"}),
+            http.get("/v1/edits/order/events", headers=key),
+            http.get("/v1/edits/nowhere", headers=key),
+            *(http.get(path) for path in ("/", "/openapi.json", "/readyz", "/v1/edits/order")),
+        ]
+    assert {answer.status_code for answer in answers} == {200, 400, 401, 404}
+    return "\n".join(f"{answer.headers}\n{answer.text}" for answer in answers)
 
 
 def send_plainly(place: Place) -> list[str]:
@@ -208,15 +261,25 @@ def test_no_secret_comes_out(place: Place) -> None:
         ends = [client.ledger.get(job_id).result for job_id in ids]
         assert {end.state for end in ends} == {"succeeded", "failed"}, [end.error for end in ends]
 
+        with running_worker("door", place.folder, place.environment, ready="open at", command=DOOR) as door:
+            answers = answers_of_door(door)
+            processes = command_lines()
+
         seen = {
-            "results": "".join(end.model_dump_json() for end in ends),
+            "results in the ledger": "".join(end.model_dump_json() for end in ends),
             "callbacks": "".join(request.body.decode() for request in place.http.requests("/hook")),
             "traces": traces(place.http).decode(errors="replace"),
             "metrics": page(place.environment["DG_METRICS_PORT"], "/metrics"),
             "readiness": page(place.environment["DG_METRICS_PORT"], "/readyz"),
             "the exporter's metrics": generate_latest(queue_registry(settings)[0]).decode(),
             "health files": "".join(path.read_text() for path in (place.folder / "runtime").glob("*.json")),
-            "process list": command_lines(),
+            "process list": command_lines() + processes,
+            "answers of the door": answers,
+            "log of the door": door.log,
+            "results": place.command("producer", "results", BATCH),
+            "results as JSON": place.command("producer", "results", BATCH, "--json"),
+            "gallery": place.gallery(),
+            "producer status": place.command("producer", "status", BATCH) + place.command("producer", "watch", BATCH),
             "environment of decoders": environments_of_decoders(worker),
             "workers in Redis": "".join(map(repr, client.registry.workers())),
             "settings": repr(settings),
@@ -226,12 +289,15 @@ def test_no_secret_comes_out(place: Place) -> None:
         }
     assert "message_put_aside" in seen["log"]
     assert "edit.failed" in seen["callbacks"]
+    assert "input_forbidden" in seen["results"]
+    assert "</html>" in seen["gallery"]
+    assert "request method=POST path=/v1/images/edits" in seen["log of the door"]
     assert "kontext_jobs" in seen["metrics"] + seen["the exporter's metrics"]
     found = [
         f"{secret} in {place_}: ...{text[max(0, text.index(value) - 200) : text.index(value) + 60]!r}"
         for place_, text in seen.items()
-        for secret, value in {**OPERATORS, **SENDERS}.items()
-        if value in text
+        for secret, value in {**OPERATORS, **SENDERS, **CALLERS}.items()
+        if value in text and not (secret in SENDERS_OWN and place_ in OF_THE_SENDER)
     ]
     assert not found, "\n".join(found)
 
