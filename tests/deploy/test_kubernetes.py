@@ -17,7 +17,11 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
+from starlette.routing import Route
 
+from producer.http.app import make_app
+from producer.http.server import LAST_ANSWERS_SECONDS
+from producer.http.settings import HttpSettings
 from tests.deploy.names import DEPLOY, documents, is_known_command, refused_settings, unknown_variables
 from tests.waiting import PATIENCE_SECONDS
 from worker.metrics.server import MetricsServer
@@ -107,7 +111,7 @@ def test_every_variable_is_known_and_every_value_is_one_that_the_settings_take()
 def test_every_container_of_ours_runs_a_command_that_there_is() -> None:
     ours = [container for container in containers() if container["image"].startswith("kontext-")]
 
-    assert len(ours) == 4
+    assert len(ours) == 5
     assert [container["args"] for container in ours if not is_known_command(container["args"])] == []
 
 
@@ -116,7 +120,7 @@ def test_every_probe_asks_what_the_daemons_answer() -> None:
         (container, container[kind])
         for container in containers()
         for kind in ("startupProbe", "livenessProbe", "readinessProbe")
-        if kind in container and "httpGet" in container[kind]
+        if kind in container and "httpGet" in container[kind] and container["name"] != "door"
     ]
     server = MetricsServer("127.0.0.1", 0, CollectorRegistry())
     port = dict(environment_entries())["DG_METRICS_PORT"]
@@ -130,6 +134,25 @@ def test_every_probe_asks_what_the_daemons_answer() -> None:
         assert connection.getresponse().read() == b"ok\n"
         connection.close()
     server.close()
+
+
+def test_the_door_is_probed_served_and_let_in_at_its_own_port() -> None:
+    (door,) = [container for container in containers() if container["name"] == "door"]
+    parts = {item["kind"]: item for item in documents(KUBERNETES / "components" / "door" / "door.yaml")}
+    pod = parts["Deployment"]["spec"]["template"]
+    port = {
+        "name": "http",
+        "containerPort": int({entry["name"]: entry["value"] for entry in door["env"]}["DG_HTTP_PORT"]),
+    }
+    routes = {route.path for route in make_app(HttpSettings(_env_file=None)).routes if isinstance(route, Route)}
+
+    assert door["ports"] == [port]
+    assert {door[kind]["httpGet"]["port"] for kind in ("livenessProbe", "readinessProbe")} == {"http"}
+    assert {door[kind]["httpGet"]["path"] for kind in ("livenessProbe", "readinessProbe")} <= routes
+    assert parts["Service"]["spec"]["ports"] == [{"name": "http", "port": 80, "targetPort": "http"}]
+    assert parts["Service"]["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    assert parts["NetworkPolicy"]["spec"]["ingress"][0]["ports"][0]["port"] == port["containerPort"]
+    assert pod["spec"]["terminationGracePeriodSeconds"] > LAST_ANSWERS_SECONDS
 
 
 def test_a_pod_gets_the_time_to_drain() -> None:
@@ -165,7 +188,7 @@ def test_the_settings_and_the_manual_name_the_secrets_that_pods_read() -> None:
     read = {source["secretRef"]["name"] for source in sources if "secretRef" in source}
     made = {item["metadata"]["name"] for item in documents(KUBERNETES / "base" / "secret.example.yaml")}
 
-    assert read == made == {f"kontext-{name}" for name in ("worker", "callbacks", "exporter")}
+    assert read == made == {f"kontext-{name}" for name in ("worker", "callbacks", "exporter", "door")}
     for page in (KUBERNETES / "base" / "config.yaml", DEPLOY.parent / "docs" / "kubernetes.md"):
         assert [name for name in made if f"`{name}`" not in page.read_text()] == []
 
@@ -196,7 +219,8 @@ def test_the_operators_rules_are_those_of_prometheus() -> None:
 def test_monitors_find_every_daemon() -> None:
     (monitor,) = documents(KUBERNETES / "components" / "monitoring" / "monitors.yaml")
     wanted = monitor["spec"]["selector"]["matchLabels"].items()
-    daemons = [item.values[0] for item in OBJECTS if item.values[0]["kind"] == "Deployment"]
+    deployments = [item.values[0] for item in OBJECTS if item.values[0]["kind"] == "Deployment"]
+    daemons = [daemon for daemon in deployments if daemon["metadata"]["name"] != "kontext-door"]  # it has no metrics
 
     assert len(daemons) == 3
     assert all(wanted <= daemon["spec"]["template"]["metadata"]["labels"].items() for daemon in daemons)

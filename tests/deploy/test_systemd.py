@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.names import is_known_command
 from tests.requirements import require
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
+UNIT_NAMES = ("kontext-worker@0.service", "kontext-callbacks.service", "kontext-door.service", "kontext.target")
 CONFIGURATION = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
@@ -21,14 +23,18 @@ def verified(unit: str, folder: Path) -> str:
     for path in UNITS.iterdir():
         # The program is not installed where tests run, and systemd-analyze would say so.
         name = path.name.replace("@.", "@0.")
-        (folder / name).write_text(path.read_text().replace("/opt/kontext/bin/worker", "/bin/true"))
+        (folder / name).write_text(
+            path.read_text()
+            .replace("/opt/kontext/bin/worker", "/bin/true")
+            .replace("/opt/kontext/bin/producer", "/bin/true")
+        )
     command = ["systemd-analyze", "verify", "--man=no", str(folder / unit)]
     ended = subprocess.run(command, capture_output=True, text=True)
     lines = (ended.stdout + ended.stderr).splitlines()
     return "\n".join(line for line in lines if str(folder) in line or folder.name in line or unit in line)
 
 
-@pytest.mark.parametrize("unit", ["kontext-worker@0.service", "kontext-callbacks.service", "kontext.target"])
+@pytest.mark.parametrize("unit", UNIT_NAMES)
 def test_systemd_has_nothing_to_say_about_a_unit(unit: str, tmp_path: Path) -> None:
     assert verified(unit, tmp_path) == ""
 
@@ -83,3 +89,12 @@ def test_the_installer_is_a_shell_script_that_says_how_to_use_it() -> None:
     ended = subprocess.run(["sh", str(script)], capture_output=True, text=True)
     assert ended.returncode == 2
     assert ended.stderr.startswith("install: ")
+
+
+def test_every_daemon_starts_a_command_that_there_is_and_the_installer_knows_every_unit() -> None:
+    script = (UNITS / "install").read_text()
+    for path in UNITS.glob("*.service"):
+        (started,) = re.findall(r"^ExecStart=/opt/kontext/bin/(.*)$", path.read_text(), re.MULTILINE)
+
+        assert is_known_command(started.split())
+        assert script.count(f"$units/{path.name}") == script.count(f"$here/{path.name}") == 1
