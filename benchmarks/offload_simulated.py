@@ -35,9 +35,9 @@ from kontext.device import DeviceMemory
 from kontext.loading import place
 from kontext.networks import load_networks
 from kontext.offload.copies import ThreadCopies
-from kontext.offload.memory import USUAL_CONTEXT_BYTES, Memory, Resident, Streamed, Workload, need_of
+from kontext.offload.memory import USUAL_CONTEXT_BYTES, Memory, Resident, Streamed, Workload, needs_of
 from kontext.offload.planner import Part, Plan, least_budget, make_plan, seconds_per_step
-from kontext.offload.workload import autoencoder_stages, native_workload, text_stages, transformer_stage, working_bytes
+from kontext.offload.workload import autoencoder_stages, native_workload, text_stages, transformer_stage, working
 from kontext.pipeline import Kontext
 from kontext.request import EditRequest
 from kontext.text import TextEncoder
@@ -74,7 +74,7 @@ def simulate(steps: int, repetitions: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         files = find_model(write_random_model(Path(folder), MODEL, seed=1))
         resident = load(files, Resident(CPU))
-        blocks = need_of(native_workload(resident), 1.0).loop
+        blocks = needs_of(native_workload(resident), 1.0)[0].loop
         # A bus of 1 copies all blocks in the time of one step.
         balanced = sum(block.nbytes for block in blocks) / min(step_seconds(resident, steps))
         figures = []
@@ -94,7 +94,7 @@ def compare(
     works = {"resident": partial(step_seconds, resident, steps), "streaming": partial(step_seconds, streaming, steps)}
     least = {name: min(map(min, runs)) for name, runs in take_turns(works, repetitions).items()}
     plan, step = memory.plan, least["resident"]
-    need = need_of(native_workload(streaming), block_seconds=1.0)
+    need = needs_of(native_workload(streaming), block_seconds=1.0)[0]
     loop = [Part(part.name, part.nbytes, step / len(need.loop)) for part in need.loop]
     predicted = seconds_per_step(loop, plan.streamed, plan.slots, bytes_per_second)
     return {
@@ -108,9 +108,9 @@ def compare(
 
 def budget_between(model: Kontext, part: float) -> int:
     """A budget between the least and that of a resident model."""
-    need = need_of(native_workload(model), block_seconds=1.0)
+    need, *others = needs_of(native_workload(model), block_seconds=1.0)
     everything = sum(piece.nbytes for piece in (*need.loop, *need.once)) + need.fixed_bytes + need.working_bytes
-    least = least_budget(need)
+    least = least_budget([need, *others])
     return int(least + part * (everything - least))
 
 
@@ -138,9 +138,9 @@ def step_seconds(model: Kontext, steps: int) -> list[float]:
 
 def predict_12b() -> list[dict[str, Any]]:
     workload = workload_12b()
-    need = need_of(workload, BLOCK_SECONDS, DeviceMemory(USUAL_CONTEXT_BYTES, free=0, reserved=0))
+    needs = needs_of(workload, BLOCK_SECONDS, DeviceMemory(USUAL_CONTEXT_BYTES, free=0, reserved=0))
     return [
-        {"budget_gib": budget, "bus": bus, **describe(make_plan(need, budget * 2**30, rate), workload)}
+        {"budget_gib": budget, "bus": bus, **describe(make_plan(needs, budget * 2**30, rate), workload)}
         for bus, rate in BUSES.items()
         for budget in BUDGETS_GIB
     ]
@@ -174,7 +174,7 @@ def workload_12b() -> Workload:
     return Workload(
         networks=(transformer, autoencoder, t5, clip),
         stages=[*text_stages(t5, clip), *autoencoder_stages(autoencoder), transformer_stage(transformer)],
-        working_bytes=working_bytes(config, config.max_sequence_length, torch.bfloat16.itemsize),
+        working=working(config, config.max_sequence_length, torch.bfloat16.itemsize, is_compiled=True),
         prepare_block=lambda: lambda: None,
     )
 

@@ -34,20 +34,26 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
 
-    def encode(self, image: Tensor) -> Tensor:
+    def encode(self, image: Tensor, encoder: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Encode an image to the mean of the posterior, without sampling.
 
         Args:
             image: -1 to 1, shape (batch, 3, height, width), sides multiples of 8.
+            encoder: another way to run the encoder.
         Returns:
             Shape (batch, 16, height / 8, width / 8).
         """
-        mean, _log_variance = self.encoder(self._laid_out(image)).chunk(2, dim=1)
+        mean, _log_variance = (encoder or self.encoder)(self._laid_out(image)).chunk(2, dim=1)
         return self.config.scale_factor * (mean - self.config.shift_factor)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Decode latents to an image of about -1 to 1, shape (batch, 3, 8 * rows, 8 * columns)."""
-        return self.decoder(self._laid_out(latents / self.config.scale_factor + self.config.shift_factor))
+    def decode(self, latents: Tensor, decoder: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Decode latents to an image of about -1 to 1, shape (batch, 3, 8 * rows, 8 * columns).
+
+        Args:
+            decoder: another way to run the decoder.
+        """
+        x = self._laid_out(latents / self.config.scale_factor + self.config.shift_factor)
+        return (decoder or self.decoder)(x)
 
     def _laid_out(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=torch.channels_last) if x.is_cuda or self.channels_last else x

@@ -107,11 +107,17 @@ class DeviceMemory:
     total: int
     free: int
     reserved: int  # held by torch's allocator in this process, for tensors or for later ones
+    allocated: int = 0  # of it for tensors
 
     @property
     def other(self) -> int:
         """What is neither free nor torch's: this process's context and libraries, and other processes."""
         return self.total - self.free - self.reserved
+
+    @property
+    def available(self) -> int:
+        """What tensors of this process may still take."""
+        return self.free + self.reserved - self.allocated
 
 
 def device_memory(device: torch.device) -> DeviceMemory | None:
@@ -119,7 +125,7 @@ def device_memory(device: torch.device) -> DeviceMemory | None:
     if device.type != "cuda":
         return None
     free, total = torch.cuda.mem_get_info(device)
-    return DeviceMemory(total, free, torch.cuda.memory_reserved(device))
+    return DeviceMemory(total, free, torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device))
 
 
 def record_event(stream: torch.cuda.Stream) -> torch.cuda.Event:

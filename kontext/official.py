@@ -38,7 +38,7 @@ from kontext.offload.workload import (
     block_inputs,
     text_stages,
     whole_blocks_stage,
-    working_bytes,
+    working,
 )
 from kontext.options import EngineOptions
 from kontext.pipeline import Encoded, Kontext
@@ -296,7 +296,7 @@ def official_workload(model: OfficialKontext) -> Workload:
             *autoencoder_stages(networks.autoencoder),
             whole_blocks_stage(networks.transformer),
         ],
-        working_bytes=working_bytes(model.config, model.max_sequence_length, model.dtype.itemsize),
+        working=working(model.config, model.max_sequence_length, model.dtype.itemsize, is_compiled=False)[:1],
         prepare_block=partial(_prepare_block, model),
     )
 

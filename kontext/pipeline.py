@@ -9,16 +9,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from kontext import sampling
+from kontext import banded, sampling
 from kontext.attention_kernels import using_backend
+from kontext.autoencoder import Autoencoder
 from kontext.cache import TensorCache, image_key, prompt_key
 from kontext.choices import DEFAULT_LORA_BYTES
-from kontext.config import ModelConfig, Resolution
+from kontext.config import PIXELS_PER_LATENT, ModelConfig, Resolution
 from kontext.device import synchronize
 from kontext.images import ImageOptions, image_to_tensor, refuse_one_colour, tensor_to_image, to_rgb
 from kontext.lora.adapters import AdapterCache, Adapters, make_adapters
@@ -158,8 +160,11 @@ class Kontext:
         As in the reference the decoder's weights are float32 and only this stage runs under autocast.
         """
         autocast = torch.autocast(self.memory.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
-        with self._at_work(self.networks.autoencoder.decoder), autocast:
-            return self.networks.autoencoder.decode(latents)
+        autoencoder = self.networks.autoencoder
+        with self._at_work(autoencoder.decoder), autocast:
+            if self._needs_bands(latents.shape[2:].numel() * PIXELS_PER_LATENT**2):
+                return autoencoder.decode(latents, partial(banded.decode, autoencoder.decoder))
+            return autoencoder.decode(latents)
 
     def edit(
         self,
@@ -256,9 +261,20 @@ class Kontext:
     def encode_reference(self, image: Image.Image, size: Resolution) -> Tensor:
         """Encode an RGB image at a size: tokens, (1, tokens, 64). Does not use the cache."""
         tensor = image_to_tensor(image, size).to(self.memory.device)
-        with self._at_work(self.networks.autoencoder.encoder):
-            latent = self.networks.autoencoder.encode(tensor)
+        autoencoder = self.networks.autoencoder
+        with self._at_work(autoencoder.encoder):
+            if self._needs_bands(size[0] * size[1]):
+                latent = autoencoder.encode(tensor, partial(banded.encode, autoencoder.encoder))
+            else:
+                latent = autoencoder.encode(tensor)
         return sampling.pack_latents(self._across_seam(latent))
+
+    def _needs_bands(self, pixels: int) -> bool:
+        """Whether the device has too little memory to take an image through the autoencoder as a whole."""
+        autoencoder, room = self.networks.autoencoder, self.memory.room_bytes()
+        if room is None or not isinstance(autoencoder, Autoencoder):  # the official code has its own
+            return False
+        return banded.whole_bytes(self.config.autoencoder, pixels, banded.is_compiled(autoencoder)) > room
 
     def _across_seam(self, values: Tensor) -> Tensor:
         """Round what one network hands to the next as the reference does, then give it the transformer's dtype."""

@@ -25,11 +25,20 @@ log = logging.getLogger(__name__)
 
 USUAL_CONTEXT_BYTES = 600 * 2**20  # memory of the driver and its libraries, without tensors: an estimate, for tables
 MOST_CONTEXT_BYTES = 3 * 2**29  # 1.5 GiB; what else the driver counts belongs to other processes
-LATER_BYTES = 200 * 2**20  # libraries and kernels that the first edits load: an estimate
+LATER_BYTES = 400 * 2**20  # libraries and kernels that the first edits load, and cuDNN's workspace: an estimate
 FRAGMENTS = 0.03  # of what torch's allocator holds: an estimate
+USABLE = 0.9  # of the memory that is free: the rest is too scattered for large tensors; an estimate
 NOISE = 0.02  # standard deviation, similar to that of weights
 COPIED_BYTES = 64 * 2**20  # for the copy rate: a millisecond and more on any bus
 MEASUREMENTS = 3  # the fastest one counts: the first includes one-time setup
+
+
+@dataclass(frozen=True)
+class Working:
+    """Memory without weights for the largest usual edit, and what doing with it costs in time."""
+
+    nbytes: int
+    extra_blocks: float = 0.0  # in times of a block, per edit
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class Workload:
 
     networks: Sequence[nn.Module]
     stages: Sequence[Stage]
-    working_bytes: int  # memory without weights, for the largest usual edit
+    working: Sequence[Working]  # ways in which the model may run
     prepare_block: Callable[[], Callable[[], object]]  # for that edit; returns a function that runs a block
 
 
@@ -58,6 +67,9 @@ class Memory(Protocol):
 
     def release(self) -> None:
         """Point the modules to the tensors that they had before, and give back all memory of the weights."""
+
+    def room_bytes(self) -> int | None:
+        """Memory that tensors of an edit may take besides weights; None where nothing is known to bound it."""
 
     def dry(self) -> AbstractContextManager[None]:
         """Context in which a network computes with whatever values: none are copied to the device."""
@@ -83,6 +95,10 @@ class Resident(Memory):
     def release(self) -> None:
         _go_back(self._former)
         release_cached_memory(self.device)
+
+    def room_bytes(self) -> int | None:
+        memory = device_memory(self.device)
+        return None if memory is None else int(USABLE * memory.available)
 
     def dry(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -128,20 +144,20 @@ class Streamed(Memory):
         rate, block_seconds = measure(loop[0], workload.prepare_block(), copies)
         release_cached_memory(self.device)  # of the measurements
         memory = device_memory(self.device)
-        need = need_of(workload, block_seconds, memory)
-        budget = least_budget(need) if self.budget_bytes is None else self._budget_within(need, memory)
-        plan = make_plan(need, budget, rate)
+        needs = needs_of(workload, block_seconds, memory)
+        budget = least_budget(needs) if self.budget_bytes is None else self._budget_within(needs, memory)
+        plan = make_plan(needs, budget, rate)
         log.info(
             "offload_plan copy=%.1fGB/s block=%.2fms context=%.2fGiB budget=%.2fGiB %s",
             rate / 1e9,
             1e3 * block_seconds,
-            need.context_bytes / 2**30,
+            needs[0].context_bytes / 2**30,
             budget / 2**30,
             plan,
         )
         return plan
 
-    def _budget_within(self, need: Need, memory: DeviceMemory | None) -> int:
+    def _budget_within(self, needs: Sequence[Need], memory: DeviceMemory | None) -> int:
         """The budget, or what this process can have of the device where that is less.
 
         Raises:
@@ -151,11 +167,11 @@ class Streamed(Memory):
         if memory is None:
             return self.budget_bytes
         available = _context_of(memory) + memory.reserved + memory.free
-        if available < min(self.budget_bytes, least_budget(need)):
+        if available < min(self.budget_bytes, least_budget(needs)):
             raise BudgetError(
                 f"the VRAM budget is {megabytes(self.budget_bytes)}, but other programs leave "
                 f"{megabytes(available)} of the device, and with its weights streamed this model needs "
-                f"{megabytes(least_budget(need))}: end some of them, or take another device"
+                f"{megabytes(least_budget(needs))}: end some of them, or take another device"
             )
         if available < self.budget_bytes:
             log.warning("offload_budget_is_not_free free=%s budget=%s", available, self.budget_bytes)
@@ -168,6 +184,9 @@ class Streamed(Memory):
         self._streamer, self._stages = None, {}
         _go_back(self._former)
         release_cached_memory(self.device)
+
+    def room_bytes(self) -> int | None:
+        return None if self.plan is None else self.plan.working_bytes
 
     def dry(self) -> AbstractContextManager[None]:
         if self._streamer is None:
@@ -248,22 +267,26 @@ def _fastest(work: Callable[[], object], device: torch.device) -> float:
     return min(seconds)
 
 
-def need_of(workload: Workload, block_seconds: float, memory: DeviceMemory | None = None) -> Need:
-    """What a workload needs.
+def needs_of(workload: Workload, block_seconds: float, memory: DeviceMemory | None = None) -> list[Need]:
+    """What a workload needs in each way in which it may run.
 
     Args:
         memory: that of the device before the weights are placed; None for a device that is host memory, too.
     """
     pieces = _pieces(workload)
     total = sum(place.tensor.nbytes for network in workload.networks for place in places_beside(network, pieces))
-    return Need(
-        loop=[Part(piece.name, piece.nbytes, block_seconds) for stage in workload.stages for piece in stage.loop],
-        once=[Part(piece.name, piece.nbytes) for stage in workload.stages for piece in stage.once],
-        fixed_bytes=total,
-        working_bytes=workload.working_bytes,
-        context_bytes=0 if memory is None else _context_of(memory) + LATER_BYTES,
-        fragments=0.0 if memory is None else FRAGMENTS,
-    )
+    return [
+        Need(
+            loop=[Part(piece.name, piece.nbytes, block_seconds) for stage in workload.stages for piece in stage.loop],
+            once=[Part(piece.name, piece.nbytes) for stage in workload.stages for piece in stage.once],
+            fixed_bytes=total,
+            working_bytes=working.nbytes,
+            context_bytes=0 if memory is None else _context_of(memory) + LATER_BYTES,
+            fragments=0.0 if memory is None else FRAGMENTS,
+            extra_seconds=working.extra_blocks * block_seconds,
+        )
+        for working in workload.working
+    ]
 
 
 def _context_of(memory: DeviceMemory) -> int:

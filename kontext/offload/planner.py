@@ -41,6 +41,7 @@ class Need:
     working_bytes: int  # tensors that are no weights, at the widest moment of an edit
     context_bytes: int = 0  # memory that torch's allocator does not give out: the driver's context and libraries
     fragments: float = 0.0  # part that the allocator holds beyond what it gives out
+    extra_seconds: float = 0.0  # per edit, for doing with that little memory
 
 
 @dataclass(frozen=True)
@@ -55,24 +56,28 @@ class Plan:
     step_seconds: float
     resident_step_seconds: float  # with all weights on the device
     once_seconds: float  # copies before and after the loop, per edit
+    extra_seconds: float = 0.0  # for what is done with less memory
+    working_bytes: int | None = None  # for tensors that are no weights; None for any number
 
     def slow_down(self, steps: int = 30) -> float:
-        """Predicted slow-down against a resident model, counting copies and blocks only."""
-        return (self.once_seconds + steps * self.step_seconds) / (steps * self.resident_step_seconds)
+        """Predicted slow-down against a resident model, counting copies, blocks and bands only."""
+        spent = self.once_seconds + self.extra_seconds + steps * self.step_seconds
+        return spent / (steps * self.resident_step_seconds)
 
     def __str__(self) -> str:
         return (
             f"streamed_parts={len(self.streamed)} ring={self.slots}x{self.slot_bytes / 2**20:.0f}MiB "
             f"peak={self.peak_bytes / 2**30:.2f}GiB step={1e3 * self.step_seconds:.1f}ms "
             f"resident_step={1e3 * self.resident_step_seconds:.1f}ms copies_outside={self.once_seconds:.2f}s "
-            f"slow_down={self.slow_down():.2f}"
+            f"in_bands={bool(self.extra_seconds)} slow_down={self.slow_down():.2f}"
         )
 
 
-def make_plan(need: Need, budget_bytes: int, copy_bytes_per_second: float, steps: int = 30) -> Plan:
+def make_plan(needs: Sequence[Need], budget_bytes: int, copy_bytes_per_second: float, steps: int = 30) -> Plan:
     """Find the fastest plan that fits a budget.
 
     Args:
+        needs: what the model needs, for each way in which it may be run.
         copy_bytes_per_second: copy rate from host memory to the device.
         steps: number of steps of the edit to plan for.
     Raises:
@@ -80,6 +85,7 @@ def make_plan(need: Need, budget_bytes: int, copy_bytes_per_second: float, steps
     """
     plans = [
         _describe(need, streamed, slots, copy_bytes_per_second)
+        for need in needs
         for slots, needed in _layouts(need)
         if _peak(need, needed, slots) <= budget_bytes
         for streamed in [_keep_more(need, needed, slots, budget_bytes)]
@@ -87,15 +93,15 @@ def make_plan(need: Need, budget_bytes: int, copy_bytes_per_second: float, steps
     if not plans:
         raise BudgetError(
             f"the VRAM budget is {megabytes(budget_bytes)}; with its weights streamed this model needs "
-            f"{megabytes(least_budget(need))}: allow that much or more"
+            f"{megabytes(least_budget(needs))}: allow that much or more"
         )
     # Of plans with the same predicted time, the one with fewer bytes to copy is safer.
     return min(plans, key=lambda plan: (round(plan.slow_down(steps), 2), plan.step_bytes, plan.peak_bytes))
 
 
-def least_budget(need: Need) -> int:
+def least_budget(needs: Sequence[Need]) -> int:
     """Smallest budget in bytes for which `make_plan` finds a plan."""
-    return min(_peak(need, streamed, slots) for slots, streamed in _layouts(need))
+    return min(_peak(need, streamed, slots) for need in needs for slots, streamed in _layouts(need))
 
 
 def _layouts(need: Need) -> Iterator[tuple[int, frozenset[str]]]:
@@ -138,6 +144,8 @@ def _describe(need: Need, streamed: frozenset[str], slots: int, rate: float) -> 
         step_seconds=seconds_per_step(need.loop, streamed, slots, rate),
         resident_step_seconds=sum(part.seconds for part in need.loop),
         once_seconds=sum(part.nbytes for part in need.once if part.name in streamed) / rate,
+        extra_seconds=need.extra_seconds,
+        working_bytes=need.working_bytes,
     )
 
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from kontext.attention import rotary_table
 from kontext.attention_kernels import using_backend
+from kontext.banded import banded_bytes, is_compiled, whole_bytes
 from kontext.config import PIXELS_PER_TOKEN, ModelConfig
 from kontext.layers import ModulationOut
 from kontext.matmul import using_products
-from kontext.offload.memory import Workload
+from kontext.offload.memory import Working, Workload
 from kontext.offload.pieces import Piece, Stage
 from kontext.text import TextEncoder
 from kontext.transformer import Transformer
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
 # Peak of a block without fusion, in activations of the hidden size: the residual stream, its norm, both wide layers of
 # a single block (7 + 5), the MLP's activation (4), and queries and keys in float32 during the rotation.
 PEAK_ACTIVATIONS_OF_BLOCK = 24
-# Peak of the decoder, at full resolution: a feature map of twice the base width in bfloat16, and in float32 its norm,
-# its sigmoid and their product.
-PEAK_BYTES_OF_DECODER = 2 * (2 + 3 * 4)  # per pixel and channel of the base width
+BLOCKS_FOR_BANDS = 25  # of a double block's time: what bands take longer, as they are not compiled; an estimate
 
 
 def native_workload(model: Kontext) -> Workload:
@@ -40,7 +39,9 @@ def native_workload(model: Kontext) -> Workload:
             *autoencoder_stages(networks.autoencoder),
             transformer_stage(networks.transformer),
         ],
-        working_bytes=working_bytes(model.config, model.max_sequence_length, model.dtype.itemsize),
+        working=working(
+            model.config, model.max_sequence_length, model.dtype.itemsize, is_compiled(networks.autoencoder)
+        ),
         prepare_block=partial(_prepare_block, model),
     )
 
@@ -98,11 +99,18 @@ def whole_blocks_stage(transformer: nn.Module) -> Stage:
     )
 
 
-def working_bytes(config: ModelConfig, text_tokens: int, element_bytes: int) -> int:
-    """Peak memory without weights of an edit of one image in the largest preferred resolution, in bytes."""
+def working(config: ModelConfig, text_tokens: int, element_bytes: int, is_compiled: bool) -> Sequence[Working]:
+    """Memory without weights of an edit of one image in the largest preferred resolution.
+
+    The autoencoder takes the image as a whole or, with less memory, in bands.
+    """
     activation = usual_tokens(config, text_tokens) * config.transformer.hidden_size * element_bytes
+    loop = PEAK_ACTIVATIONS_OF_BLOCK * activation
     pixels = max(width * height for width, height in config.preferred_resolutions)
-    return max(PEAK_ACTIVATIONS_OF_BLOCK * activation, PEAK_BYTES_OF_DECODER * config.autoencoder.ch * pixels)
+    sizes = config.autoencoder, pixels, is_compiled
+    whole = Working(max(loop, whole_bytes(*sizes)))
+    in_bands = Working(max(loop, banded_bytes(*sizes)), extra_blocks=BLOCKS_FOR_BANDS)
+    return [whole, in_bands] if in_bands.nbytes < whole.nbytes else [whole]
 
 
 def usual_tokens(config: ModelConfig, text_tokens: int) -> int:

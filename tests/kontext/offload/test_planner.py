@@ -40,7 +40,7 @@ needs = st.builds(
 
 
 def test_with_room_for_all_nothing_is_streamed() -> None:
-    plan = make_plan(FLUX, 40 * GIB, 53e9)
+    plan = make_plan([FLUX], 40 * GIB, 53e9)
 
     assert plan.streamed == frozenset()
     assert (plan.slots, plan.slow_down()) == (0, pytest.approx(1))
@@ -49,7 +49,7 @@ def test_with_room_for_all_nothing_is_streamed() -> None:
 
 @pytest.mark.parametrize(("budget_gib", "at_most"), [(24, 1.02), (16, 1.10), (12, 1.25), (8, 2.0)])
 def test_copies_hide_behind_blocks_at_the_rate_of_pcie_5(budget_gib: int, at_most: float) -> None:
-    plan = make_plan(FLUX, budget_gib * GIB, 53e9)
+    plan = make_plan([FLUX], budget_gib * GIB, 53e9)
 
     assert plan.peak_bytes <= budget_gib * GIB
     assert plan.slow_down(30) <= at_most
@@ -76,7 +76,7 @@ def test_a_step_that_streams_everything_takes_as_long_as_its_copies() -> None:
 
 
 def test_double_blocks_stay_before_single_ones_where_the_copies_hide() -> None:
-    plan = make_plan(Need(BLOCKS, [], 0, 0), 10 * GIB, 60e9)
+    plan = make_plan([Need(BLOCKS, [], 0, 0)], 10 * GIB, 60e9)
 
     assert plan.step_seconds == pytest.approx(plan.resident_step_seconds)
     assert sum("double" in name for name in plan.streamed) < sum("single" in name for name in plan.streamed)
@@ -84,17 +84,17 @@ def test_double_blocks_stay_before_single_ones_where_the_copies_hide() -> None:
 
 def test_a_budget_that_cannot_work_names_the_smallest_that_can() -> None:
     with pytest.raises(BudgetError, match=r"the VRAM budget is 2,048 MiB; .* needs 4,539 MiB: allow that much or more"):
-        make_plan(FLUX, 2 * GIB, 53e9)
+        make_plan([FLUX], 2 * GIB, 53e9)
 
-    make_plan(FLUX, 4_539 * 2**20, 53e9)
+    make_plan([FLUX], 4_539 * 2**20, 53e9)
 
 
 @settings(deadline=None)
 @given(needs, st.floats(1, 1e4), st.integers(0, 300))
 def test_every_plan_fits_its_budget_and_the_least_budget_is_the_least(need: Need, rate: float, spare: int) -> None:
-    least = least_budget(need)
+    least = least_budget([need])
 
-    plan = make_plan(need, least + spare, rate)
+    plan = make_plan([need], least + spare, rate)
 
     staying = [part.nbytes for part in (*need.loop, *need.once) if part.name not in plan.streamed]
     tensors = need.fixed_bytes + need.working_bytes + sum(staying) + plan.slots * plan.slot_bytes
@@ -104,13 +104,13 @@ def test_every_plan_fits_its_budget_and_the_least_budget_is_the_least(need: Need
     assert plan.step_seconds >= plan.resident_step_seconds * (1 - 1e-9)
     assert plan.step_seconds >= plan.step_bytes / rate * 0.999
     with pytest.raises(BudgetError):
-        make_plan(need, least - 1, rate)
+        make_plan([need], least - 1, rate)
 
 
 @settings(deadline=None)
 @given(needs, st.floats(1, 1e4), st.integers(0, 200), st.integers(0, 200))
 def test_more_memory_is_never_slower_in_the_loop(need: Need, rate: float, spare: int, more: int) -> None:
-    less = make_plan(need, least_budget(need) + spare, rate)
-    roomier = make_plan(need, least_budget(need) + spare + more, rate)
+    less = make_plan([need], least_budget([need]) + spare, rate)
+    roomier = make_plan([need], least_budget([need]) + spare + more, rate)
 
     assert roomier.slow_down() <= less.slow_down() + 0.01  # plans are compared in hundredths
