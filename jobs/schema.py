@@ -41,7 +41,9 @@ from jobs.trace_context import TRACEPARENT_PATTERN
 OutputFormat = Literal["png", "jpeg", "webp"]
 Priority = Literal["high", "normal", "low"]
 SizeMode = Literal["match", "fit", "reference"]
-CallbackEvent = Literal["succeeded", "failed", "cancelled"]
+CallbackEvent = Literal["started", "progress", "succeeded", "failed", "cancelled"]
+NEWS = ("started", "progress")
+"""Events of a running job: a callback has to ask for them, and each is tried once."""
 
 JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
 MAX_IMAGES = 4
@@ -268,7 +270,7 @@ class EditParams(Contract):
 
 
 class Callback(Contract):
-    """URL that receives the end of the job."""
+    """URL that receives the end of the job and, where `events` asks for it, its start and its progress."""
 
     url: str
     events: tuple[CallbackEvent, ...] = ("succeeded", "failed", "cancelled")
@@ -444,14 +446,27 @@ class EditResult(Outcome):
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
-class JobEvent(Contract):
-    """Body of a callback, in the form of Standard Webhooks."""
+class ProgressInfo(Contract):
+    """Progress of a running job: its stage and, while sampling, the number of steps done."""
 
-    type: Literal["edit.succeeded", "edit.failed", "edit.cancelled"]
+    stage: str
+    step: int
+    total_steps: int
+
+
+class JobEvent(Contract):
+    """Body of a callback, in the form of Standard Webhooks; `progress` is there in those of a running job alone."""
+
+    type: Literal["edit.started", "edit.progress", "edit.succeeded", "edit.failed", "edit.cancelled"]
     receiver: str
     """Host and port that the callback goes to: one who holds the same secret cannot pass it on to another receiver."""
     timestamp: datetime
     data: EditResult
+    progress: ProgressInfo | None = None
+
+    def body(self) -> bytes:
+        """The JSON that is sent and signed."""
+        return self.model_dump_json(exclude={"progress"} if self.progress is None else None).encode()
 
 
 def parse_job(raw: Any) -> EditJob:

@@ -11,19 +11,30 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from random import uniform
 from threading import BoundedSemaphore, Event
 from typing import TYPE_CHECKING
 
 from jobs.errors import BrokerError, EditFailure, JobNotFound
-from jobs.ledger import MICROSECONDS, DueCallback, Ledger, Outbox, Verdict
+from jobs.ledger import MICROSECONDS, DueCallback, JobRecord, Ledger, Outbox, Verdict
 from jobs.names import host_of
+from jobs.schema import JobState
 from jobs.shown import hide_secrets, one_line
 from storage.hosts import Hosts
 from storage.signing import callback_headers
 from storage.transfer import Transfer
-from worker.events import NOWHERE, CallbackFailed, CallbackNotSettled, CallbackRetried, CallbackSettled, Events, Origin
+from worker.events import (
+    NOWHERE,
+    CallbackFailed,
+    CallbackNotSettled,
+    CallbackRetried,
+    CallbackSettled,
+    Events,
+    NewsTold,
+    Origin,
+)
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -164,19 +175,28 @@ class CallbackSender:
         if callback is None:
             self._outbox.settle(due.webhook_id, "dropped", "the job names no callback")
             return
+        if due.is_news and record.state is not JobState.RUNNING:
+            self._outbox.settle(due.webhook_id, "dropped", "overtaken by the job's end")
+            return
         receiver, origin = host_of(callback.url), Origin.of(record.job)
         with self._receivers.turn(receiver) as is_given:
             if not is_given:
                 self._postpone(due, self._receivers.silent_seconds(receiver))
                 return
+            body = self._body(due, record)
             started = time.monotonic()
             with self._exchange() as exchange:
-                reply = self._post(callback.url, due.webhook_id, record.event().model_dump_json().encode(), origin)
+                reply = self._post(callback.url, due.webhook_id, body, origin)
             if exchange.is_left and reply.status == 0:
                 self._outbox.postpone(due.webhook_id, 0)
                 return
         self._receivers.note(receiver, is_silent=reply.status == 0)
         self._settle(due, reply, time.monotonic() - started, origin)
+
+    def _body(self, due: DueCallback, record: JobRecord) -> bytes:
+        if not due.is_news:
+            return record.event().body()
+        return record.news(due.event, datetime.fromtimestamp(self._ledger.now_us() / MICROSECONDS, UTC)).body()
 
     @contextmanager
     def _exchange(self) -> Iterator[Transfer]:
@@ -191,10 +211,17 @@ class CallbackSender:
             self._exchanges.discard(exchange)
 
     def _postpone(self, due: DueCallback, silent_seconds: float) -> None:
+        if due.is_news:
+            self._outbox.settle(due.webhook_id, "dropped", "the receiver is silent")
+            return
         pause = pause_of_postponed(silent_seconds, self._outbox.length())
         self._outbox.postpone(due.webhook_id, pause * self._jitter(0.8, 1.2))
 
     def _settle(self, due: DueCallback, reply: Reply, seconds: float, origin: Origin = NOWHERE) -> None:
+        if due.is_news:
+            self._outbox.settle(due.webhook_id, "delivered", reply.said)
+            self._events.send(NewsTold(due.job_id, due.event, reply.said, seconds))
+            return
         verdict, delay = judge(reply, due.attempts + 1, self._jitter)
         self._outbox.settle(due.webhook_id, verdict, reply.said, delay)
         kind = CallbackSettled if verdict == "delivered" else CallbackRetried

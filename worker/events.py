@@ -312,6 +312,18 @@ class CallbackRetried(CallbackSettled, Warned):
 
 
 @dataclass(frozen=True)
+class NewsTold(Event):
+    """A receiver has been called with news of a running job, which are tried once, whatever it says."""
+
+    level: ClassVar[int] = logging.DEBUG
+
+    job_id: Annotated[str, Said("job")]
+    event: Annotated[str, Said("event")]
+    answer: Annotated[str, Said("said")]
+    seconds: Annotated[float, Said("seconds", "{:.2f}")]
+
+
+@dataclass(frozen=True)
 class CallbackNotSettled(Warned):
     """Redis could not be told how a callback went; it comes again."""
 

@@ -16,6 +16,7 @@ from jobs.errors import JobNotFound
 from jobs.ledger.reading import JobReading
 from jobs.ledger.record import CallbackState, JobRecord, parse_record
 from jobs.ledger.scripts import MICROSECONDS, PIPELINE_LENGTH, chunks
+from jobs.schema import NEWS
 
 Verdict = CallbackState
 
@@ -42,6 +43,11 @@ class DueCallback:
     job_id: str
     event: str
     attempts: int
+
+    @property
+    def is_news(self) -> bool:
+        """True for news of a running job, which are tried once."""
+        return self.event in NEWS
 
 
 class Outbox:
@@ -86,7 +92,10 @@ class Outbox:
             self._scripts.redis.zadd(self._scripts.key("outbox"), {webhook_id: due_us}, xx=True)
 
     def settle(self, webhook_id: str, verdict: Verdict, said: str, delay_seconds: float = 0) -> None:
-        """Record an attempt's result: `delivered`, `dropped`, or `pending` and tried again after the delay."""
+        """Record an attempt's result: `delivered`, `dropped`, or `pending` and tried again after the delay.
+
+        News of a running job are forgotten, whatever became of them.
+        """
         self._scripts.run("settle_callback", webhook_id, verdict, int(delay_seconds * MICROSECONDS), said[:200])
 
     # For people

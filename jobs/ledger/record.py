@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal, cast
@@ -102,13 +102,16 @@ class JobRecord:
         """
         if not self.state.is_terminal or self.finished_at is None:
             raise ValueError(f"job {self.job.id} is {self.state}: there is no event to report")
+        return self._event(self.state, self.finished_at)
+
+    def news(self, event: str, timestamp: datetime) -> JobEvent:
+        """The body of a callback for one of `NEWS` of a running job."""
+        return self._event(event, timestamp, progress=asdict(self.progress) if self.progress else None)
+
+    def _event(self, name: str, timestamp: datetime, **more: Any) -> JobEvent:
+        receiver = host_of(self.job.callback.url) if self.job.callback else ""
         return JobEvent.model_validate(
-            {
-                "type": f"edit.{self.state}",
-                "receiver": host_of(self.job.callback.url) if self.job.callback else "",
-                "timestamp": self.finished_at,
-                "data": self.result,
-            }
+            {"type": f"edit.{name}", "receiver": receiver, "timestamp": timestamp, "data": self.result, **more}
         )
 
 

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import httpx2
 
+from jobs.schema import JobEvent
+from producer import verify_callback
 from tests.integration.conftest import SECRET, Service, StartWorker
+from tests.servers.http import Answer, HttpServer
 from tests.servers.redis import free_port
 from tests.waiting import eventually
 
@@ -64,3 +67,23 @@ def test_receivers_take_what_a_worker_sends_and_refuse_what_is_forged(
         eventually(lambda: all(service.ledger.get(f"{name}-job").callback == "delivered" for name in COMMANDS))
 
     assert answers == {"fastapi": 401, "django": 401}
+
+
+def test_a_receiver_that_asks_for_it_hears_of_start_and_progress(
+    service: Service, start_worker: StartWorker, http_server: HttpServer
+) -> None:
+    url = http_server.answer("/hook", Answer(204))
+    start_worker()
+    asked = {"url": url, "events": ["started", "progress", "cancelled"]}
+    service.submit("a", callback=asked, params={"num_inference_steps": 1000})
+
+    def heard() -> list[JobEvent]:
+        requests = http_server.requests("/hook")
+        return [verify_callback(request.body, request.headers, SECRET, url) for request in requests]
+
+    eventually(lambda: {event.type for event in heard()} == {"edit.started", "edit.progress"})
+    service.client.cancel("a")
+    eventually(lambda: heard()[-1].type == "edit.cancelled")
+
+    progress = [event.progress for event in heard() if event.type == "edit.progress"]
+    assert all(told and told.total_steps == 1000 and told.step > 0 for told in progress)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import redis
 
 from jobs.errors import ErrorCode
-from jobs.ledger import Ledger, Outbox
+from jobs.ledger import Ledger, Outbox, Progress
 from jobs.schema import Callback, JobState
 from tests.clock import ManualClock
-from tests.jobs.lives import DONE, FAILED, HOOK, claimed, edit_job, fail, submit
+from tests.jobs.lives import DONE, FAILED, HOOK, LEASE_SECONDS, begun, claimed, edit_job, fail, submit
 
 
 def test_only_the_events_asked_for_are_called_back(ledger: Ledger) -> None:
@@ -89,3 +89,56 @@ def test_a_taken_callback_comes_again_unless_it_is_settled(ledger: Ledger, clock
     assert (again.webhook_id, again.attempts) == (due.webhook_id, 1)
     assert ledger.get("a").callback == "delivered"
     assert ledger.queue_counts()["callbacks"] == 0
+
+
+def asks_for(*events: str) -> dict[str, object]:
+    return {"callback": {"url": "https://example.org/hook", "events": list(events)}}
+
+
+def pending(ledger: Ledger) -> list[tuple[str, str]]:
+    return [(entry.event, entry.webhook_id) for entry in Outbox(ledger).pending()]
+
+
+def test_the_start_is_told_once_a_round_to_those_who_ask_and_forgotten_with_the_end(
+    ledger: Ledger, clock: ManualClock
+) -> None:
+    submit(ledger, edit_job("a", **asks_for("started")), edit_job("b", **asks_for("succeeded")))
+    begun(ledger, "b")
+    begun(ledger, "a")
+    assert pending(ledger) == [("started", "msg_a_started")]
+    (due,) = Outbox(ledger).take(10, hide_seconds=60)
+    Outbox(ledger).settle(due.webhook_id, "pending", "HTTP 500", delay_seconds=5)
+    assert (due.is_news, pending(ledger)) == (True, []), "news are tried once"
+
+    clock.advance(LEASE_SECONDS + 1)
+    ledger.expire(max_attempts=3)
+    claim = begun(ledger, "a")
+    assert pending(ledger) == [], "it has started before"
+    ledger.finish("a", claim.token, JobState.FAILED, FAILED)
+    ledger.retry("a")
+    claim = begun(ledger, "a")
+    assert pending(ledger) == [("started", "msg_a_started_2")]
+    ledger.finish("a", claim.token, JobState.SUCCEEDED, DONE)
+    assert pending(ledger) == []
+
+
+def test_progress_is_told_every_five_seconds_and_only_the_latest(ledger: Ledger, clock: ManualClock) -> None:
+    submit(ledger, edit_job("a", **asks_for("progress", "succeeded")))
+    claim = begun(ledger, "a")
+
+    def at_step(step: int) -> list[str]:
+        ledger.renew("a", claim.token, LEASE_SECONDS, Progress("sampling", step, 30))
+        return [webhook for _, webhook in pending(ledger)]
+
+    assert at_step(0) == []
+    assert at_step(1) == ["msg_a_progress_1_1"]
+    clock.advance(4)
+    assert at_step(5) == ["msg_a_progress_1_1"]
+    clock.advance(2)
+    assert at_step(7) == ["msg_a_progress_1_7"], "what was not sent yet is worth nothing any more"
+    clock.advance(6)
+    assert at_step(7) == ["msg_a_progress_1_7"], "a step is told once"
+    ledger.finish("a", claim.token, JobState.SUCCEEDED, DONE)
+    assert pending(ledger) == [("succeeded", "msg_a_succeeded")]
+    assert ledger.get("a").callback == "pending"
+    assert Outbox(ledger).drop(["msg_a_progress_1_7"]) == 0

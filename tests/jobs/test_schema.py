@@ -79,7 +79,7 @@ def test_two_fields_make_a_job_with_the_defaults() -> None:
         (job(output="s3://b/cat.jpg", params={"output_format": "png"}), "output is named as jpeg but"),
         (job(image="s3://b/cat.png", output="s3://b/cat.png"), "output would overwrite the image that it is made of"),
         (job(callback={"url": "host/hook"}), "callback.url: 'host/hook' is not a URI"),
-        (job(callback={"url": "https://h/x", "events": ["done"]}), "callback.events: input should be 'succeeded'"),
+        (job(callback={"url": "https://h/x", "events": ["done"]}), "callback.events: input should be 'started'"),
         (job(callback={"url": "http://[x/"}), "callback.url: "),
         (job(prompt="a\ud800"), "prompt: has half of a surrogate pair"),
         (job(image="s3://b/\ud800"), "image: has half of a surrogate pair"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import pytest
 import redis
 from standardwebhooks import WebhookVerificationError
 
-from jobs.ledger import DueCallback, Ledger, Outbox
+from jobs.ledger import Claim, DueCallback, Ledger, Outbox, Progress
 from jobs.names import host_of
 from jobs.schema import EditJob
 from jobs.settings import load_settings
@@ -351,3 +352,56 @@ def test_a_sender_that_closes_ends_what_it_began_and_hides_nothing_else(
         eventually(others_are_sent)
 
     assert len(begun) == PARALLEL
+
+
+def begin_job(ledger: Ledger, job_id: str, url: str, *events: str) -> str:
+    """A job that is being worked on and asks for news; the token of its run."""
+    fields = {"id": job_id, "image": "s3://in/a.png", "prompt": "snow", "callback": {"url": url, "events": events}}
+    list(ledger.submit([EditJob.model_validate(fields)], "s3://out"))
+    claim = ledger.claim(job_id, "w1", 600)
+    assert isinstance(claim, Claim)
+    ledger.spend(job_id, claim.token)
+    return claim.token
+
+
+def test_news_of_a_running_job_are_sent_once_and_say_how_far_it_is(
+    ledger: Ledger, clock: ManualClock, http_server: HttpServer
+) -> None:
+    url = http_server.answer(HOOK, Answer(500))
+    token = begin_job(ledger, "a", url, "started", "progress")
+
+    with sending(ledger) as sender:
+        assert sender.tick() == 1
+        ledger.renew("a", token, 600, Progress("sampling", 3, 30))
+        assert sender.tick() == 1
+        eventually(lambda: len(http_server.requests(HOOK)) == 2 and not list(Outbox(ledger).pending()))
+        clock.advance(3600)
+        assert sender.tick() == 0, "they are not tried again"
+
+    bodies = {body["type"]: body for request in http_server.requests(HOOK) for body in [json.loads(request.body)]}
+    started, progress = bodies["edit.started"], bodies["edit.progress"]
+    assert (started["data"]["job_id"], started["data"]["state"]) == ("a", "running")
+    assert "progress" not in started
+    assert progress["progress"] == {"stage": "sampling", "step": 3, "total_steps": 30}
+    assert progress["receiver"] == host_of(url)
+    assert ledger.get("a").callback is None
+    assert list(Outbox(ledger).dropped()) == []
+
+
+def test_news_that_the_end_overtakes_and_those_for_a_silent_receiver_are_not_sent(
+    ledger: Ledger, http_server: HttpServer
+) -> None:
+    url = http_server.answer(HOOK, Answer(204))
+    begin_job(ledger, "a", url, "started")
+    begin_job(ledger, "b", url, "started")
+
+    with sending(ledger) as sender:
+        (taken, other) = Outbox(ledger).take(2, hide_seconds=60)
+        ledger.scripts.redis.hset(f"dg:job:{taken.job_id}", "state", "queued")
+        sender._deliver(taken)
+        sender._receivers.note(host_of(url), is_silent=True)
+        with sender._receivers.turn(host_of(url)):
+            sender._deliver(other)
+
+    assert http_server.requests(HOOK) == []
+    assert list(Outbox(ledger).pending()) == []

@@ -206,14 +206,56 @@ local function set_callback(webhook, state, due)
   end
 end
 
+-- News of a running job, for callbacks that ask for them: tried once, and worth nothing once the job has ended.
+local NEWS = {started = true, progress = true}
+
+local function wants(id, event)
+  return string.find(field(id, 'events') or '', event, 1, true) ~= nil
+end
+
+-- Webhook id of an event. Each round has ids of its own: a job that was retried by hand may fail twice, and both are news.
+local function webhook_of(id, event)
+  local retries = tonumber(field(id, 'retries')) or 0
+  return 'msg_' .. id .. '_' .. event .. (retries > 0 and '_' .. retries + 1 or '')
+end
+
+local function put_callback(id, event, webhook)
+  redis.call('HSET', key('callback', webhook), 'job', id, 'event', event, 'state', 'pending', 'attempts', 0,
+             'created_at', now)
+  redis.call('ZADD', key('outbox'), now, webhook)
+end
+
+local function forget_callback(webhook)
+  redis.call('ZREM', key('outbox'), webhook)
+  redis.call('HSET', key('callback', webhook), 'state', 'dropped')
+  redis.call('PEXPIRE', key('callback', webhook), 1) -- and not DEL, to which the sender of callbacks has no right
+end
+
+-- Tell news, in place of older news of the same kind that nobody has sent yet.
+local function tell(id, event, webhook)
+  local noted = 'news_' .. event
+  local before = field(id, noted)
+  if before == webhook then return end
+  if before then forget_callback(before) end
+  put_callback(id, event, webhook)
+  redis.call('PEXPIRE', key('callback', webhook), math.floor(retention_us / 1000))
+  redis.call('HSET', key('job', id), noted, webhook)
+end
+
+local function forget_news(id)
+  for event in pairs(NEWS) do
+    local webhook = field(id, 'news_' .. event)
+    if webhook then forget_callback(webhook) end
+  end
+  redis.call('HDEL', key('job', id), 'news_started', 'news_progress', 'news_at')
+end
+
 -- The terminal state and the callback's outbox entry are one change: neither can exist without the other.
 local function finish(id, state, outcome)
   local record = key('job', id)
   local webhook
-  if string.find(redis.call('HGET', record, 'events') or '', state, 1, true) then
-    -- Each end has an id of its own: a job that was retried by hand may fail twice, and both are news.
-    local retries = tonumber(redis.call('HGET', record, 'retries')) or 0
-    webhook = 'msg_' .. id .. '_' .. state .. (retries > 0 and '_' .. retries + 1 or '')
+  if wants(id, state) then
+    webhook = webhook_of(id, state)
     expect('zset', key('outbox'))
     expect('hash', key('callback', webhook))
   end
@@ -222,10 +264,9 @@ local function finish(id, state, outcome)
   move(id, state)
   redis.call('HSET', record, 'finished_at', now, 'outcome', outcome)
   redis.call('HDEL', record, 'progress', 'suspect', 'losses')
+  forget_news(id)
   if webhook then
-    redis.call('HSET', key('callback', webhook), 'job', id, 'event', state, 'state', 'pending', 'attempts', 0,
-               'created_at', now)
-    redis.call('ZADD', key('outbox'), now, webhook)
+    put_callback(id, state, webhook)
     redis.call('HSET', record, 'callback', 'pending', 'webhook', webhook)
   end
   redis.call('PEXPIRE', record, math.floor(retention_us / 1000))

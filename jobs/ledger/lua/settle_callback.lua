@@ -6,6 +6,7 @@ if not redis.call('HGET', entry, 'job') then
   redis.call('ZREM', key('outbox'), webhook)
   return
 end
+if NEWS[redis.call('HGET', entry, 'event')] then return forget_callback(webhook) end
 -- It was dropped by hand, or delivered by another sender, during this attempt.
 if verdict == 'pending' and redis.call('HGET', entry, 'state') ~= 'pending' then return end
 redis.call('HINCRBY', entry, 'attempts', 1)

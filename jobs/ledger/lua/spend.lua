@@ -3,4 +3,5 @@
 local id, token = ARGV[3], ARGV[4]
 if field(id, 'state') ~= 'running' or field(id, 'token') ~= token then return 'lost' end
 redis.call('HSET', key('job', id), 'spent', 1)
+if wants(id, 'started') then tell(id, 'started', webhook_of(id, 'started')) end
 return 'held'
