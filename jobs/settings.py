@@ -43,7 +43,7 @@ def parse_switch(value: Any) -> bool | None:
     try:
         return parse_boolean(value)
     except ValueError as error:
-        raise ValueError("expected auto, true or false") from error
+        raise ValueError("expected auto, true/1/yes/on or false/0/no/off") from error
 
 
 def parse_bytes(value: Any) -> int:

@@ -15,7 +15,7 @@ from kontext.device import choose_device, default_dtype
 from kontext.errors import DeviceError
 from kontext.matmul import choose_products
 from kontext.networks import Networks, load_networks
-from kontext.offload.memory import Resident, Streamed
+from kontext.offload.memory import Resident, memory_for
 from kontext.offload.workload import native_workload
 from kontext.options import EngineOptions
 from kontext.pipeline import Kontext
@@ -67,7 +67,7 @@ def load(
         networks,
         replace(choice.files.config, most_pixels=options.most_pixels or choice.files.config.most_pixels),
         fingerprint=fingerprint(choice.files),
-        memory=Streamed(choice.device, options.vram_budget_bytes) if options.offload else Resident(choice.device),
+        memory=Resident(choice.device),
         seam_dtype=options.seam_dtype,
         max_sequence_length=options.max_sequence_length or choice.files.config.max_sequence_length,
         image_options=options.image_options,
@@ -78,6 +78,7 @@ def load(
         lora_bytes=options.lora_bytes,
         values=reader,
     )
+    loaded.memory = memory_for(native_workload(loaded), choice.device, options.offload, options.vram_budget_bytes)
     place(loaded, reader)
 
     # 5. Compile while weights are read, which needs places but no values. Leaving the context waits for the values.

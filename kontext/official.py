@@ -32,7 +32,7 @@ from kontext.device import choose_device
 from kontext.errors import CheckpointError, RequestError
 from kontext.images import ImageOptions
 from kontext.networks import Networks, assemble
-from kontext.offload.memory import Memory, Resident, Streamed, Workload
+from kontext.offload.memory import Memory, Resident, Workload, memory_for
 from kontext.offload.workload import (
     autoencoder_stages,
     block_inputs,
@@ -86,12 +86,14 @@ def load(
         load_networks(code, files, options.dtype or torch.bfloat16, reader.convert),
         replace(files.config, most_pixels=options.most_pixels or files.config.most_pixels),
         fingerprint=fingerprint(files),
-        memory=Streamed(chosen, options.vram_budget_bytes) if options.offload else Resident(chosen),
+        memory=Resident(chosen),
         max_sequence_length=options.max_sequence_length or files.config.max_sequence_length,
         image_options=options.image_options,
         values=reader,
     )
-    loaded.memory.hold(official_workload(loaded), reader)
+    workload = official_workload(loaded)
+    loaded.memory = memory_for(workload, chosen, options.offload, options.vram_budget_bytes)
+    loaded.memory.hold(workload, reader)
     with reader.reading():
         return loaded
 

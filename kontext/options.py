@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kontext.choices import CPU_KERNELS, DEFAULT_BUDGET_BYTES, DEFAULT_CACHE_BYTES, DEFAULT_LORA_BYTES
+from kontext.choices import CPU_KERNELS, DEFAULT_CACHE_BYTES, DEFAULT_LORA_BYTES
 from kontext.config import LEAST_MOST_PIXELS, LONGEST_TEXT, SHORTEST_TEXT
 from kontext.errors import RequestError
 from kontext.images import DEFAULT_OPTIONS, ImageOptions
@@ -20,8 +20,10 @@ class EngineOptions:
         device: "auto" (CUDA, else Apple's GPU where it works, else CPU), "cpu", "cuda", "cuda:1", "mps".
         dtype: of transformer and text encoders. None: bfloat16, but float32 on a CPU without bfloat16 instructions
             unless kernels is "reference". float32 also keeps the decoder in float32.
-        offload: keep on the device no more weights than the budget allows and stream the others through it.
-        vram_budget_bytes: with offload, the device's memory for weights and everything else of a usual edit.
+        offload: keep on the device no more weights than the budget allows and stream the others through it. None: only
+            where the model does not fit as a whole into what is free of the device.
+        vram_budget_bytes: with offload, the device's memory for weights and everything else of a usual edit. None: 16
+            GiB, and where offload is None all that is free.
         max_sequence_length: T5 tokens of a prompt, 64 to 1024; None for the model's own, 512 unless it says otherwise.
         most_pixels: of a target that is sampled at the asked size; a larger one is sampled smaller and enlarged. None
             for the model's own, twice the area of its squarest preferred resolution unless it says otherwise.
@@ -43,8 +45,8 @@ class EngineOptions:
 
     device: str = "auto"
     dtype: torch.dtype | None = None
-    offload: bool = False
-    vram_budget_bytes: int = DEFAULT_BUDGET_BYTES
+    offload: bool | None = False
+    vram_budget_bytes: int | None = None
     max_sequence_length: int | None = None
     most_pixels: int | None = None
     image_options: ImageOptions = DEFAULT_OPTIONS

@@ -11,9 +11,8 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource
 
 from jobs.errors import SettingsError
-from jobs.settings import Boolean, Bytes, BytesOrZero, Seconds, SecondsOrZero, Switch
+from jobs.settings import Bytes, BytesOrZero, Seconds, SecondsOrZero, Switch
 from kontext.choices import (
-    DEFAULT_BUDGET_BYTES,
     DEFAULT_CACHE_BYTES,
     DEFAULT_LORA_BYTES,
     Attention,
@@ -41,9 +40,11 @@ class Settings(StorageSettings):
     flux_kontext_model: str | None = Field(None, description="model folder or hub id; default: the bundled tiny model")
     flux_kontext_engine: str = Field("native", description="native, official, standin, or module:callable")
     flux_kontext_device: str = Field("auto", description="auto, cuda, cuda:N, mps or cpu")
-    flux_kontext_offload: Boolean = Field(False, description="stream weights to the device within a budget")
-    flux_kontext_vram_budget: Bytes = Field(
-        DEFAULT_BUDGET_BYTES, description="with offload: most of the device's memory to use"
+    flux_kontext_offload: Switch = Field(
+        False, description="stream weights to the device within a budget; auto: where the model does not fit"
+    )
+    flux_kontext_vram_budget: Bytes | None = Field(
+        None, description="with offload: most of the device's memory to use; default 16GiB, with auto all that is free"
     )
     flux_kontext_cache_bytes: BytesOrZero = Field(
         DEFAULT_CACHE_BYTES, description="host memory for prompts and pictures encoded before; 0: none"

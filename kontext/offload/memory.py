@@ -13,11 +13,12 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from kontext.choices import DEFAULT_BUDGET_BYTES
 from kontext.device import DeviceMemory, device_memory, release_cached_memory, synchronize
 from kontext.errors import BudgetError
 from kontext.offload.copies import Copies, copies_for
 from kontext.offload.pieces import Piece, Place, Stage, places, places_beside
-from kontext.offload.planner import Need, Part, Plan, least_budget, make_plan, megabytes
+from kontext.offload.planner import Need, Part, Plan, least_budget, make_plan, megabytes, resident_bytes
 from kontext.offload.streaming import StreamedPiece, Streamer
 from kontext.weights.values import AT_ONCE, Values
 
@@ -28,6 +29,7 @@ MOST_CONTEXT_BYTES = 3 * 2**29  # 1.5 GiB; what else the driver counts belongs t
 LATER_BYTES = 400 * 2**20  # libraries and kernels that the first edits load, and cuDNN's workspace: an estimate
 FRAGMENTS = 0.03  # of what torch's allocator holds: an estimate
 USABLE = 0.9  # of the memory that is free: the rest is too scattered for large tensors; an estimate
+GIB = 2**30
 NOISE = 0.02  # standard deviation, similar to that of weights
 COPIED_BYTES = 64 * 2**20  # for the copy rate: a millisecond and more on any bus
 MEASUREMENTS = 3  # the fastest one counts: the first includes one-time setup
@@ -151,8 +153,8 @@ class Streamed(Memory):
             "offload_plan copy=%.1fGB/s block=%.2fms context=%.2fGiB budget=%.2fGiB %s",
             rate / 1e9,
             1e3 * block_seconds,
-            needs[0].context_bytes / 2**30,
-            budget / 2**30,
+            needs[0].context_bytes / GIB,
+            budget / GIB,
             plan,
         )
         return plan
@@ -166,7 +168,7 @@ class Streamed(Memory):
         assert self.budget_bytes is not None
         if memory is None:
             return self.budget_bytes
-        available = _context_of(memory) + memory.reserved + memory.free
+        available = _available_to_us(memory)
         if available < min(self.budget_bytes, least_budget(needs)):
             raise BudgetError(
                 f"the VRAM budget is {megabytes(self.budget_bytes)}, but other programs leave "
@@ -217,6 +219,28 @@ class Streamed(Memory):
         for stage in workload.stages:
             once, loop = ([taken[p.name] for p in pieces if p.name in taken] for pieces in (stage.once, stage.loop))
             self._stages[stage.network] = (once, loop)
+
+
+def memory_for(workload: Workload, device: torch.device, offload: bool | None, budget_bytes: int | None) -> Memory:
+    """The memory that the options ask for.
+
+    Args:
+        offload: None to stream weights only where the model does not fit as a whole.
+        budget_bytes: limit of the device's memory; None for the default, or where offload is None for all that is free.
+    """
+    if offload is not None:
+        return Streamed(device, budget_bytes or DEFAULT_BUDGET_BYTES) if offload else Resident(device)
+    memory = device_memory(device)
+    if memory is None:  # the device's memory is the host's
+        return Resident(device)
+    available = _available_to_us(memory)
+    if budget_bytes is not None:
+        available = min(available, budget_bytes)
+    needed = resident_bytes(needs_of(workload, 0.0, memory))
+    log.info(
+        "offload_chosen streams=%s needed=%.2fGiB available=%.2fGiB", needed > available, needed / GIB, available / GIB
+    )
+    return Resident(device) if needed <= available else Streamed(device, available)
 
 
 @contextmanager
@@ -292,6 +316,11 @@ def needs_of(workload: Workload, block_seconds: float, memory: DeviceMemory | No
 def _context_of(memory: DeviceMemory) -> int:
     """Memory of this process beside tensors; the driver does not divide it from that of others."""
     return min(memory.other, MOST_CONTEXT_BYTES)
+
+
+def _available_to_us(memory: DeviceMemory) -> int:
+    """Memory that this process has or may take, its context included."""
+    return _context_of(memory) + memory.reserved + memory.free
 
 
 def _all_places(workload: Workload) -> list[Place]:

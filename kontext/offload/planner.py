@@ -104,6 +104,11 @@ def least_budget(needs: Sequence[Need]) -> int:
     return min(_peak(need, streamed, slots) for need in needs for slots, streamed in _layouts(need))
 
 
+def resident_bytes(needs: Sequence[Need]) -> int:
+    """Smallest memory in bytes in which nothing has to be streamed."""
+    return min(_peak(need, frozenset(), slots=0) for need in needs)
+
+
 def _layouts(need: Need) -> Iterator[tuple[int, frozenset[str]]]:
     """Candidate layouts (slots, streamed parts): nothing streamed, or some of the loop and all parts used once."""
     yield 0, frozenset()

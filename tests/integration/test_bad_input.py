@@ -125,7 +125,7 @@ def run(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess
         (["producer", "submit", "examples/data.csv"], {"DG_BROKER_URL": "redis://127.0.0.1:1/0"}, 3, "127.0.0.1:1"),
         (["worker", "run"], {"DG_FLUX_KONTEXT_MODEL": "/no/such/model"}, 4, "/no/such/model"),
         (["worker", "run"], {"DG_FLUX_KONTEXT_ENGINE": "nativ"}, 4, "expected native, official, standin or module"),
-        (["worker", "run"], {"DG_FLUX_KONTEXT_OFFLOAD": "ja"}, 2, "DG_FLUX_KONTEXT_OFFLOAD='ja': expected true"),
+        (["worker", "run"], {"DG_FLUX_KONTEXT_OFFLOAD": "ja"}, 2, "DG_FLUX_KONTEXT_OFFLOAD='ja': expected auto, true"),
         (["worker", "health"], {"DG_RUNTIME_DIR": "/no/such/folder"}, 1, "no worker is running"),
     ],
 )

@@ -36,18 +36,33 @@ def test_booleans_are_read_in_every_spelling(word: str, value: bool, monkeypatch
 
 
 @pytest.mark.parametrize(("word", "value"), [("auto", None), ("true", True), ("0", False)])
-def test_compiling_is_on_off_or_left_to_the_device(
-    word: str, value: bool | None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["compile", "offload"])
+def test_compiling_and_offload_are_on_off_or_left_to_the_device(
+    name: str, word: str, value: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DG_FLUX_KONTEXT_COMPILE", word)
+    monkeypatch.setenv(f"DG_FLUX_KONTEXT_{name.upper()}", word)
 
-    assert load_settings(Settings).flux_kontext_compile is value
+    assert getattr(load_settings(Settings), f"flux_kontext_{name}") is value
+
+
+@pytest.mark.parametrize(("given", "budget"), [({}, None), ({"DG_FLUX_KONTEXT_VRAM_BUDGET": "12GiB"}, 12 * 2**30)])
+def test_a_budget_that_is_not_given_is_left_to_the_engine(
+    given: dict[str, str], budget: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+
+    assert load_settings(Settings).flux_kontext_vram_budget == budget
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("DG_FLUX_KONTEXT_OFFLOAD", "ja", "DG_FLUX_KONTEXT_OFFLOAD='ja': expected true/1/yes/on or false/0/no/off"),
+        (
+            "DG_FLUX_KONTEXT_OFFLOAD",
+            "ja",
+            "DG_FLUX_KONTEXT_OFFLOAD='ja': expected auto, true/1/yes/on or false/0/no/off",
+        ),
         ("DG_FLUX_KONTEXT_MAX_SEQUENCE_LENGTH", "2000", "less than or equal to 1024"),
         ("DG_FLUX_KONTEXT_PRECISION", "fp4", "'bf16' or 'fp8'"),
         ("DG_FLUX_KONTEXT_KERNELS", "slow", "'auto', 'reference' or 'fast'"),

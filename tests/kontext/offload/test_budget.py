@@ -8,14 +8,16 @@ import re
 import pytest
 import torch
 
+import kontext
 from kontext import BudgetError
 from kontext.device import DeviceMemory
 from kontext.offload import memory as offload
 from kontext.offload.copies import copies_for
-from kontext.offload.memory import LATER_BYTES, MOST_CONTEXT_BYTES, Streamed
-from kontext.offload.planner import Plan
+from kontext.offload.memory import LATER_BYTES, MOST_CONTEXT_BYTES, Resident, Streamed, memory_for, needs_of
+from kontext.offload.planner import Plan, resident_bytes
 from kontext.offload.workload import native_workload
 from kontext.pipeline import Kontext
+from tests.kontext.golden import MODEL
 from tests.kontext.offload.standin_device import CPU, AsPlanned, load
 
 GIB = 2**30
@@ -71,3 +73,31 @@ def test_a_budget_that_is_too_small_is_still_named(monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(BudgetError, match="the VRAM budget is 700 MiB; with its weights streamed"):
         planned(monkeypatch, model, 700 * MIB, device)
+
+
+@pytest.mark.parametrize(
+    ("spare", "budget", "is_streamed"),
+    [(0, None, False), (-1, None, True), (8 * GIB, 8 * GIB, False), (8 * GIB, -1, True)],
+)
+def test_auto_streams_only_where_the_model_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, model: Kontext, spare: int, budget: int | None, is_streamed: bool
+) -> None:
+    context = 400 * MIB
+    empty = DeviceMemory(context, free=0, reserved=0)
+    needed = resident_bytes(needs_of(native_workload(model), 0.0, empty))
+    free = needed - context + spare
+    monkeypatch.setattr(offload, "device_memory", lambda _: DeviceMemory(context + free, free, reserved=0))
+    if budget is not None and budget < 0:
+        budget += needed
+
+    chosen = memory_for(native_workload(model), CPU, None, budget)
+
+    assert isinstance(chosen, Streamed if is_streamed else Resident)
+    if isinstance(chosen, Streamed):
+        plan = chosen.plan_for(native_workload(model), copies_for(CPU))
+        assert plan.streamed
+        assert plan.peak_bytes <= (budget or context + free)
+
+
+def test_auto_streams_nothing_where_device_and_host_share_their_memory() -> None:
+    assert isinstance(kontext.load(MODEL, device="cpu", offload=None).memory, Resident)
