@@ -35,7 +35,8 @@ from kontext.device import DeviceMemory
 from kontext.loading import place
 from kontext.networks import load_networks
 from kontext.offload.copies import ThreadCopies
-from kontext.offload.memory import USUAL_CONTEXT_BYTES, Memory, Resident, Streamed, Workload, needs_of
+from kontext.offload.memory import Memory, Resident, Streamed
+from kontext.offload.needs import USUAL_CONTEXT_BYTES, Workload, needs_of
 from kontext.offload.planner import Part, Plan, least_budget, make_plan, seconds_per_step
 from kontext.offload.workload import autoencoder_stages, native_workload, text_stages, transformer_stage, working
 from kontext.pipeline import Kontext

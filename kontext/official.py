@@ -32,7 +32,8 @@ from kontext.device import choose_device
 from kontext.errors import CheckpointError, RequestError
 from kontext.images import ImageOptions
 from kontext.networks import Networks, assemble
-from kontext.offload.memory import Memory, Resident, Workload, memory_for
+from kontext.offload.memory import Memory, Resident, memory_for
+from kontext.offload.needs import Workload
 from kontext.offload.workload import (
     autoencoder_stages,
     block_inputs,

@@ -23,7 +23,7 @@ from kontext import official
 from kontext.config import TransformerConfig
 from kontext.device import synchronize
 from kontext.errors import CheckpointError
-from kontext.offload.memory import USUAL_CONTEXT_BYTES
+from kontext.offload.needs import USUAL_CONTEXT_BYTES
 from kontext.request import EditRequest
 from kontext.weights.reading import OnProgress
 

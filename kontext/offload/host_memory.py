@@ -10,12 +10,15 @@ from __future__ import annotations
 import ctypes
 import mmap
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+CGROUP, MEMINFO = Path("/sys/fs/cgroup"), Path("/proc/meminfo")
 
 _pages: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # owners of pages by their address
 
@@ -39,3 +42,24 @@ def before_return(buffer: Tensor, act: Callable[[], object]) -> Callable[[], obj
     last_call = weakref.finalize(_pages[buffer.data_ptr()], act)
     last_call.atexit = False
     return last_call
+
+
+def available_host_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int | None:
+    """Memory that this process may still take, caches of files counted as free; None where the system does not say.
+
+    The least of the machine's and of the container's. Source: proc(5), Linux' documentation of cgroup v2.
+    """
+    available = [1024 * value for name, value in _numbers(meminfo) if name == "MemAvailable:"]
+    with suppress(OSError, ValueError):  # "max" is no limit
+        limit, used = (int((cgroup / f"memory.{name}").read_text()) for name in ("max", "current"))
+        cached = sum(value for name, value in _numbers(cgroup / "memory.stat") if name == "file")
+        available.append(limit - used + cached)
+    return min(available, default=None)
+
+
+def _numbers(path: Path) -> Iterator[tuple[str, int]]:
+    """Names and numbers of a file with one of each a line."""
+    with suppress(OSError):
+        for line in path.read_text().splitlines():
+            name, number, *_ = line.split()
+            yield name, int(number)

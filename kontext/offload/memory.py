@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -14,43 +12,20 @@ import torch
 from torch import nn
 
 from kontext.choices import DEFAULT_BUDGET_BYTES
-from kontext.device import DeviceMemory, device_memory, release_cached_memory, synchronize
+from kontext.device import DeviceMemory, device_memory, release_cached_memory
 from kontext.errors import BudgetError
 from kontext.offload.copies import Copies, copies_for
-from kontext.offload.pieces import Piece, Place, Stage, places, places_beside
-from kontext.offload.planner import Need, Part, Plan, least_budget, make_plan, megabytes, resident_bytes
+from kontext.offload.host_memory import available_host_bytes
+from kontext.offload.needs import Workload, available_to_us, measure, needs_of, pieces_of
+from kontext.offload.pieces import Place, places, places_beside
+from kontext.offload.planner import Need, Plan, least_budget, make_plan, megabytes, resident_bytes
 from kontext.offload.streaming import StreamedPiece, Streamer
 from kontext.weights.values import AT_ONCE, Values
 
 log = logging.getLogger(__name__)
 
-USUAL_CONTEXT_BYTES = 600 * 2**20  # memory of the driver and its libraries, without tensors: an estimate, for tables
-MOST_CONTEXT_BYTES = 3 * 2**29  # 1.5 GiB; what else the driver counts belongs to other processes
-LATER_BYTES = 400 * 2**20  # libraries and kernels that the first edits load, and cuDNN's workspace: an estimate
-FRAGMENTS = 0.03  # of what torch's allocator holds: an estimate
 USABLE = 0.9  # of the memory that is free: the rest is too scattered for large tensors; an estimate
 GIB = 2**30
-NOISE = 0.02  # standard deviation, similar to that of weights
-COPIED_BYTES = 64 * 2**20  # for the copy rate: a millisecond and more on any bus
-MEASUREMENTS = 3  # the fastest one counts: the first includes one-time setup
-
-
-@dataclass(frozen=True)
-class Working:
-    """Memory without weights for the largest usual edit, and what doing with it costs in time."""
-
-    nbytes: int
-    extra_blocks: float = 0.0  # in times of a block, per edit
-
-
-@dataclass(frozen=True)
-class Workload:
-    """Networks of a model, in host memory, with the stages and the memory they need on the device."""
-
-    networks: Sequence[nn.Module]
-    stages: Sequence[Stage]
-    working: Sequence[Working]  # ways in which the model may run
-    prepare_block: Callable[[], Callable[[], object]]  # for that edit; returns a function that runs a block
 
 
 class Memory(Protocol):
@@ -136,6 +111,7 @@ class Streamed(Memory):
         """
         copies = self._copies or copies_for(self.device)
         self.plan = self.plan_for(workload, copies)
+        _check_host(sum(piece.nbytes for piece in pieces_of(workload) if piece.name in self.plan.streamed))
         self.workload = workload
         self._former = _ways_back(workload)
         self._place(workload, self.plan, copies, values)
@@ -168,7 +144,7 @@ class Streamed(Memory):
         assert self.budget_bytes is not None
         if memory is None:
             return self.budget_bytes
-        available = _available_to_us(memory)
+        available = available_to_us(memory)
         if available < min(self.budget_bytes, least_budget(needs)):
             raise BudgetError(
                 f"the VRAM budget is {megabytes(self.budget_bytes)}, but other programs leave "
@@ -208,13 +184,13 @@ class Streamed(Memory):
     def _place(self, workload: Workload, plan: Plan, copies: Copies, values: Values) -> None:
         self._streamer = Streamer(copies, plan.slots, plan.slot_bytes)
         taken: dict[str, StreamedPiece] = {}
-        for piece in _pieces(workload):
+        for piece in pieces_of(workload):
             if piece.name in plan.streamed:
                 taken[piece.name] = self._streamer.take(piece, values)
             else:
                 piece.pack(copies.device_buffer(piece.nbytes), values.fill)
         for network in workload.networks:
-            for place in places_beside(network, _pieces(workload)):
+            for place in places_beside(network, pieces_of(workload)):
                 place.move(self.device, values.fill)
         for stage in workload.stages:
             once, loop = ([taken[p.name] for p in pieces if p.name in taken] for pieces in (stage.once, stage.loop))
@@ -233,7 +209,7 @@ def memory_for(workload: Workload, device: torch.device, offload: bool | None, b
     memory = device_memory(device)
     if memory is None:  # the device's memory is the host's
         return Resident(device)
-    available = _available_to_us(memory)
+    available = available_to_us(memory)
     if budget_bytes is not None:
         available = min(available, budget_bytes)
     needed = resident_bytes(needs_of(workload, 0.0, memory))
@@ -266,61 +242,16 @@ def spared(usual: Memory, values: Values = AT_ONCE) -> Iterator[Memory]:
             pass
 
 
-def measure(piece: Piece, run: Callable[[], object], copies: Copies) -> tuple[float, float]:
-    """(bytes per second of a copy, seconds of a run), with random values in the piece that the run uses."""
-    buffer = torch.empty(piece.nbytes, dtype=torch.uint8, device=copies.device)
-    nbytes = min(piece.nbytes, COPIED_BYTES)
-    host = copies.host_buffer(nbytes)
-    copies.lock(host)
-    copy_seconds = _fastest(lambda: copies.wait(copies.copy(buffer[:nbytes], host, copies.mark())), copies.device)
-    copies.unlock(host)
-    buffer.view(torch.bfloat16).normal_(std=NOISE)  # a GPU multiplies zeros faster than weights
-    with piece.visiting(buffer):
-        run_seconds = _fastest(run, copies.device)
-    return nbytes / copy_seconds, run_seconds
-
-
-def _fastest(work: Callable[[], object], device: torch.device) -> float:
-    seconds = []
-    for _ in range(MEASUREMENTS):
-        synchronize(device)
-        started = time.perf_counter()
-        work()
-        synchronize(device)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
-
-
-def needs_of(workload: Workload, block_seconds: float, memory: DeviceMemory | None = None) -> list[Need]:
-    """What a workload needs in each way in which it may run.
-
-    Args:
-        memory: that of the device before the weights are placed; None for a device that is host memory, too.
-    """
-    pieces = _pieces(workload)
-    total = sum(place.tensor.nbytes for network in workload.networks for place in places_beside(network, pieces))
-    return [
-        Need(
-            loop=[Part(piece.name, piece.nbytes, block_seconds) for stage in workload.stages for piece in stage.loop],
-            once=[Part(piece.name, piece.nbytes) for stage in workload.stages for piece in stage.once],
-            fixed_bytes=total,
-            working_bytes=working.nbytes,
-            context_bytes=0 if memory is None else _context_of(memory) + LATER_BYTES,
-            fragments=0.0 if memory is None else FRAGMENTS,
-            extra_seconds=working.extra_blocks * block_seconds,
+def _check_host(streamed_bytes: int) -> None:
+    """Log how much host memory streamed weights take; warn when it is not there, as the system may end the process."""
+    available = available_host_bytes()
+    log.info("host_memory streamed=%.2fGiB", streamed_bytes / GIB)
+    if available is not None and available < streamed_bytes:
+        log.warning(
+            "host_memory_is_short streamed=%.2fGiB available=%.2fGiB: allow more memory, or a larger VRAM budget",
+            streamed_bytes / GIB,
+            available / GIB,
         )
-        for working in workload.working
-    ]
-
-
-def _context_of(memory: DeviceMemory) -> int:
-    """Memory of this process beside tensors; the driver does not divide it from that of others."""
-    return min(memory.other, MOST_CONTEXT_BYTES)
-
-
-def _available_to_us(memory: DeviceMemory) -> int:
-    """Memory that this process has or may take, its context included."""
-    return _context_of(memory) + memory.reserved + memory.free
 
 
 def _all_places(workload: Workload) -> list[Place]:
@@ -336,7 +267,3 @@ def _go_back(ways: list[Callable[[], None]]) -> None:
     for way in ways:
         way()
     ways.clear()
-
-
-def _pieces(workload: Workload) -> list[Piece]:
-    return [piece for stage in workload.stages for piece in (*stage.once, *stage.loop)]

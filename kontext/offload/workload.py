@@ -15,7 +15,7 @@ from kontext.banded import banded_bytes, is_compiled, whole_bytes
 from kontext.config import PIXELS_PER_TOKEN, ModelConfig
 from kontext.layers import ModulationOut
 from kontext.matmul import using_products
-from kontext.offload.memory import Working, Workload
+from kontext.offload.needs import Working, Workload
 from kontext.offload.pieces import Piece, Stage
 from kontext.text import TextEncoder
 from kontext.transformer import Transformer

@@ -12,7 +12,8 @@ from kontext.device import default_dtype
 from kontext.loading import place
 from kontext.networks import load_networks
 from kontext.offload.copies import Copies, Mark, ThreadCopies
-from kontext.offload.memory import Memory, Streamed, Workload
+from kontext.offload.memory import Memory, Streamed
+from kontext.offload.needs import Workload
 from kontext.offload.planner import Plan
 from kontext.weights.layout import find_model
 from tests.kontext.golden import MODEL

@@ -13,7 +13,8 @@ from kontext import BudgetError
 from kontext.device import DeviceMemory
 from kontext.offload import memory as offload
 from kontext.offload.copies import copies_for
-from kontext.offload.memory import LATER_BYTES, MOST_CONTEXT_BYTES, Resident, Streamed, memory_for, needs_of
+from kontext.offload.memory import Resident, Streamed, memory_for
+from kontext.offload.needs import LATER_BYTES, MOST_CONTEXT_BYTES, needs_of
 from kontext.offload.planner import Plan, resident_bytes
 from kontext.offload.workload import native_workload
 from kontext.pipeline import Kontext

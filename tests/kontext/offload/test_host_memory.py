@@ -19,7 +19,7 @@ from kontext.compile import compile_ahead
 from kontext.loading import place
 from kontext.networks import load_networks
 from kontext.offload.copies import StreamCopies
-from kontext.offload.host_memory import before_return, host_pages
+from kontext.offload.host_memory import available_host_bytes, before_return, host_pages
 from kontext.offload.memory import Resident, Streamed
 from kontext.offload.pieces import places
 from kontext.offload.workload import native_workload
@@ -210,6 +210,38 @@ def test_compiling_before_the_weights_are_read_copies_nothing_to_the_device() ->
     assert sum(memory.copies.sizes) == 0
 
     assert np.array_equal(edit(model), expected)
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "cached", "available"),
+    [
+        ("max", 0, 0, 8_000),  # no limit: the machine's
+        (6_000, 1_000, 400, 5_400),  # what is cached of files gives way
+        (64_000, 1_000, 0, 8_000),
+    ],
+)
+def test_the_host_has_what_machine_and_container_both_allow(
+    tmp_path: Path, limit: int | str, used: int, cached: int, available: int
+) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  16384 kB\nMemAvailable:  8000 kB\nHugePages_Total:  0\n")
+    (tmp_path / "memory.max").write_text(str(limit if limit == "max" else 1024 * int(limit)))
+    (tmp_path / "memory.current").write_text(str(1024 * used))
+    (tmp_path / "memory.stat").write_text(f"anon 5\nfile {1024 * cached}\n")
+
+    assert available_host_bytes(meminfo, tmp_path) == 1024 * available
+    assert available_host_bytes(tmp_path / "none", tmp_path / "none") is None
+
+
+def test_too_little_host_memory_is_said_before_the_system_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("kontext.offload.memory.available_host_bytes", lambda: 2**20)
+
+    with caplog.at_level(logging.WARNING, "kontext"):
+        load(AsPlanned(lambda name: True))
+
+    assert "host_memory_is_short" in caplog.text
 
 
 def unplaced(memory: Streamed, reader: Reader) -> kontext.Kontext:

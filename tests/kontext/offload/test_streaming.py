@@ -18,7 +18,8 @@ from torch import nn
 
 import kontext
 from kontext.offload.copies import Copies, ThreadCopies
-from kontext.offload.memory import Resident, Streamed, Workload
+from kontext.offload.memory import Resident, Streamed
+from kontext.offload.needs import Workload
 from kontext.offload.pieces import Piece, places_beside
 from kontext.offload.planner import Plan
 from kontext.offload.streaming import Streamer
