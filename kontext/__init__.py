@@ -21,6 +21,7 @@ from kontext.errors import (
 )
 from kontext.images import DecodedImage, ImageOptions, decode_image, decode_with_warnings, encode_image, to_rgb
 from kontext.request import Edited, EditRequest, Lora
+from kontext.step_cache import StepCache
 
 if TYPE_CHECKING:
     from kontext.loading import load
@@ -43,6 +44,7 @@ __all__ = [
     "LoraError",
     "NotANumber",
     "RequestError",
+    "StepCache",
     "decode_image",
     "decode_with_warnings",
     "encode_image",

@@ -77,6 +77,7 @@ def load(
         approximations=approximations,
         lora_bytes=options.lora_bytes,
         values=reader,
+        step_cache=options.step_cache,
     )
     loaded.memory = memory_for(native_workload(loaded), choice.device, options.offload, options.vram_budget_bytes)
     place(loaded, reader)
@@ -138,7 +139,8 @@ def _adapt(networks: Networks, choice: _Choice, options: EngineOptions, reader: 
     if choice.is_compiled:
         compile_blocks(networks.transformer)
         compile_autoencoder(networks.autoencoder)
-    return (*approximations, *networks.approximations)
+    skipped_steps = () if options.step_cache is None else (str(options.step_cache),)
+    return (*approximations, *skipped_steps, *networks.approximations)
 
 
 def can_compile(wanted: bool | None, device: torch.device) -> bool:

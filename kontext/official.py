@@ -45,6 +45,7 @@ from kontext.options import EngineOptions
 from kontext.pipeline import Encoded, Kontext
 from kontext.request import EditRequest, OnStep
 from kontext.sizes import SizePlan, plan_sizes
+from kontext.step_cache import CachedSteps
 from kontext.text import TextEncoder
 from kontext.weights.checkpoint import build_on_meta
 from kontext.weights.fingerprint import fingerprint
@@ -52,7 +53,9 @@ from kontext.weights.layout import ModelFiles, find_model
 from kontext.weights.reading import Convert, OnProgress, Reader, convert_now
 from kontext.weights.values import AT_ONCE, Values
 
-OURS_ALONE = frozenset({"seam_dtype", "cache_bytes", "compile", "attention", "precision", "kernels", "lora_bytes"})
+OURS_ALONE = frozenset(
+    {"seam_dtype", "cache_bytes", "compile", "attention", "precision", "kernels", "lora_bytes", "step_cache"}
+)
 """Fields of `EngineOptions` for which the official code has no choice."""
 
 SUBMODULE = "third_party/flux1"
@@ -237,11 +240,17 @@ class OfficialKontext(Kontext):
             size=(width, height),
         )
 
-    def sample(self, encoded: Encoded, request: EditRequest, on_step: OnStep | None = None) -> Tensor:
+    def sample(
+        self,
+        encoded: Encoded,
+        request: EditRequest,
+        on_step: OnStep | None = None,
+        cached: CachedSteps | None = None,
+    ) -> Tensor:
         """Go from noise to latents as ours does.
 
         Their loop runs a whole schedule without reporting. Its only state between two steps are the latents, so it is
-        called once per step: the same arithmetic, and a place to report and to stop.
+        called once per step: the same arithmetic, and a place to report and to stop. It computes all steps.
         """
         sampling, (width, height) = self.code.sampling, encoded.size
         noise = sampling.get_noise(1, height, width, self.memory.device, torch.bfloat16, request.seed).to(self.dtype)

@@ -10,6 +10,7 @@ from kontext.choices import CPU_KERNELS, DEFAULT_CACHE_BYTES, DEFAULT_LORA_BYTES
 from kontext.config import LEAST_MOST_PIXELS, LONGEST_TEXT, SHORTEST_TEXT
 from kontext.errors import RequestError
 from kontext.images import DEFAULT_OPTIONS, ImageOptions
+from kontext.step_cache import StepCache
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class EngineOptions:
         kernels: CPU only. "reference": the official code's kernels, bit-identical in bfloat16; "fast": as accurate,
             rounded differently; "auto": fast in float32, where last bits do not show.
         lora_bytes: of LoRA layers that stay for jobs with the same LoRAs: device memory, with offload host memory.
+        step_cache: skips steps that hardly differ from the one before, an approximation that results tell of; None
+            computes all.
     Raises:
         RequestError: max_sequence_length, most_pixels, cache_bytes or kernels is none of these.
     """
@@ -58,6 +61,7 @@ class EngineOptions:
     precision: str = "bf16"
     kernels: str = "auto"
     lora_bytes: int = DEFAULT_LORA_BYTES
+    step_cache: StepCache | None = None
 
     def __post_init__(self) -> None:
         if self.cache_bytes < 0:

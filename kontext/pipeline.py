@@ -30,6 +30,7 @@ from kontext.offload.memory import Memory, spared
 from kontext.progress import report_steps
 from kontext.request import Edited, EditRequest, Lora, OnStep, SizeMode, random_seed
 from kontext.sizes import SizePlan, plan_sizes
+from kontext.step_cache import CachedSteps, StepCache
 from kontext.weights.values import AT_ONCE, Values
 
 Images = Image.Image | Sequence[Image.Image]
@@ -68,6 +69,7 @@ class Kontext:
         approximations: tuple[str, ...] = (),
         lora_bytes: int = DEFAULT_LORA_BYTES,
         values: Values = AT_ONCE,
+        step_cache: StepCache | None = None,
     ) -> None:
         """As `load` makes it. The weights stay where they are; an edit needs them where `place` brings them."""
         self.networks = networks
@@ -85,6 +87,7 @@ class Kontext:
         self.approximations = approximations
         self.memory = memory
         self.values = values
+        self.step_cache = step_cache
 
     @torch.inference_mode()
     def run(self, request: EditRequest, on_step: OnStep | None = None) -> Edited:
@@ -98,13 +101,15 @@ class Kontext:
         plan = plan_sizes(request, self.config)
         with self._timed(timings, "encode"):
             encoded = self.encode(request, plan)
+        cached = self.cached_steps(request)
         with self._timed(timings, "sample"):
-            latents = self.sample(encoded, request, on_step)
+            latents = self.sample(encoded, request, on_step, cached)
         with self._timed(timings, "decode"):
             image = tensor_to_image(self.decode(latents))
         refuse_one_colour(image, request.images)
         image = plan.finish(image, is_exact=self.image_options.crop_to_asked_size)
-        return Edited(image, request.seed, timings, (*self._warnings(request.prompt), *plan.warnings))
+        warnings = (*self._warnings(request.prompt), *plan.warnings)
+        return Edited(image, request.seed, timings, warnings, cached.computed if cached else None)
 
     def encode(self, request: EditRequest, plan: SizePlan | None = None) -> Encoded:
         """Take a request through T5, CLIP and the autoencoder's encoder, and read its LoRAs.
@@ -128,8 +133,22 @@ class Kontext:
             adapters=adapters,
         )
 
-    def sample(self, encoded: Encoded, request: EditRequest, on_step: OnStep | None = None) -> Tensor:
-        """Go from noise to the latents of the edited picture, float32, (1, 16, 2 * rows, 2 * columns)."""
+    def cached_steps(self, request: EditRequest) -> CachedSteps | None:
+        """Which steps of a request are computed, decided as it runs; None for all."""
+        return CachedSteps(self.step_cache, request.num_inference_steps) if self.step_cache else None
+
+    def sample(
+        self,
+        encoded: Encoded,
+        request: EditRequest,
+        on_step: OnStep | None = None,
+        cached: CachedSteps | None = None,
+    ) -> Tensor:
+        """Go from noise to the latents of the edited picture, float32, (1, 16, 2 * rows, 2 * columns).
+
+        Args:
+            cached: from `cached_steps`, to skip steps; None computes all.
+        """
         noise = sampling.pack_latents(sampling.starting_noise(*encoded.size, request.seed))
         noise = noise.to(self.memory.device, self.dtype)
         target_tokens = noise.shape[1]
@@ -139,7 +158,7 @@ class Kontext:
         times = sampling.time_schedule(request.num_inference_steps, target_tokens)
 
         def velocity(latents: Tensor, step: int) -> Tensor:
-            return transformer(latents, step, conditioning)
+            return transformer(latents, step, conditioning, cached)
 
         with self._at_work(transformer), using_backend(self.attention):
             conditioning = transformer.condition(

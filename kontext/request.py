@@ -144,6 +144,7 @@ class Edited:
     seed: int
     timings: dict[str, float]  # seconds of "encode", "sample", "decode"
     warnings: tuple[str, ...] = ()
+    steps_computed: int | None = None  # where steps may be skipped; None: all of them
 
 
 def _check_whole(name: str, value: int, least: int, most: int) -> None:

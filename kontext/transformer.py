@@ -40,6 +40,7 @@ from kontext.layers import (
     adapted,
     timestep_embedding,
 )
+from kontext.step_cache import CachedSteps
 
 
 class BlockAdapters(Protocol):
@@ -143,23 +144,32 @@ class Transformer(nn.Module):
         # The order of the two sums is the reference's; in bfloat16 another order gives other bits.
         return embed("time_in", timestep_embedding(timesteps)) + guidance_vec + embed("vector_in", pooled)
 
-    def forward(self, latents: Tensor, step: int, conditioning: Conditioning) -> Tensor:
+    def forward(
+        self, latents: Tensor, step: int, conditioning: Conditioning, cached: CachedSteps | None = None
+    ) -> Tensor:
         """Predict the velocity of the target's tokens.
 
         Args:
             latents: packed, shape (batch, target length, in_channels).
             step: index into the steps of the conditioning.
             conditioning: result of `condition` for the same number of image tokens.
+            cached: skips steps, as an approximation; None computes all.
         Returns:
             Velocity, shape (batch, target length, out_channels).
         """
         txt, pe, lora = conditioning.txt, conditioning.pe, conditioning.adapters or NO_ADAPTERS
-        target = (txt.shape[1], txt.shape[1] + latents.shape[1])  # rows of the target, after those of the text
+        length = latents.shape[1]
+        target = (txt.shape[1], txt.shape[1] + length)  # rows of the target, after those of the text
 
         # References are the same at every step and already projected; (batch, image length, hidden).
         img = torch.cat((adapted(self.img_in, latents, lora.of("img_in")), conditioning.references), dim=1)
         for i, (block, table) in enumerate(zip(self.double_blocks, conditioning.double_blocks, strict=True)):
+            before = img
             img, txt = block(img, txt, [mod.at(step) for mod in table], pe, lora.of_block(f"double_blocks.{i}"))
+            if i == 0 and cached is not None:
+                skipped = cached.skip(step, before[:, :length], img[:, :length])
+                if skipped is not None:
+                    return self._velocity(skipped, step, conditioning)
 
         x = torch.cat((txt, img), dim=1)  # (batch, text length + image length, hidden)
         last = len(self.single_blocks) - 1
@@ -168,6 +178,12 @@ class Transformer(nn.Module):
             rows, adapters = target if i == last else None, lora.of_block(f"single_blocks.{i}")
             x = block(x, [mod.at(step) for mod in table], pe, rows=rows, adapters=adapters)
 
+        if cached is not None:
+            cached.keep(x)
+        return self._velocity(x, step, conditioning)
+
+    def _velocity(self, x: Tensor, step: int, conditioning: Conditioning) -> Tensor:
+        lora = conditioning.adapters or NO_ADAPTERS
         return self.final_layer(x, conditioning.final_layer[step], lora.of("final_layer.linear"))
 
 

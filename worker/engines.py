@@ -99,6 +99,7 @@ def engine_options(settings: Settings) -> EngineOptions:
         compile=settings.flux_kontext_compile,
         attention=settings.flux_kontext_attention,
         precision=settings.flux_kontext_precision,
+        step_cache=settings.flux_kontext_cache,
         kernels=settings.flux_kontext_kernels,
         lora_bytes=settings.flux_kontext_lora_bytes,
     )

@@ -178,6 +178,15 @@ class TurnEnded(Event):
 
 
 @dataclass(frozen=True)
+class StepsSkipped(Event):
+    """The step cache computed so many of a run's sampling steps and skipped the others."""
+
+    job_id: Annotated[str, Said("job")]
+    computed: Annotated[int, Said("computed")]
+    steps: Annotated[int, Said("steps")]
+
+
+@dataclass(frozen=True)
 class MemorySpared(Warned):
     """The device's memory was not enough; the run goes on once more with offload."""
 

@@ -35,6 +35,7 @@ from worker.events import (
     Origin,
     RunFailed,
     StageEnded,
+    StepsSkipped,
     TurnEnded,
 )
 from worker.faults import FaultStreak, classify, is_out_of_memory
@@ -252,6 +253,8 @@ class EditRunner:
             self._events.send(TurnEnded(run.job_id, time.monotonic() - started, steps_done))
         for stage, seconds in edited.timings.items():
             self._events.send(StageEnded(run.job_id, stage, seconds))
+        if edited.steps_computed is not None:
+            self._events.send(StepsSkipped(run.job_id, edited.steps_computed, request.num_inference_steps))
         return edited
 
     def _run_engine(self, engine: Engine, request: EditRequest, on_step: OnStep, job_id: str) -> Edited:

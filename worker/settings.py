@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, PydanticBaseSettingsSource
 
 from jobs.errors import SettingsError
 from jobs.settings import Bytes, BytesOrZero, Seconds, SecondsOrZero, Switch
@@ -20,6 +20,7 @@ from kontext.choices import (
     Precision,
 )
 from kontext.config import LEAST_MOST_PIXELS, LONGEST_TEXT, SHORTEST_TEXT
+from kontext.step_cache import StepCache, parse_step_cache
 from storage.settings import StorageSettings
 from storage.signing import CallbackSecrets
 from worker.health import default_runtime_dir
@@ -55,6 +56,9 @@ class Settings(StorageSettings):
         "auto", description="on a CPU: fast ones also for bfloat16, or the reference's also for float32"
     )
     flux_kontext_precision: Precision = Field("bf16", description="fp8: faster linears, not exact")
+    flux_kontext_cache: Annotated[StepCache | None, NoDecode, BeforeValidator(parse_step_cache)] = Field(
+        None, description="first-block or first-block:0.08: skip steps that hardly differ, not exact; default: off"
+    )
     flux_kontext_max_sequence_length: int | None = Field(
         None,
         ge=SHORTEST_TEXT,

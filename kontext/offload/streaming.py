@@ -152,26 +152,39 @@ class Streamer:
     def _fetch_ahead(self) -> None:
         """Copy the next pieces into all free slots."""
         while self._free and (piece := next(self._upcoming, None)) is not None:
-            slot, done = self._free.popleft()
-            nbytes = 0 if self._copies_nothing else piece.nbytes
-            copied = self._copies.copy(self._slots[slot][:nbytes], piece.host[:nbytes], after=done)
-            self._ahead.append(_Arrival(piece, slot, copied))
-            self._last_copy = copied
+            self._ahead.append(self._fetch(piece))
+
+    def _fetch(self, piece: StreamedPiece) -> _Arrival:
+        """Copy a piece into a free slot."""
+        slot, done = self._free.popleft()
+        nbytes = 0 if self._copies_nothing else piece.nbytes
+        self._last_copy = self._copies.copy(self._slots[slot][:nbytes], piece.host[:nbytes], after=done)
+        return _Arrival(piece, slot, self._last_copy)
 
     def _begin_at(self, piece: StreamedPiece) -> None:
-        """Continue from a piece that is called out of order."""
-        self._clear()
-        self._upcoming = self._stage.starting_at(piece)
+        """Continue from a piece that is called out of order, such as the first of a step after a skipped one."""
+        kept = self._fetched_behind(piece)
+        self._clear(kept)
+        self._ahead.appendleft(self._fetch(piece))
+        self._upcoming = islice(self._stage.starting_at(piece), 1 + kept, None)
         self._fetch_ahead()
 
-    def _clear(self) -> None:
-        """Drop the fetched pieces. Copies in flight finish in their slots, before any later copy."""
+    def _fetched_behind(self, piece: StreamedPiece) -> int:
+        """Number of fetched pieces that come next after a piece, when the last gives up its slot for the piece."""
+        if self._in_use is not None:
+            return 0
+        fetched = [arrival.piece for arrival in self._ahead][:-1]
+        following = list(islice(self._stage.starting_at(piece), 1, 1 + len(fetched)))
+        return len(fetched) if fetched == following else 0
+
+    def _clear(self, kept: int = 0) -> None:
+        """Drop the fetched pieces but the first few. Copies in flight finish in their slots, before any later copy."""
         if self._in_use is not None:
             self._in_use.piece.point_to_host()
             self._ahead.appendleft(self._in_use)
             self._in_use = None
-        while self._ahead:
-            self._free.append((self._ahead.popleft().slot, self._copies.mark()))
+        while len(self._ahead) > kept:
+            self._free.append((self._ahead.pop().slot, self._copies.mark()))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from kontext.offload.memory import Memory, Resident, Streamed
 from kontext.transformer import Transformer
 from kontext.weights.checkpoint import build_on_meta, load_weights
 from kontext.weights.layout import find_model
-from tests.kontext.compiling import forgotten_graphs, transformer, velocity
+from tests.kontext.compiling import forgotten_graphs, repeated_step, transformer, velocity
 from tests.kontext.golden import BFLOAT16, FLOAT32_FROM_TENSORS, MODEL, model_config, relative_error, tensors
 from tests.kontext.offload.standin_device import CPU, AsPlanned
 from tests.parity.closeness import assert_close
@@ -77,6 +77,13 @@ class TestCapturedBlocks:
 
         # Double block, single block, and the last single block, whose rows are the target's.
         assert graphs() == 3
+
+    def test_need_no_new_graph_for_a_step_that_is_skipped(self, captured: Transformer) -> None:
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            exact, computed, skipped = repeated_step(captured)
+
+        assert torch.equal(computed, exact)
+        assert_close(skipped, exact)
 
     def test_need_no_new_graph_for_weights_that_move(self, captured: Transformer) -> None:
         before = velocity(captured, 4, 6)

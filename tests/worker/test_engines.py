@@ -9,6 +9,7 @@ from jobs.settings import load_settings
 from kontext import BudgetError, Kontext
 from kontext.offload.memory import Resident, Streamed
 from worker.engines import load_engine
+from worker.run_edit import describe_engine
 from worker.settings import Settings
 
 
@@ -44,6 +45,23 @@ def test_a_budget_that_cannot_work_is_an_error(monkeypatch: pytest.MonkeyPatch) 
 def test_the_cache_has_the_size_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine(monkeypatch, CACHE_BYTES="1MiB").cache.limit_bytes == 2**20
     assert engine(monkeypatch, CACHE_BYTES="0").cache.limit_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("variables", "approximations"),
+    [
+        ({}, ()),
+        ({"CACHE": "off"}, ()),
+        (
+            {"CACHE": "first-block:0.12"},
+            ("first-block cache, threshold 0.12, first 4 and last 2 steps computed, at most 3 skipped in a row",),
+        ),
+    ],
+)
+def test_a_step_cache_is_an_approximation_and_off_unless_asked_for(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], approximations: tuple[str, ...]
+) -> None:
+    assert describe_engine(engine(monkeypatch, **variables)).approximations == approximations
 
 
 def test_an_engine_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from worker.edit_worker import EditWorker
 from worker.event_log import EventLog
 from worker.leases import Run
 from worker.settings import Settings
+from worker.standin import StandinEngine
 
 TIMEOUT_SECONDS = 900.0
 
@@ -91,6 +94,27 @@ def test_a_neighbours_turn_costs_a_job_none_of_its_time(worker: EditWorker, ledg
     thread.join()
 
     assert ledger.get("a").state is JobState.SUCCEEDED
+
+
+def test_the_log_tells_how_many_steps_a_step_cache_computed(
+    worker: EditWorker, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = StandinEngine.run
+    monkeypatch.setattr(StandinEngine, "run", lambda *arguments: replace(run(*arguments), steps_computed=1))
+
+    with caplog.at_level(logging.INFO):
+        begin(worker, ledger).join()
+
+    assert "steps_skipped job=a computed=1 steps=2" in caplog.messages
+
+
+def test_the_log_says_nothing_of_steps_where_there_is_no_step_cache(
+    worker: EditWorker, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        begin(worker, ledger).join()
+
+    assert not [line for line in caplog.messages if line.startswith("steps_skipped")]
 
 
 def cancel(worker: EditWorker, ledger: Ledger, clock: Clock) -> None:

@@ -65,6 +65,12 @@ def test_a_budget_that_is_not_given_is_left_to_the_engine(
         ),
         ("DG_FLUX_KONTEXT_MAX_SEQUENCE_LENGTH", "2000", "less than or equal to 1024"),
         ("DG_FLUX_KONTEXT_PRECISION", "fp4", "'bf16' or 'fp8'"),
+        (
+            "DG_FLUX_KONTEXT_CACHE",
+            "0.1",
+            "DG_FLUX_KONTEXT_CACHE='0.1': expected off, first-block, or first-block:THRES",
+        ),
+        ("DG_FLUX_KONTEXT_CACHE", "first-block:8", "with a threshold from 0 to 1, such as first-block:0.08"),
         ("DG_FLUX_KONTEXT_KERNELS", "slow", "'auto', 'reference' or 'fast'"),
         ("DG_LEASE_SECONDS", "soon", "DG_LEASE_SECONDS='soon': input should be a valid number"),
         ("DG_LEASE_SECONDS", "0.3", "greater than or equal to 1"),
