@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields
@@ -13,6 +14,7 @@ from PIL.Image import Image
 from jobs.errors import SettingsError
 from jobs.schema import EditJob, EditParams
 from kontext import Edited, EditRequest, Lora
+from kontext.choices import ALLOCATOR_SETTING, ALLOCATOR_VARIABLE
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ def load_engine(settings: Settings, on_progress: Callable[[int, int], None] | No
         SettingsError: there is no such engine.
         kontext.KontextError: the weights cannot be used.
     """
+    _set_allocator()
     if ":" in settings.flux_kontext_engine:
         return _factory(settings.flux_kontext_engine)(settings)
     if settings.flux_kontext_engine == "native":
@@ -83,6 +86,12 @@ def load_engine(settings: Settings, on_progress: Callable[[int, int], None] | No
         return load_standin(settings)
     given = settings.flux_kontext_engine
     raise SettingsError(f"DG_FLUX_KONTEXT_ENGINE={given!r}: expected native, official, standin or module:callable")
+
+
+def _set_allocator() -> None:
+    """Tell torch's allocator how to work, unless somebody has: it looks once, when the first engine is loaded."""
+    if ALLOCATOR_VARIABLE not in os.environ and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ[ALLOCATOR_VARIABLE] = ALLOCATOR_SETTING
 
 
 def engine_options(settings: Settings) -> EngineOptions:

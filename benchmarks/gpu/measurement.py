@@ -22,6 +22,7 @@ import torch
 from benchmarks import random_model
 from benchmarks.gpu import checks, edits
 from benchmarks.gpu.plan import GIB, MODEL, SCALES, WARM_LOAD, Measurement, Mode, Scale
+from kontext.choices import ALLOCATOR_SETTING, ALLOCATOR_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 # The last line of a traceback: "SomeError: why", or with its module "package.exc.Unsupported: why".
@@ -73,7 +74,12 @@ def measure(measurement: Measurement, place: Place, timeout_seconds: float, is_c
     place.logs.mkdir(parents=True, exist_ok=True)
     log = place.logs / f"{measurement.name}{'' if is_capped else '_not_capped'}.log"
     # A cache of its own for the compiler: the first load compiles everything, later ones find it.
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(place.compiled)}
+    # The allocator's setting is the worker's.
+    environment = {
+        ALLOCATOR_VARIABLE: ALLOCATOR_SETTING,
+        **os.environ,
+        "TORCHINDUCTOR_CACHE_DIR": str(place.compiled),
+    }
     started = time.perf_counter()
     try:
         with log.open("w") as said:

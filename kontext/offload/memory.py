@@ -97,6 +97,7 @@ class Streamed(Memory):
         self.home_of_adapters = torch.device("cpu")  # on the device those of one block at a time
         self.budget_bytes = budget_bytes
         self.plan: Plan | None = None
+        self._context_bytes = 0
         self._copies = copies
         self.workload: Workload | None = None
         self._streamer: Streamer | None = None
@@ -123,6 +124,7 @@ class Streamed(Memory):
         release_cached_memory(self.device)  # of the measurements
         memory = device_memory(self.device)
         needs = needs_of(workload, block_seconds, memory)
+        self._context_bytes = needs[0].context_bytes
         budget = least_budget(needs) if self.budget_bytes is None else self._budget_within(needs, memory)
         plan = make_plan(needs, budget, rate)
         log.info(
@@ -179,7 +181,19 @@ class Streamed(Memory):
             with self._streamer.stage(*self._stages[network]):
                 yield
         finally:
-            release_cached_memory(self.device)  # the next stage could not use the fragments of this one's activations
+            self._leave_room()
+
+    def _leave_room(self) -> None:
+        """Return cached memory if the next stage, which may find no use for its fragments, could exceed the plan.
+
+        Each return waits for the device, the copies that run ahead included.
+        """
+        memory = device_memory(self.device)
+        if memory is not None and self.plan is not None and self.plan.working_bytes is not None:
+            planned = self.plan.peak_bytes - self._context_bytes
+            if memory.reserved + self.plan.working_bytes <= planned:
+                return
+        release_cached_memory(self.device)
 
     def _place(self, workload: Workload, plan: Plan, copies: Copies, values: Values) -> None:
         self._streamer = Streamer(copies, plan.slots, plan.slot_bytes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from jobs.errors import SettingsError
@@ -76,3 +78,25 @@ def test_a_cpu_takes_other_kernels_for_bfloat16_only_when_asked(
     monkeypatch.setattr("kontext.device.cpu_computes_in_bfloat16", lambda: True)
 
     assert engine(monkeypatch, KERNELS=kernels).networks.autoencoder.channels_last == is_fast
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "expandable_segments:True"),
+        ({"PYTORCH_ALLOC_CONF": "backend:native"}, "backend:native"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, None),  # its older name
+    ],
+)
+def test_the_allocator_is_set_unless_somebody_has(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: str | None
+) -> None:
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.setenv(name, "")  # so that both are as before in the end
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+
+    engine(monkeypatch)
+
+    assert os.environ.get("PYTORCH_ALLOC_CONF") == expected

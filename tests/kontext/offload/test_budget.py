@@ -102,3 +102,25 @@ def test_auto_streams_only_where_the_model_does_not_fit(
 
 def test_auto_streams_nothing_where_device_and_host_share_their_memory() -> None:
     assert isinstance(kontext.load(MODEL, device="cpu", offload=None).memory, Resident)
+
+
+@pytest.mark.parametrize(("beyond", "is_returned"), [(0, False), (1, True)])
+def test_cached_memory_is_returned_only_where_the_next_stage_could_exceed_the_plan(
+    monkeypatch: pytest.MonkeyPatch, beyond: int, is_returned: bool
+) -> None:
+    used = DeviceMemory(64 * GIB, free=60 * GIB, reserved=0)
+    monkeypatch.setattr(offload, "device_memory", lambda _: used)
+    memory = Streamed(CPU, 64 * GIB)
+    held = load(memory, torch.float32)
+    assert memory.plan is not None
+    assert memory.plan.working_bytes is not None
+    context = min(used.other, MOST_CONTEXT_BYTES) + LATER_BYTES
+    reserved = memory.plan.peak_bytes - context - memory.plan.working_bytes + beyond
+    used = DeviceMemory(64 * GIB, free=50 * GIB, reserved=reserved)
+    returned: list[torch.device] = []
+    monkeypatch.setattr(offload, "release_cached_memory", returned.append)
+
+    with memory.on_device(held.networks.transformer):
+        pass
+
+    assert bool(returned) is is_returned
