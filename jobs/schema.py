@@ -57,7 +57,7 @@ SMALLEST_SIDE, LARGEST_SIDE = 16, 4096
 """Pixels of an output that may be asked for."""
 
 INPUT_SCHEMES = ("s3", "https", "http", "file", "data")
-OUTPUT_SCHEMES = ("s3", "file")
+OUTPUT_SCHEMES = ("s3", "file", "https", "http")
 URI_FORMS = {
     "s3": ("s3://bucket/key", r"s3://[^/]+/.+"),
     "file": ("file:///absolute/path", r"file://(localhost)?/.+"),
@@ -142,10 +142,17 @@ def _name_in(uri: str) -> str:
     key = rest.partition("/")[2]
     if scheme.lower() == "s3":
         return key
+    if scheme.lower() in ("https", "http"):
+        key = without_signature(uri).partition("://")[2].partition("/")[2]
     try:
         return unquote_to_bytes(key).decode()
     except UnicodeDecodeError as error:
         raise ValueError("names a path that is not UTF-8") from error
+
+
+def without_signature(uri: str) -> str:
+    """A web address without its query, where presigned links carry their signature; any other URI as it is."""
+    return re.split("[?#]", uri, maxsplit=1)[0] if uri[:4].lower() == "http" else uri
 
 
 def format_named(name: str) -> str:
@@ -373,7 +380,7 @@ class EditJob(Contract):
     @property
     def implied_format(self) -> OutputFormat | None:
         """The format that the suffix of `output` stands for."""
-        return FORMAT_OF_SUFFIX.get(_suffix(self.output)) if self.output else None
+        return FORMAT_OF_SUFFIX.get(_suffix(without_signature(self.output))) if self.output else None
 
     def completed(self, output_root: str) -> EditJob:
         """Fill in what the sender left open: a random seed, the format, and an output under `output_root`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Lock
 
 from jobs.errors import RejectJob
@@ -28,12 +28,23 @@ def _open_web(settings: StorageSettings) -> Source:
     return web if settings.input_cache_dir is None else Cached(web, settings.input_cache_dir)
 
 
+def _open_web_outputs(settings: StorageSettings) -> Store:
+    from storage.web_output import WebOutputs  # loads the HTTP client
+
+    return WebOutputs(settings)
+
+
 OPENERS: dict[str, Callable[[StorageSettings], Source]] = {
     "file": Files,
     "s3": _open_buckets,
     "http": _open_web,
     "https": _open_web,
     "data": Inline,
+}
+OUTPUT_OPENERS: dict[str, Callable[[StorageSettings], Source]] = {
+    **OPENERS,
+    "http": _open_web_outputs,
+    "https": _open_web_outputs,
 }
 
 
@@ -65,14 +76,14 @@ class Storage:
         """Put a whole object at `uri` at once: readers see what was there before, or all of `data`.
 
         Args:
-            uri: `file://` or `s3://`; what is there already is replaced.
+            uri: `file://`, `s3://`, or a presigned `https://` link; what is there already is replaced.
             data: bytes, or a seekable file, of which no more than a part is in memory.
             content_type: such as `image/png`; files do not keep it.
         """
         self._store(uri).publish(uri, data, content_type)
 
     def check_output(self, uri: str) -> None:
-        """Check that `publish` may write `uri`, without leaving anything there."""
+        """Check that `publish` may write `uri`, as far as that can be known without leaving anything there."""
         self._store(uri).check_output(uri)
 
     def close(self) -> None:
@@ -81,13 +92,13 @@ class Storage:
                 self._sources.popitem()[1].close()
 
     def _store(self, uri: str) -> Store:
-        source = self._source(uri) if scheme_of(uri) in OUTPUT_SCHEMES else None
+        source = self._source(uri, OUTPUT_OPENERS) if scheme_of(uri) in OUTPUT_SCHEMES else None
         if not isinstance(source, Store):
             raise RejectJob(OUTPUT.forbidden, f"{show_uri(uri)}: outputs go to {_listed(OUTPUT_SCHEMES)}")
         return source
 
-    def _source(self, uri: str) -> Source:
-        opener = OPENERS[scheme_of(uri)]
+    def _source(self, uri: str, openers: Mapping[str, Callable[[StorageSettings], Source]] = OPENERS) -> Source:
+        opener = openers[scheme_of(uri)]
         with self._lock:
             if opener not in self._sources:
                 self._sources[opener] = opener(self._settings)

@@ -20,6 +20,7 @@ class StorageSettings(BrokerSettings):
     file_roots: Paths = Field((), description="folders that file:// may touch, separated by ':'")
     buckets: Names = Field((), description="what s3:// may touch: bucket, bucket/prefix, or *")
     private_hosts: Names = Field((), description="private hosts or networks that http(s):// may reach")
+    output_hosts: Names = Field((), description="hosts that outputs may be put to over http(s)://: host, .domain or *")
     input_cache_dir: Path | None = Field(None, description="folder that keeps downloaded inputs; default: none is kept")
     ports: Ports = Field((80, 443), description="ports of public hosts that http(s):// and callbacks may reach")
     proxy: str | None = Field(None, repr=False, description="HTTP proxy for public http(s):// inputs and callbacks")
@@ -44,6 +45,13 @@ class StorageSettings(BrokerSettings):
         if value is not None and not re.fullmatch(r"[!-'*-~]([ -'*-~]{0,198}[!-'*-~])?", value):
             raise ValueError("expected a mail or web address, such as ops@example.org")
         return value
+
+    @field_validator("output_hosts")
+    @classmethod
+    def _hosts_without_ports(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(re.fullmatch(r"\*|\.?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", host) for host in value):
+            raise ValueError("expected host names without port such as bucket.s3.example.com, .example.com, or *")
+        return tuple(host.lower() for host in value)
 
     @field_validator("buckets")
     @classmethod

@@ -15,7 +15,16 @@ from jobs.errors import EditFailure, ErrorCode, LeaseLost, RejectJob, StopWorker
 from jobs.ledger import Claim, Ledger, Refusal
 from jobs.queue import EditQueue
 from jobs.registry import WorkerState
-from jobs.schema import CONTENT_TYPES, JOB_ID_PATTERN, EditJob, EngineInfo, Lora, Outcome, Timings
+from jobs.schema import (
+    CONTENT_TYPES,
+    JOB_ID_PATTERN,
+    EditJob,
+    EngineInfo,
+    Lora,
+    Outcome,
+    Timings,
+    without_signature,
+)
 from kontext import DecodedImage, Edited, EditRequest, ImageError, encode_image
 from storage import Storage
 from storage.store import INPUT, OUTPUT
@@ -202,7 +211,7 @@ class EditRunner:
                 self._publish(output, data, CONTENT_TYPES[job.params.output_format or "png"], run)
         run.timings.update(edited.timings)
         return Outcome(
-            output=output,
+            output=without_signature(output),
             width=edited.image.width,
             height=edited.image.height,
             engine=described,

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from jobs.names import check_new_name
-from jobs.schema import FORMAT_OF_SUFFIX, SUFFIX_OF_FORMAT
+from jobs.schema import FORMAT_OF_SUFFIX, SUFFIX_OF_FORMAT, without_signature
 
 SHOWN_CHARACTERS = 60
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//|(?<=data:))", re.IGNORECASE)
@@ -96,9 +96,12 @@ def locate_output(name: Any, index: int, chosen_format: str, output_root: str, n
     if name is None:
         return f"{numbered_root}/{index:06d}{suffix}"
     text = str(name).strip()
-    is_whole = text.startswith("s3://")
+    is_link = text.startswith(("https://", "http://"))
+    is_whole = is_link or text.startswith("s3://")
     text = text if is_whole else text.removeprefix("./")
-    _check_output_name(text, text.removeprefix("s3://"))
+    _check_output_name(text, without_signature(text).partition("://")[2] if is_whole else text)
+    if is_link:
+        return text
     text += "" if has_suffix(text) else suffix
     if is_whole:
         return text
@@ -116,7 +119,7 @@ def check_output_suffix(name: str) -> None:
     Raises:
         CellProblem: it is that of another kind of file.
     """
-    suffix = PurePosixPath(name).suffix.lower()
+    suffix = PurePosixPath(without_signature(name)).suffix.lower()
     if SUFFIX.fullmatch(suffix) and suffix not in FORMAT_OF_SUFFIX:
         raise CellProblem(name, f"cannot write {suffix}; use {', '.join(FORMAT_OF_SUFFIX)}")
 

@@ -89,7 +89,7 @@ JOBS: dict[str, tuple[Any, str]] = {
         params(loras=["hf://../../a.safetensors"]),
         "params.loras.uri: should be a plain name, without '..'",
     ),
-    "output on the web": (job(output="https://h/a.png"), "output: 'https://h/a.png' is not a URI with one of"),
+    "output with a password": (job(output="https://me:pw@h/a.png"), "output: has a user or password in it"),
     "output that is a list": (job(output=["s3://b/a.png"]), "output: input should be a valid string"),
     "output of another kind": (job(output="s3://b/a.jpg", params={"output_format": "png"}), "output is named as jpeg"),
     "output over its image": (job(image="s3://b/a.png", output="s3://b/a.png"), "output would overwrite the image"),

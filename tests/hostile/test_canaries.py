@@ -65,6 +65,7 @@ SENDERS = {
     "signature of an image": canary("signature"),
     "signature of a redirect": canary("redirect"),
     "signature of a LoRA": canary("lora"),
+    "signature of an output": canary("output"),
     "token of a callback": canary("hook"),
     "a message of nobody": canary("stranger"),
 }
@@ -129,6 +130,7 @@ def place(tmp_path: Path, s3_server: S3Server, http_server: HttpServer) -> Itera
             "DG_PRIVATE_HOSTS": "127.0.0.1",
             "DG_PROXY": f"http://user:{OPERATORS['password of the proxy']}@127.0.0.1:{proxy_port}",
             "DG_BUCKETS": "no-such-bucket",
+            "DG_OUTPUT_HOSTS": "127.0.0.1",
             "DG_OUTAGE_SECONDS": "0",
             "DG_MAX_ATTEMPTS": "1",
             "DG_CALLBACK_SECRET": OPERATORS["callback secret"],
@@ -182,6 +184,9 @@ def jobs(place: Place) -> list[dict[str, Any]]:
     fields = [{"image": image, "callback": {"url": hook}} for image in images]
     fields += [{"image": good, "callback": {"url": url}} for url in (refused, dead)]
     fields += [{"image": good, "params": {"loras": [lora]}}, {"image": good, "output": "s3://no-such-bucket/a.png"}]
+    for code in (200, 403, 500):
+        link = place.signed(f"/put-{code}.png", Answer(code), secret="signature of an output")
+        fields.append({"image": good, "output": link})
     prompt = f"make it snow {SENDERS['prompt']}"
     return [{"prompt": prompt, "params": {"num_inference_steps": 1}, "batch": BATCH, **each} for each in fields]
 
@@ -260,6 +265,7 @@ def test_no_secret_comes_out(place: Place) -> None:
         eventually(lambda: b"callback" in traces(place.http))
         ends = [client.ledger.get(job_id).result for job_id in ids]
         assert {end.state for end in ends} == {"succeeded", "failed"}, [end.error for end in ends]
+        assert place.http.url("/put-200.png") in {end.output for end in ends}
 
         with running_worker("door", place.folder, place.environment, ready="open at", command=DOOR) as door:
             answers = answers_of_door(door)

@@ -69,7 +69,11 @@ def test_two_fields_make_a_job_with_the_defaults() -> None:
         (job(image="cat.png"), "image: 'cat.png' is not a URI with one of the schemes s3, https, http, file, data"),
         (job(image="ftp://host/cat.png"), "is not a URI with one of the schemes"),
         (job(image="s3://bucket"), "image: 's3://bucket' does not have the form s3://bucket/key"),
-        (job(output="https://host/cat.png"), "is not a URI with one of the schemes s3, file"),
+        (job(output="ftp://host/cat.png"), "is not a URI with one of the schemes s3, file, https, http"),
+        (job(output="https://host/"), "output: should end in the name of a file"),
+        (job(output="https://me:secret@host/cat.png"), "output: has a user or password in it"),
+        (job(output="https://host/a/../cat.png?sig=1"), "output: should be a plain name, without '..'"),
+        (job(output="https://host/cat.jpg?x=.png", params={"output_format": "png"}), "output is named as jpeg but"),
         (job(params={"height": 100000}), "params.height: input should be less than or equal to 4096 (given 100000)"),
         (job(params={"num_inference_steps": 0}), "params.num_inference_steps: input should be greater than"),
         (job(params={"guidance_scale": float("nan")}), "params.guidance_scale: input should be a finite number"),
@@ -120,6 +124,7 @@ def test_every_wrong_field_is_named_at_once() -> None:
         ({"params": {"output_format": "jpeg"}}, "s3://out/a.jpg", "jpeg"),
         ({"output": "s3://else/x.JPG"}, "s3://else/x.JPG", "jpeg"),
         ({"output": "s3://else/x"}, "s3://else/x", "png"),
+        ({"output": "https://h/x.webp?X-Amz-Signature=a.png"}, "https://h/x.webp?X-Amz-Signature=a.png", "webp"),
     ],
 )
 def test_output_and_format_follow_from_each_other(fields: Any, output: str, output_format: str) -> None:
