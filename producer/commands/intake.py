@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from itertools import chain, count
 from typing import Any
 
+from jobs.errors import JobNotFound
+from producer.client import Client
 from producer.local_inputs import LocalInputs
 from producer.table.cells import SHOWN_CHARACTERS, shorten
 from producer.table.plan import Plan
 from producer.table.rows import TableRow
-from producer.table.selection import ALL_ROWS, RowSelection
+from producer.table.selection import RowSelection
 from producer.table.table import Table
 from producer.terminal import plural, put_json, say
 
@@ -34,7 +37,7 @@ class TableCheck:
         return self.rows - self.refused
 
 
-def check_table(table: Table, plan: Plan, as_json: bool, selection: RowSelection = ALL_ROWS) -> TableCheck:
+def check_table(table: Table, plan: Plan, as_json: bool, selection: RowSelection | None = None) -> TableCheck:
     """Read the selected rows once before anything is queued, and name every cell that cannot be used.
 
     Raises:
@@ -127,3 +130,13 @@ def _end_of(uri: str) -> str:
     if uri.startswith("data:"):
         return f"{uri.partition(';')[0]} of {len(uri):,} characters"
     return uri if len(uri) <= SHOWN_CHARACTERS else f"...{uri[3 - SHOWN_CHARACTERS :]}"
+
+
+def next_batch(client: Client, batch: str) -> str:
+    """The first of `batch`, `batch-2`, `batch-3`, ... that the ledger does not have."""
+    for name in chain([batch], (f"{batch}-{number}" for number in count(2))):
+        try:
+            client.status(name)
+        except JobNotFound:
+            return name
+    raise AssertionError("there are more numbers than batches")

@@ -61,6 +61,10 @@ KeepFormulas = Annotated[
         help="Write cells as they are that spreadsheets compute. [default: off, behind an apostrophe]",
     ),
 ]
+Rows = Annotated[
+    str | None,
+    option("--rows", help="Places of rows, such as 0:100, 100: or 0,5; the first is 0. [default: all]"),
+]
 AsJson = Annotated[bool, option("--json", help="One JSON object a line on stdout. [default: off]")]
 
 

@@ -33,10 +33,7 @@ def run(
     image_column: options.ImageColumn = None,
     prompt_column: options.PromptColumn = None,
     output_column: options.OutputColumn = None,
-    rows: Annotated[
-        str | None,
-        options.option("--rows", help="Places of rows, such as 0:100, 100: or 0,5; the first is 0. [default: all]"),
-    ] = None,
+    rows: options.Rows = None,
     num_gpus: Annotated[
         int | None, options.option("--num-gpus", help="Workers, one for each GPU. [default: every visible GPU]")
     ] = None,

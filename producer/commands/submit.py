@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from jobs.ledger.scripts import chunks
 from jobs.schema import JobState
 from producer.client import FULL, Client
 from producer.commands import options
-from producer.commands.intake import TableCheck, check_table, show_understanding, tell_placed_images
+from producer.commands.intake import TableCheck, check_table, next_batch, show_understanding, tell_placed_images
 from producer.csv_style import CsvStyle
 from producer.errors import QueueFull, TableError
 from producer.exit_codes import ExitCode
@@ -28,6 +29,7 @@ from producer.result_files import Layout, write_results
 from producer.table.columns import ColumnNames
 from producer.table.placing import ImagePlacer
 from producer.table.plan import Plan, RowDefaults
+from producer.table.selection import ALL_ROWS, RowSelection
 from producer.table.table import Table, open_table
 from producer.terminal import people_console, plural, put, put_json, say
 from producer.upload import Uploader
@@ -66,6 +68,11 @@ def submit(
         str | None,
         options.option("--tenant", help="Whom the jobs are for; tenants take turns. [default: nobody in particular]"),
     ] = None,
+    rows: options.Rows = None,
+    force: Annotated[
+        bool,
+        options.option("--force", help="Do what was queued before again, as batch NAME-2, NAME-3, ... [default: off]"),
+    ] = False,
     strict: Annotated[
         bool, options.option("--strict", help="Queue nothing when any row is wrong. [default: off]")
     ] = False,
@@ -111,8 +118,10 @@ def submit(
         tenant=tenant,
     )
     with open_table(source, ColumnNames.chosen(image_column, prompt_column, output_column)) as table:
-        plan = table.plan(client.settings.output_uri, defaults, batch, options.folder_uri(images_to or upload))
+        plan = _plan(client, table, defaults, batch, options.folder_uri(images_to or upload), rows, force)
         check = check_table(table, plan, as_json)
+        if rows is not None:
+            say(f"{plural(check.rows, 'row')} selected")
         if dry_run:
             show_understanding(table, plan, check, as_json)
         if check.good == 0:
@@ -132,6 +141,18 @@ def submit(
         if wait:
             is_complete &= _wait(client, table, plan, results, CsvStyle.chosen(bom, keep_formulas, delimiter), as_json)
     raise typer.Exit(ExitCode.OK if is_complete else ExitCode.INCOMPLETE)
+
+
+def _plan(
+    client: Client, table: Table, defaults: RowDefaults, batch: str, images_root: str, rows: str | None, force: bool
+) -> Plan:
+    """The batch and what belongs into it; with `force` a batch that the ledger does not have."""
+    selection = ALL_ROWS if rows is None else RowSelection.parse(rows, "--rows")
+    plan = table.plan(client.settings.output_uri, defaults, batch, images_root)
+    if force and (free := next_batch(client, plan.batch)) != plan.batch:
+        plan = table.plan(client.settings.output_uri, defaults, free, images_root)
+        say(f"again, as batch {plan.batch}; to go on with it: --batch {plan.batch}, without --force")
+    return replace(plan, selection=selection)
 
 
 def _tell_plan(client: Client, table: Table, plan: Plan, check: TableCheck, as_json: bool) -> None:

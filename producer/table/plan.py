@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from jobs.errors import SettingsError
 from jobs.schema import Callback, EditJob, EditParams
+from producer.table.selection import ALL_ROWS, RowSelection
 
 PARAM_COLUMNS = tuple(EditParams.model_fields)
 TURN_COLUMNS = ("priority", "tenant")
@@ -54,7 +55,7 @@ class RowDefaults:
 
 @dataclass(frozen=True)
 class Plan:
-    """The batch of a table, the values for all its rows, and where its outputs go.
+    """The batch of a table, the values for all its rows, where its outputs go, and which rows are meant.
 
     Outputs that a row names lie under `output_root`, the others are numbered under `numbered_root`; images that
     stand in the table itself are put under `images_root`. All three are URIs.
@@ -65,6 +66,7 @@ class Plan:
     numbered_root: str
     images_root: str
     defaults: RowDefaults
+    selection: RowSelection = ALL_ROWS
 
 
 def advice(problem: Any) -> str:

@@ -28,7 +28,7 @@ from producer.table.embedded_images import PutImage
 from producer.table.formats import SUFFIXES, TableFiles, table_suffix
 from producer.table.plan import Plan, RowDefaults
 from producer.table.rows import RowReader, TableRow
-from producer.table.selection import ALL_ROWS, RowSelection
+from producer.table.selection import RowSelection
 
 STDIN = "-"
 IMAGES_FOLDER = "inputs"
@@ -89,16 +89,19 @@ class Table:
         batch = f"{self._stem()}-{self._digest(output_root, defaults)}"
         return Plan(batch, output_root, output_root, f"{output_root}/{IMAGES_FOLDER}", defaults.checked())
 
-    def rows(self, plan: Plan, selection: RowSelection = ALL_ROWS, put: PutImage | None = None) -> Iterator[TableRow]:
+    def rows(
+        self, plan: Plan, selection: RowSelection | None = None, put: PutImage | None = None
+    ) -> Iterator[TableRow]:
         """Read the selected rows one at a time and make a job of each.
 
         Args:
+            selection: instead of the plan's.
             put: puts images that stand in the table where workers read them; None only names them.
         Raises:
             TableError: the rest of the table cannot be read.
         """
         reader = RowReader(self.meaning, self._folder, plan, put)
-        return map(reader.read, selection.of(self._files.rows()))
+        return map(reader.read, (selection or plan.selection).of(self._files.rows()))
 
     def _stem(self) -> str:
         name = "stdin" if self.name == STDIN else Path(self.name).name

@@ -379,3 +379,33 @@ def test_priority_and_tenant_come_by_option_and_by_column_and_status_counts_tena
     jobs = [client.get(name).job for name in ("a", "b")]
     assert [(job.priority, job.tenant) for job in jobs] == [("low", "lab"), ("high", "lab")]
     assert "tenant lab: 2 queued, 0 running" in producer("status").stdout
+
+
+def test_chosen_rows_go_first_and_the_rest_of_the_same_batch_later(
+    folder: Path, producer: Command, client: Client
+) -> None:
+    first = producer("submit", "data.csv", "--rows", "1")
+    whole = producer("submit", "data.csv")
+
+    assert (first.returncode, whole.returncode) == (0, 0), first.stderr + whole.stderr
+    assert first.stdout == whole.stdout
+    assert "1 row selected" in first.stderr
+    assert "1 queued, 0 already there" in first.stderr
+    assert "1 queued, 1 already there" in whole.stderr
+    assert client.status(whole.stdout.strip())[JobState.QUEUED] == 2
+    assert "--rows '2:1': expected places of rows" in producer("submit", "data.csv", "--rows", "2:1").stderr
+
+
+def test_a_table_that_is_forced_is_done_again_as_a_batch_of_its_own(
+    folder: Path, producer: Command, client: Client
+) -> None:
+    first, *again = [producer("submit", "data.csv", "--batch", "spring", "--force").stdout.strip() for _ in range(3)]
+    third = producer("submit", "data.csv", "--batch", "spring-3")
+
+    assert [first, *again] == ["spring", "spring-2", "spring-3"]
+    assert "0 queued, 2 already there" in third.stderr, "how to go on with it"
+    assert {client.status(name)[JobState.QUEUED] for name in (first, *again)} == {2}
+    outputs = {
+        client.get(job_id).job.output for name in (first, *again) for job_id in client.ledger.batch_job_ids(name)
+    }
+    assert len(outputs) == 6
