@@ -80,14 +80,13 @@ FULL = Scale(
     estimated_seconds={
         "ceiling": 20,
         "model": 60,
-        "resident": 130,
-        "warm_load": 25,
-        "offload_8": 60,
-        "fp8": 100,
+        "resident": 100,
+        "warm_load": 30,
+        "fp8": 75,
         "check": 75,
         "official": 65,
         "diffusers": 70,
-        "diffusers_compiled": 120,
+        "diffusers_compiled": 100,
     },
 )
 TINY = Scale(
