@@ -77,6 +77,50 @@ def _turn_stream(
         out[2][:, rows] = parts[2]
 
 
+@torch.library.custom_op("kontext::modulated", mutates_args=())
+def modulated(x: Tensor, shift: Tensor, scale: Tensor, epsilon: float) -> Tensor:
+    """Layer norm of tokens, then scale and shift.
+
+    Args:
+        x: shape (batch, tokens, hidden).
+        shift, scale: shape (batch, 1, hidden).
+    """
+    if x.is_cuda:
+        from kontext.triton_kernels import add_and_modulate
+
+        return add_and_modulate(x.contiguous(), None, shift, scale, epsilon)[1]
+    return (1 + scale) * nn.functional.layer_norm(x, x.shape[-1:], eps=epsilon) + shift
+
+
+@modulated.register_fake
+def _(x: Tensor, shift: Tensor, scale: Tensor, epsilon: float) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("kontext::add_and_modulate", mutates_args=())
+def add_modulated(
+    x: Tensor, y: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """(x + gate * y, and of that the layer norm, scaled and shifted).
+
+    Args:
+        x, y: shape (batch, tokens, hidden).
+        gate, shift, scale: shape (batch, 1, hidden).
+    """
+    if x.is_cuda:
+        from kontext.triton_kernels import add_and_modulate
+
+        return add_and_modulate(x.contiguous(), (y.contiguous(), gate), shift, scale, epsilon)
+    total = x + gate * y
+    return total, (1 + scale) * nn.functional.layer_norm(total, x.shape[-1:], eps=epsilon) + shift
+
+
+@add_modulated.register_fake
+def _(x: Tensor, y: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    contiguous = torch.contiguous_format
+    return torch.empty_like(x, memory_format=contiguous), torch.empty_like(x, memory_format=contiguous)
+
+
 @torch.library.custom_op("kontext::linear_gelu", mutates_args=())
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """GELU (tanh) of a linear layer; on CUDA of the float32 sums, before they are rounded.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from kontext.attention import attention, attention_of_turned
 from kontext.config import TransformerConfig
-from kontext.fused import can_fuse, can_fuse_into, linear_gelu, linear_of_two, turn
+from kontext.fused import add_modulated, can_fuse, can_fuse_into, linear_gelu, linear_of_two, modulated, turn
 
 FREQUENCY_CHANNELS = 256
 NORM_EPSILON = 1e-6
@@ -156,6 +156,23 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return (1 + scale) * nn.functional.layer_norm(x, x.shape[-1:], eps=NORM_EPSILON) + shift
 
 
+def modulate_for(linear: nn.Module, x: Tensor, mod: ModulationOut) -> Tensor:
+    """`modulate` for a layer. One in float8 quantises what it reads, which the compiler does in the same pass."""
+    if can_fuse_into(linear, x):
+        return modulated(x, mod.shift, mod.scale, NORM_EPSILON)
+    return modulate(x, mod.shift, mod.scale)
+
+
+def add_and_modulate_for(
+    linear: nn.Module, x: Tensor, branch: Tensor, gate: Tensor, mod: ModulationOut
+) -> tuple[Tensor, Tensor]:
+    """(x with a gated branch added to it, and what the layer reads of that)."""
+    if can_fuse_into(linear, x):
+        return add_modulated(x, branch, gate, mod.shift, mod.scale, NORM_EPSILON)
+    x = x + gate * branch
+    return x, modulate(x, mod.shift, mod.scale)
+
+
 class Modulation(nn.Module):
     """Linear layer from one vector to the modulation of `branches` residual branches."""
 
@@ -208,20 +225,16 @@ class DoubleStreamBlock(nn.Module):
 
         # Text comes before image wherever both are in one sequence.
         lora = adapters or {}
-        txt_qkv = self.txt_attn(modulate(txt, txt_mod1.shift, txt_mod1.scale), lora.get("txt_attn.qkv"))
-        img_qkv = self.img_attn(modulate(img, img_mod1.shift, img_mod1.scale), lora.get("img_attn.qkv"))
+        txt_qkv = self.txt_attn(modulate_for(self.txt_attn.qkv, txt, txt_mod1), lora.get("txt_attn.qkv"))
+        img_qkv = self.img_attn(modulate_for(self.img_attn.qkv, img, img_mod1), lora.get("img_attn.qkv"))
         txt_attn, img_attn = torch.split(self._attention(txt_qkv, img_qkv, pe), [txt.shape[1], img.shape[1]], dim=1)
 
-        img = img + img_mod1.gate * adapted(self.img_attn.proj, img_attn, lora.get("img_attn.proj"))
-        img_mlp_adapters = lora.get("img_mlp.0"), lora.get("img_mlp.2")
-        img = img + img_mod2.gate * _run_mlp(
-            self.img_mlp, modulate(img, img_mod2.shift, img_mod2.scale), img_mlp_adapters
-        )
-        txt = txt + txt_mod1.gate * adapted(self.txt_attn.proj, txt_attn, lora.get("txt_attn.proj"))
-        txt_mlp_adapters = lora.get("txt_mlp.0"), lora.get("txt_mlp.2")
-        txt = txt + txt_mod2.gate * _run_mlp(
-            self.txt_mlp, modulate(txt, txt_mod2.shift, txt_mod2.scale), txt_mlp_adapters
-        )
+        img_attn = adapted(self.img_attn.proj, img_attn, lora.get("img_attn.proj"))
+        img, x = add_and_modulate_for(self.img_mlp[0], img, img_attn, img_mod1.gate, img_mod2)
+        img = img + img_mod2.gate * _run_mlp(self.img_mlp, x, (lora.get("img_mlp.0"), lora.get("img_mlp.2")))
+        txt_attn = adapted(self.txt_attn.proj, txt_attn, lora.get("txt_attn.proj"))
+        txt, x = add_and_modulate_for(self.txt_mlp[0], txt, txt_attn, txt_mod1.gate, txt_mod2)
+        txt = txt + txt_mod2.gate * _run_mlp(self.txt_mlp, x, (lora.get("txt_mlp.0"), lora.get("txt_mlp.2")))
         return img, txt
 
     def _attention(self, txt_qkv: Tensor, img_qkv: Tensor, pe: Tensor) -> Tensor:
@@ -285,7 +298,7 @@ class SingleStreamBlock(nn.Module):
             Shape (batch, number of rows, hidden).
         """
         (mod,) = mods
-        x_mod = modulate(x, mod.shift, mod.scale)
+        x_mod = modulate_for(self.linear1, x, mod)
         lora = adapters or {}
         if lora.get("linear1") is None and lora.get("linear2") is None and can_fuse_into(self.linear1, x):
             return self._fused(x, x_mod, mod.gate, pe, rows)

@@ -1,6 +1,7 @@
-"""Kernels of our own for CUDA, in Triton: from joint projections to normed, turned queries and keys in one pass.
+"""Kernels of our own for CUDA, in Triton: norms with what comes before and after them in one pass over memory.
 
-Inductor reads and writes the projections three times for that: norm of the queries, norm of the keys, rotation.
+Inductor reads the projections three times for normed and turned queries and keys, and a row of hidden channels twice
+for a layer norm, since such a row is longer than what it keeps in registers.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc"
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -103,3 +105,72 @@ def norm_and_turn(
         head_dim=head_dim,
         num_warps=WARPS,
     )
+
+
+@triton.jit
+def _add_and_modulate(
+    x,
+    y,
+    gate,
+    shift,
+    scale,
+    total,
+    out,
+    rows,
+    epsilon,
+    width: tl.constexpr,
+    padded_width: tl.constexpr,
+    adds: tl.constexpr,
+):
+    """One token."""
+    row, batch = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    channels = tl.arange(0, padded_width)
+    is_channel = channels < width
+    place = (batch * rows + row) * width + channels
+    per_batch = batch * width + channels
+    value = tl.load(x + place, mask=is_channel, other=0.0)
+    dtype = value.dtype
+    value = value.to(tl.float32)
+    if adds:
+        added = tl.load(y + place, mask=is_channel, other=0.0).to(tl.float32)
+        value += tl.load(gate + per_batch, mask=is_channel, other=0.0).to(tl.float32) * added
+        tl.store(total + place, value.to(dtype), mask=is_channel)
+        value = value.to(dtype).to(tl.float32)
+    centred = tl.where(is_channel, value - tl.sum(value, axis=0) / width, 0.0)
+    root = tl.rsqrt(tl.sum(centred * centred, axis=0) / width + epsilon)
+    factor = 1 + tl.load(scale + per_batch, mask=is_channel, other=0.0).to(tl.float32)
+    offset = tl.load(shift + per_batch, mask=is_channel, other=0.0).to(tl.float32)
+    tl.store(out + place, (centred * root * factor + offset).to(dtype), mask=is_channel)
+
+
+def add_and_modulate(
+    x: Tensor, added: tuple[Tensor, Tensor] | None, shift: Tensor, scale: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """Add a gated branch to x if there is one, then layer norm, scale and shift.
+
+    Args:
+        x: shape (batch, tokens, hidden), contiguous.
+        added: the branch, of the shape of x, and its gate, shape (batch, 1, hidden); both contiguous.
+        shift, scale: shape (batch, 1, hidden), contiguous.
+    Returns:
+        (the sum, or x itself; the modulated norm).
+    """
+    batch, tokens, width = x.shape
+    y, gate = added or (x, shift)
+    total, out = torch.empty_like(x) if added else x, torch.empty_like(x)
+    _add_and_modulate[(tokens, batch)](
+        x,
+        y,
+        gate,
+        shift,
+        scale,
+        total,
+        out,
+        tokens,
+        epsilon,
+        width=width,
+        padded_width=triton.next_power_of_2(width),
+        adds=added is not None,
+        num_warps=WARPS,
+    )
+    return total, out

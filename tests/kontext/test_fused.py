@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import kontext.layers
 from kontext.attention import apply_rope, rotary_table
 from kontext.compile import compile_blocks
-from kontext.fused import linear_gelu, linear_of_two, turn
-from kontext.layers import NORM_EPSILON, QKNorm, scales_of
+from kontext.fused import add_modulated, linear_gelu, linear_of_two, modulated, turn
+from kontext.layers import NORM_EPSILON, QKNorm, modulate, scales_of
 from tests.kontext.compiling import forgotten_graphs, transformer, velocity
 from tests.kontext.golden import FLOAT32_FROM_TENSORS, relative_error
 
@@ -78,6 +78,19 @@ def test_a_layer_of_two_tensors_is_that_of_both_side_by_side() -> None:
     torch.library.opcheck(linear_of_two, (one, other, layer.weight, layer.bias))
 
 
+def test_a_norm_is_modulated_with_a_gated_branch_added_before_or_without() -> None:
+    x, branch = drawn(2, 5, 6), drawn(2, 5, 6) + 1
+    gate, shift, scale = (drawn(2, 1, 6) + i for i in range(3))
+
+    total, made = add_modulated(x, branch, gate, shift, scale, NORM_EPSILON)
+
+    assert torch.equal(total, x + gate * branch)
+    assert torch.equal(made, modulate(total, shift, scale))
+    assert torch.equal(modulated(total, shift, scale, NORM_EPSILON), made)
+    torch.library.opcheck(modulated, (x, shift, scale, NORM_EPSILON))
+    torch.library.opcheck(add_modulated, (x, branch, gate, shift, scale, NORM_EPSILON))
+
+
 @pytest.fixture
 def fusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Compiled blocks take the operators on a CPU too."""
@@ -115,6 +128,20 @@ def test_the_kernel_on_a_gpu_turns_as_plain_steps_do(dtype: torch.dtype) -> None
     assert all(relative_error(*pair) < largest for pair in zip(out, expected, strict=True))
     assert torch.equal(out[2], expected[2])
     assert all(torch.equal(part, whole[:, 4:]) for part, whole in zip(alone, out, strict=False))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernel_on_a_gpu_modulates_as_plain_steps_do(dtype: torch.dtype) -> None:
+    x, branch, gate, shift, scale = (drawn(2, n, 96).to("cuda", dtype) for n in (7, 7, 1, 1, 1))
+
+    total, made = add_modulated(x, branch, gate, shift, scale, NORM_EPSILON)
+
+    largest = 1e-6 if dtype == torch.float32 else 5e-3
+    assert relative_error(total, x.float() + gate.float() * branch.float()) < largest
+    exact = modulate(total.float(), shift.float(), scale.float())
+    assert relative_error(made, exact) < largest
+    assert torch.equal(modulated(total, shift, scale, NORM_EPSILON), made)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
