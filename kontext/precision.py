@@ -46,8 +46,7 @@ class Float8Linear(nn.Module):
         """Compute only the output channels first to last (exclusive)."""
         rows, scale = quantize_rows(x.reshape(-1, x.shape[-1]))
         bias = None if self.bias is None else self.bias[first:last]
-        product = _multiply_on_cuda if x.is_cuda else _multiply
-        y = product(rows, scale, self.weight[first:last], self.weight_scale[first:last], bias, x.dtype)
+        y = multiply(rows, scale, self.weight[first:last], self.weight_scale[first:last], bias, x.dtype)
         return y.reshape(*x.shape[:-1], last - first)
 
 
@@ -59,20 +58,33 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return (wide / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn), scale
 
 
-def _multiply(
+# A custom operator: Inductor (torch 2.11) fails on the product of a part of a layer, whose bias begins inside another.
+@torch.library.custom_op("kontext::multiply_float8", mutates_args=())
+def multiply(
     x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    """Multiply the quantised values in float32, on devices without float8 products."""
+    """The product of quantised tokens and a quantised weight.
+
+    Args:
+        x, x_scale: as from `quantize_rows`, (tokens, channels) and (tokens, 1).
+        weight, weight_scale: likewise, (outputs, channels) and (outputs, 1).
+        bias: shape (outputs,).
+        dtype: of the result, shape (tokens, outputs).
+    """
+    if x.is_cuda:
+        return torch._scaled_mm(
+            x, weight.t(), scale_a=x_scale, scale_b=weight_scale.t(), bias=bias, out_dtype=dtype, use_fast_accum=True
+        )
+    # In float32, on devices without float8 products.
     y = (x.float() @ weight.float().t()) * x_scale * weight_scale.t()
     return (y if bias is None else y + bias).to(dtype)
 
 
-def _multiply_on_cuda(
+@multiply.register_fake
+def _(
     x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    return torch._scaled_mm(
-        x, weight.t(), scale_a=x_scale, scale_b=weight_scale.t(), bias=bias, out_dtype=dtype, use_fast_accum=True
-    )
+    return x.new_empty(len(x), len(weight), dtype=dtype)
 
 
 def set_precision(

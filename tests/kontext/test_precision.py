@@ -62,6 +62,16 @@ def test_a_layer_is_within_four_percent_of_the_exact_one() -> None:
     assert torch.equal(Float8Linear(linear).part(x, 100, 300), ours[..., 100:300])
 
 
+def test_a_part_of_a_layer_is_compiled_as_one_operator() -> None:
+    layer = Float8Linear(nn.Linear(64, 32).bfloat16().requires_grad_(False))
+    x = torch.randn(48, 64, generator=torch.Generator().manual_seed(2)).bfloat16()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(layer.part, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x, 8, 32), layer.part(x, 8, 32))
+    torch._dynamo.reset()
+
+
 @pytest.mark.skipif(torch.__version__ < "2.13", reason="torch has this product for GPUs only")
 def test_the_product_is_the_one_that_torch_has_for_gpus() -> None:
     linear = nn.Linear(64, 32).bfloat16().requires_grad_(False)
