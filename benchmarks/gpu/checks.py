@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 import kontext
 from benchmarks.gpu.edits import SEED, edit_request
-from benchmarks.gpu.parts import measure_attention, measure_copies, measure_products, seconds_of
+from benchmarks.gpu.parts import (
+    measure_attention,
+    measure_copies,
+    measure_products,
+    measure_sustained,
+    seconds_of,
+)
 from benchmarks.gpu.plan import Scale
 from benchmarks.images import relative_difference, rounded
 from kontext.precision import Float8Linear
@@ -89,5 +95,6 @@ def measure_ceiling(scale: Scale, device: torch.device) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(device),
         **figures,
         "attention": measure_attention(scale, device),
+        "sustained": measure_sustained(scale, device),
         **measure_copies(device),
     }

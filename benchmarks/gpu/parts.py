@@ -11,14 +11,16 @@ import torch
 from benchmarks.gpu.plan import Scale
 from benchmarks.images import rounded
 from benchmarks.timing import timed
-from kontext.attention_kernels import TOKENS, candidates, measure_backends
+from kontext.attention_kernels import BACKENDS, TOKENS, candidates, measure_backends
 from kontext.config import TransformerConfig
 from kontext.device import synchronize
 from kontext.precision import quantize_rows
+from training.machine import output_of
 
 MULTIPLICATIONS = 20
 OTHER_TOKENS = TOKENS - 512  # attention plans for a shape: the first call of another length tells what that costs
 COPIED_BYTES = 2**28
+SUSTAINED_SECONDS = 4.0
 KERNELS_TOLD = 30
 
 
@@ -79,6 +81,38 @@ def measure_attention(scale: Scale, device: torch.device) -> dict[str, Any]:
         for name, times in measure_backends(x, candidates()).items():
             figures = found.setdefault(name, {"tflops_per_second": round(flops / times.later / 1e12, 1)})
             figures[f"first_call_ms_{tokens}"] = round(1e3 * times.first, 1)
+    return found
+
+
+@torch.inference_mode()
+def measure_sustained(scale: Scale, device: torch.device) -> dict[str, Any]:
+    """TFLOP/s of the MLP's products and of attention, each alone for seconds, with clock and power at the end.
+
+    An edit takes seconds too, in which a GPU's power limits it more than in the first fraction of one.
+    """
+    config, tokens = scale.model.transformer, scale.tokens
+    hidden, mlp = config.hidden_size, config.mlp_size
+    x, wide = (torch.randn(tokens, size, device=device).bfloat16() for size in (hidden, mlp))
+    up = torch.randn(mlp, hidden, device=device).bfloat16() * hidden**-0.5
+    down = torch.randn(hidden, mlp, device=device).bfloat16() * mlp**-0.5
+    heads = torch.randn(1, config.num_heads, tokens, config.head_dim, device=device).bfloat16()
+
+    def multiply() -> None:
+        torch.nn.functional.linear(x, up)
+        torch.nn.functional.linear(wide, down)
+
+    def attend() -> None:
+        with torch.nn.attention.sdpa_kernel(list(BACKENDS.values()), set_priority=True):
+            torch.nn.functional.scaled_dot_product_attention(heads, heads, heads)
+
+    works = {"products": (multiply, 4 * tokens * hidden * mlp), "attention": (attend, 4 * tokens**2 * hidden)}
+    found = {}
+    for name, (work, flops) in works.items():
+        ends_at = time.perf_counter() + SUSTAINED_SECONDS
+        while time.perf_counter() < ends_at:
+            seconds = seconds_of(work, device)
+        state = output_of("nvidia-smi", "--query-gpu=clocks.sm,power.draw", "--format=csv,noheader")
+        found[name] = {"tflops_per_second": rounded(flops / seconds / 1e12), "clock_and_power": state}
     return found
 
 

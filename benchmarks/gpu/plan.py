@@ -78,7 +78,7 @@ FULL = Scale(
     matmul_size=8192,
     usual_seconds=45,
     estimated_seconds={
-        "ceiling": 20,
+        "ceiling": 30,
         "model": 60,
         "resident": 100,
         "warm_load": 30,
