@@ -113,6 +113,8 @@ def run_table(
 def _do(embedded: EmbeddedRun, as_json: bool) -> dict[JobState, int]:
     if embedded.done_before:
         say(f"{plural(embedded.done_before, 'row')} done before; --overwrite does them again")
+    if embedded.changed_since:
+        say(f"{plural(embedded.changed_since, 'row')} done again: an input is newer than the output made of it")
     if next(embedded.jobs(), None) is None:
         embedded.report(nothing_known)
         return dict.fromkeys(JobState, 0)

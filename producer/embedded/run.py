@@ -22,8 +22,9 @@ from producer.embedded.folder_lock import only_run_in
 from producer.embedded.gpus import choose_gpus
 from producer.embedded.local_service import LocalService, local_service
 from producer.failures import group_failures, tell_failures
-from producer.files import naming_what_is_written
+from producer.files import local_path, naming_what_is_written
 from producer.gallery import write_gallery
+from producer.local_inputs import local_files
 from producer.progress import watch
 from producer.report import NOT_QUEUED, Ending, LookUp, ReportRow, table_report
 from producer.result_files import Layout, read_earlier, write_results
@@ -78,6 +79,7 @@ class EmbeddedRun:
         files: the paths of what is written.
         options: what is done otherwise than usual.
         done_before: number of the selected rows that an earlier run has done and this one does not do again.
+        changed_since: number of those that it does again, since a local input is newer than their output.
 
     Raises:
         SettingsError: fewer GPUs are visible than were asked for.
@@ -92,7 +94,7 @@ class EmbeddedRun:
         self.plan: Plan = table.plan_for_folder(folder.as_uri(), defaults)
         self._gpus = choose_gpus(options.gpus, {**os.environ, **options.variables})
         self._earlier: Mapping[str, Ending] = {}
-        self.done_before = 0
+        self.done_before = self.changed_since = 0
 
     def jobs(self) -> Iterator[EditJob]:
         """The jobs that are still to be done."""
@@ -118,9 +120,23 @@ class EmbeddedRun:
         if options.overwrite and options.selection == ALL_ROWS:
             return {}
         earlier = read_earlier(self.files.results, self._layout)
-        for row in self._table.rows(self.plan, options.selection) if options.overwrite and earlier else ():
-            earlier.pop(row.job_id, None)
+        for row in self._table.rows(self.plan, options.selection) if earlier else ():
+            if options.overwrite:
+                earlier.pop(row.job_id, None)
+            elif row.job is not None and row.job_id in earlier and self._has_changed(row.job, earlier[row.job_id]):
+                del earlier[row.job_id]
+                self.changed_since += 1
         return earlier
+
+    def _has_changed(self, job: EditJob, ending: Ending) -> bool:
+        """True if a local input is newer than the output that was made of it."""
+        output = local_path(ending.output) if ending.is_done else None
+        if output is None:
+            return False
+        made_at = output.stat().st_mtime
+        # Images that stand in the table are named after their content.
+        inputs = [path for path in local_files(job) if not path.as_uri().startswith(f"{self.plan.images_root}/")]
+        return any(path.stat().st_mtime > made_at for path in inputs if path.exists())
 
     def _count_done_before(self) -> int:
         rows = self._table.rows(self.plan, self.options.selection) if self._earlier else ()

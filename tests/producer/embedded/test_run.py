@@ -86,6 +86,20 @@ def test_a_finished_run_starts_nothing_unless_told_to_overwrite(folder: Path, pr
     assert [row["prompt"] for row in results(folder)] == [row["prompt"] for row in before]
 
 
+def test_rows_whose_inputs_have_changed_since_are_done_again(folder: Path, producer: Command) -> None:
+    producer("run", "data.csv", "--output-dir", "out")
+    made_at = (folder / "out" / "000001.png").stat().st_mtime
+    os.utime(folder / "cat.png", (made_at - 60, made_at - 60))
+    os.utime(folder / "dog.png", (made_at + 60, made_at + 60))
+
+    again = producer("run", "data.csv", "--output-dir", "out")
+
+    assert again.returncode == 0
+    assert "1 row done before" in again.stderr
+    assert "1 row done again: an input is newer than the output made of it" in again.stderr
+    assert [row["state"] for row in results(folder)] == ["succeeded"] * 2
+
+
 def test_refused_rows_stand_in_the_results_with_their_reason(folder: Path, producer: Command) -> None:
     (folder / "data.csv").write_text("image,prompt,error\nnowhere.png,snow,mine\ncat.png,rain,\n")
 
