@@ -1,12 +1,16 @@
-"""What a host says in the body of its refusal."""
+"""What a host means by its refusal, and what it says in the body."""
 
 from __future__ import annotations
 
 import html
 import re
 from contextlib import suppress
+from http import HTTPStatus
 
 import httpx2
+
+PASSING = {408, 421, 423, 425, 429}
+"""With all from 500: the same request may do later."""
 
 MOST_BYTES_READ = 4096
 MOST_CHARACTERS = 160
@@ -16,6 +20,11 @@ STORE_ERROR = re.compile(r"<Code>([^<]*)</Code>\s*<Message>([^<]*)")
 """Of an S3 store; what follows it repeats the request, with parts of its signature."""
 
 NO_WORDS = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+
+
+def passes(status: int) -> bool:
+    """True for the status of an answer after which the same request may do later."""
+    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in PASSING
 
 
 def words_of(response: httpx2.Response) -> str:

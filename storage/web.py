@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from urllib.parse import urlsplit
 
 import httpx2
@@ -13,7 +12,7 @@ from storage.addresses import ForbiddenAddress
 from storage.guarded_http import LEAST_BYTES_PER_SECOND, TooSlow, guarded_client
 from storage.hosts import Hosts
 from storage.limits import CHUNK_BYTES, DOWNLOAD_SECONDS, Deadline, collect, too_large, too_slow
-from storage.refusals import words_of
+from storage.refusals import passes, words_of
 from storage.settings import StorageSettings
 from storage.store import INPUT, Source
 from storage.transfer import check_not_left
@@ -23,8 +22,6 @@ from storage.uris import scheme_of, show_uri
 MAX_REDIRECTS = 3
 
 FORBIDDING = {401, 402, 403, 407, 451}
-PASSING = {408, 421, 423, 425, 429}
-"""With all from 500: the same request may do later."""
 
 
 class Web(Source):
@@ -125,7 +122,7 @@ def _check_redirect(uri: str, url: str, target: str) -> None:
 def _failure(response: httpx2.Response, uri: str) -> EditFailure:
     status = response.status_code
     answer = f"{show_uri(uri)}: HTTP {status} {response.reason_phrase}".rstrip()
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in PASSING:
+    if passes(status):
         return Outage(INPUT.unavailable, f"{answer}; a later try may do")
     if status not in FORBIDDING:
         return RejectJob(INPUT.not_found, f"{answer}; check the address")

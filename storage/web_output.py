@@ -14,7 +14,7 @@ import httpx2
 from jobs.errors import EditFailure, Outage, RejectJob
 from storage.addresses import ForbiddenAddress
 from storage.guarded_http import guarded_client
-from storage.refusals import words_of
+from storage.refusals import passes, words_of
 from storage.settings import StorageSettings
 from storage.store import OUTPUT, Content, Store
 from storage.uris import show_uri
@@ -23,8 +23,6 @@ UPLOAD_SECONDS = 120.0
 """For one output, from its host's addresses to the answer."""
 
 SILENCE_SECONDS = 30.0
-PASSING = {408, 421, 423, 425, 429}
-"""With all from 500: the same request may do later."""
 
 
 class WebOutputs(Store):
@@ -75,7 +73,7 @@ def _names(entry: str, host: str) -> bool:
 def _failure(response: httpx2.Response, uri: str, content_type: str) -> EditFailure:
     status = response.status_code
     answer = f"{show_uri(uri)}: HTTP {status} {response.reason_phrase}".rstrip()
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in PASSING:
+    if passes(status):
         return Outage(OUTPUT.unavailable, f"{answer}; a later try may do")
     if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
         return RejectJob(OUTPUT.not_found, f"{answer}; check the address")

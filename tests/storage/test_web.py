@@ -435,7 +435,7 @@ def test_a_host_that_answers_with_an_error_is_silent_no_more(http_server: HttpSe
 
     assert isinstance(failure_of(web, image), RejectJob)
 
-    assert len(web._hosts) == 0
+    assert web._hosts.silent_count == 0
     web.close()
 
 
