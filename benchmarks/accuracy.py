@@ -9,19 +9,17 @@ figures are their cost in accuracy and say nothing of speed. Takes some minutes,
 
 from __future__ import annotations
 
-import math
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 import kontext
-from benchmarks.images import pixel_difference, pixels, relative_difference, rounded
+from benchmarks.images import pixel_difference, psnr_db, relative_difference, rounded
 from benchmarks.random_model import random_autoencoder_config, random_transformer_config, write_random_model
 from benchmarks.report import parser, publish
 from kontext.config import ModelConfig
@@ -73,12 +71,11 @@ def edit(folder: Path | None, **options: Any) -> tuple[Tensor, Image.Image]:
 def differences(ours: tuple[Tensor, Image.Image], exact: tuple[Tensor, Image.Image]) -> dict[str, float]:
     """Of the latents relative in L2; of the images in steps of 255, and as PSNR in dB."""
     difference = pixel_difference(ours[1], exact[1])
-    root_mean_square = float(np.sqrt(((pixels(ours[1]) - pixels(exact[1])) ** 2).mean()))
     return {
         "latents_relative_difference": rounded(relative_difference(ours[0], exact[0])),
         "mean_pixel_difference": rounded(difference["mean"]),
         "largest_pixel_difference": difference["largest"],
-        "psnr_db": round(20 * math.log10(255 / max(root_mean_square, 1e-9)), 1),
+        "psnr_db": psnr_db(ours[1], exact[1]),
     }
 
 
