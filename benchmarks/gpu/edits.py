@@ -25,11 +25,13 @@ from kontext.device import synchronize
 from kontext.errors import CheckpointError
 from kontext.offload.needs import USUAL_CONTEXT_BYTES
 from kontext.request import EditRequest
+from kontext.step_cache import StepCache
 from kontext.weights.reading import OnProgress
 
 STAGES = ("encode", "sample", "decode")
 SEED = 7
 PROFILED_STEPS = 2
+ANY_CHANGE = 1e6  # threshold of a step cache: random weights change too much from step to step for a usual one
 LOOKS_EVERY_SECONDS = 0.25  # each look takes the driver's lock from whoever launches kernels
 
 
@@ -45,13 +47,14 @@ def measure_edits(scale: Scale, folder: Path, device: torch.device, mode: Mode, 
     later = jobs.stages[1:]
     sample_seconds = statistics.median(stage["sample"] for stage in later)
     short = edit_request(scale.pixels, PROFILED_STEPS)
-    flops = block_flops(model.config.transformer, scale.tokens) * scale.steps
+    flops = block_flops(model.config.transformer, scale.tokens) * (jobs.steps_computed or scale.steps)
     return {
         **load_figures,
         "first_job_seconds": round(jobs.seconds[0], 3),
         "last_job_seconds": round(jobs.seconds[-1], 3),
         "median_job_seconds": round(statistics.median(jobs.seconds[1:]), 3),
         "jobs": mode.jobs,
+        **({} if jobs.steps_computed is None else {"steps_computed": jobs.steps_computed}),
         **{f"{name}_seconds": round(statistics.median(stage[name] for stage in later), 4) for name in STAGES},
         "sample_tflops_per_second": round(flops / sample_seconds / 1e12, 2),
         "attention": getattr(model, "attention", "default"),
@@ -108,6 +111,7 @@ def _load(folder: Path, device: torch.device, mode: Mode, on_progress: OnProgres
         compile=mode.compile,
         attention=mode.attention,
         precision=mode.precision,
+        step_cache=StepCache(ANY_CHANGE) if mode.skips_steps else None,
         on_progress=on_progress,
         **offload,
     )
@@ -154,6 +158,7 @@ class Jobs:
     seconds: list[float]  # of every job, from image to image
     stages: list[dict[str, float]]  # seconds of its stages
     decoded: dict[str, Any]  # of the last one's image, before it had 8 bits
+    steps_computed: int | None  # of the last one, with a step cache
 
 
 def run_jobs(model: Any, scale: Scale, jobs: int, image: Path) -> Jobs:
@@ -166,7 +171,8 @@ def run_jobs(model: Any, scale: Scale, jobs: int, image: Path) -> Jobs:
             seconds.append(time.perf_counter() - started)
             stages.append(edited.timings)
     edited.image.save(image)
-    return Jobs(seconds, stages, {"is_finite": bool(decoded[0].isfinite().all())} if decoded else {})
+    is_finite = {"is_finite": bool(decoded[0].isfinite().all())} if decoded else {}
+    return Jobs(seconds, stages, is_finite, edited.steps_computed)
 
 
 @contextmanager

@@ -131,6 +131,7 @@ class Mode:
     compile: bool | None = None  # None: the engine decides
     precision: str = "bf16"
     attention: str = "auto"
+    skips_steps: bool = False  # as many as a step cache may
     has_profile: bool = False  # the kernels of a short edit too, at the end
 
 
@@ -195,6 +196,7 @@ def _everything(scale: Scale) -> list[Measurement]:
         take("check", "check"),
         *map(offload, scale.roomy_budgets_bytes),
         take("not_compiled", "resident, not compiled", Mode(jobs=few, compile=False)),
+        take("step_cache", "most steps skipped", Mode(jobs=few, skips_steps=True)),
         take("official", "official", Mode("official", jobs=few)),
         take("diffusers", "diffusers", Mode("diffusers", jobs=few, compile=False)),
         take("diffusers_compiled", "diffusers, blocks compiled", Mode("diffusers", jobs=few, compile=True)),

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from benchmarks.gpu.measurement import Place, measure, why
 from benchmarks.gpu.plan import FULL, GIB, TINY, Measurement, Mode, make_plan
 from benchmarks.gpu.series import TimeBudget, complaints, describe_image, measure_series
 from kontext import official
+from tests.kontext.golden import MODEL
 
 NATIVE = ["ceiling", "model", "resident", "warm_load", "offload_16", "offload_12", "offload_8", "fp8", "check"]
-LATE = ["offload_24", "not_compiled"]
+LATE = ["offload_24", "not_compiled", "step_cache"]
 
 
 class Bench:
@@ -313,3 +314,13 @@ def test_a_model_that_is_not_kept_is_taken_away(tmp_path: Path) -> None:
 def test_the_shallow_model_is_no_larger_for_a_cpu_than_its_picture() -> None:
     for scale in (FULL, TINY):
         assert scale.shallow.preferred_resolutions == ((scale.shallow_pixels, scale.shallow_pixels),)
+
+
+def test_the_most_steps_are_skipped_and_counted(tmp_path: Path) -> None:
+    (measurement,) = [one for one in make_plan(TINY) if one.name == "step_cache"]
+    assert measurement.mode is not None
+    model, _ = edits.load(MODEL, torch.device("cpu"), measurement.mode)
+
+    jobs = edits.run_jobs(model, replace(TINY, steps=7), 1, tmp_path / "image.png")
+
+    assert jobs.steps_computed == 6  # the first 4 and the last 2

@@ -40,7 +40,7 @@ def test_a_threshold_stands_beside_the_edit_that_costs_as_much() -> None:
     assert model.step_cache is None
 
 
-def test_the_examples_are_those_of_the_table() -> None:
+def test_the_examples_are_spread_over_the_table() -> None:
     first, second = examples(2)
 
     assert (first.prompt, first.seed, first.num_inference_steps) == (
@@ -49,4 +49,4 @@ def test_the_examples_are_those_of_the_table() -> None:
         30,
     )
     assert first.images[0].size == (224, 288)
-    assert second.prompt == "Set the color of the black square to purple"
+    assert second.prompt == "Erase the shape"
