@@ -114,7 +114,7 @@ def test_what_no_longer_fits_is_skipped_and_what_is_shorter_still_measured(go: A
     figures, _ = go(bench, make_plan(FULL), minutes=9)
 
     assert bench.names == [*NATIVE[:6], "offload_8", "offload_24"]
-    assert figures["modes"]["fp8"] == {"skipped": "it takes about 100 s, and 50 s were left"}
+    assert figures["modes"]["fp8"] == {"skipped": "it takes about 75 s, and 50 s were left"}
     assert figures["check"] == {"skipped": "it takes about 75 s, and 50 s were left"}
     assert figures["failed"] == {}
 
