@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from kontext.autoencoder import Decoder, Downsample, Encoder, ResidualBlock, Upsample, swish
 from kontext.config import AutoencoderConfig
 
-# Peaks of encoding and decoding, in bytes for each pixel and channel of the base width. Derived from what is alive at
-# once: plain, a decoder's map of twice the width in bfloat16, and in float32 its norm, its sigmoid and their product;
-# with norms compiled, four maps of the encoder, which computes in float32; in bands, two of them.
-PEAK_PLAIN, PEAK_COMPILED, PEAK_IN_BANDS = 28, 16, 9
+# Peaks of encoding and decoding, in bytes for each pixel and channel of the base width. Plain, derived: a decoder's
+# map of twice the width in bfloat16, and in float32 its norm, its sigmoid and their product. Compiled norms: 20.4
+# with all else that an edit keeps, resident and within 8 GiB alike (H200, results of commit 2e8f994); four maps of
+# the encoder, which computes in float32, are 16 of it. In bands, derived: two of these maps, and half as much for the
+# rest.
+PEAK_PLAIN, PEAK_COMPILED, PEAK_IN_BANDS = 28, 21, 12
 BAND_BYTES = 256 * 2**20  # of a band's temporary tensors
 TEMPORARY_BYTES = 16  # for each value of a band: its norm, its sigmoid, their product, and the convolution's copies
 

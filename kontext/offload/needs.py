@@ -16,8 +16,8 @@ from kontext.offload.planner import Need, Part
 
 USUAL_CONTEXT_BYTES = 600 * 2**20  # memory of the driver and its libraries, without tensors: an estimate, for tables
 MOST_CONTEXT_BYTES = 3 * 2**29  # 1.5 GiB; what else the driver counts belongs to other processes
-LATER_BYTES = 400 * 2**20  # libraries and kernels that the first edits load, and cuDNN's workspace: an estimate
-FRAGMENTS = 0.03  # of what torch's allocator holds: an estimate
+LATER_BYTES = 250 * 2**20  # libraries and kernels that the first edits load; with the context 0.7 to 0.8 GiB (H200)
+FRAGMENTS = 0.06  # held by torch's allocator beyond its tensors: between none and the 0.11 of an H200 without growing
 NOISE = 0.02  # standard deviation, similar to that of weights
 COPIED_BYTES = 256 * 2**20  # for the copy rate: 5 ms of a fast bus
 MEASUREMENTS = 3  # the fastest one counts: the first includes one-time setup
