@@ -24,7 +24,7 @@ from training.lessons import Batch, Lessons, Orders
 from training.loop import Training, average_of
 from training.optimizers import Muon, Optimizers
 from training.plans import FlowPlan
-from training.speed import PlainAttention, channels_last, mixed_precision
+from training.speed import PlainAttention, channels_last, mixed_precision, spare_tiling_analysis
 
 CHANGED_WEIGHT = 3.0  # of a token that the edit changes; with 12 an uncertain network changed what was to stay
 EARLY = 0.5  # of the samples have t near 1, where the network must find the shape that is meant
@@ -120,6 +120,7 @@ class FlowTraining(Training):
         self.lessons = Lessons(self.encoder, orders, plan.uses, plan.kept, plan.workers)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         if plan.compiled:
+            spare_tiling_analysis(self.device)
             compile_blocks(self.model.transformer)
 
     def learn(self) -> tuple[int, dict[str, Tensor]]:

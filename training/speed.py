@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import torch
+import torch._inductor.config as inductor
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -34,6 +35,17 @@ def channels_last(network: Network, device: torch.device) -> Network:
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return network
+
+
+def spare_tiling_analysis(device: torch.device) -> None:
+    """Turn off Inductor's analysis of how kernels read memory, on a GPU, for the whole process.
+
+    torch 2.11 failed by it at the last single block, when that computes some rows only and with gradients: an assertion
+    in `tiling_utils.get_pw_red_splits`, called by `analyze_memory_coalescing`. Tiles are chosen without it, as they
+    were before that analysis existed.
+    """
+    if device.type == "cuda" and hasattr(inductor.triton, "coalesce_tiling_analysis"):
+        inductor.triton.coalesce_tiling_analysis = False
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 import kontext
 
 ROOT = Path(__file__).parent.parent.parent
-SHOWN = ("03_recolour.png", "05_background.png", "08_remove.png", "12_border.png")
+SHOWN = ("02_recolour.png", "06_background.png", "08_remove.png", "12_border.png")
 SIDE, GAP, CAPTION = 256, 16, 44  # pixels
 
 

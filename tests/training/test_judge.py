@@ -12,7 +12,7 @@ from training.data.drawing import draw
 from training.data.edits import EDITS
 from training.data.scenes import COLOURS, random_scene
 from training.judging.cases import Case, cases, to_image
-from training.judging.judge import faults, nearest_colour, pixels, psnr
+from training.judging.judge import CLEAN, faults, nearest_colour, pixels, psnr, worst_area
 
 SIZES = ((256, 256), (224, 288))
 
@@ -26,6 +26,7 @@ def some_cases(kind: str) -> list[Case]:
 def test_the_wanted_image_passes(kind: str) -> None:
     for case in some_cases(kind):
         assert list(faults(case.wanted, pixels(case.target))) == []
+        assert worst_area(pixels(case.target), case.wanted.target) == 0
 
 
 @pytest.mark.parametrize("kind", EDITS)
@@ -67,6 +68,25 @@ def test_cases_are_the_same_at_every_call() -> None:
 @pytest.mark.parametrize("colour", COLOURS)
 def test_a_colour_is_nearest_to_itself_a_little_darker(colour: str) -> None:
     assert nearest_colour(np.full((4, 4, 3), COLOURS[colour]) * 0.93) == colour
+
+
+def test_an_outline_off_by_a_pixel_is_clean_and_a_spot_is_not() -> None:
+    red = np.full((32, 40, 3), COLOURS["red"], float)
+    red[:, 17:] = COLOURS["white"]
+    shifted, spotted = np.roll(red, 1, axis=1), red.copy()
+    shifted[:, 0] = red[:, 0]
+    spotted[8:16, 24:32, 2] -= CLEAN + 1
+
+    # One column of eight is wrong, by the difference between red and white in their worst channel.
+    assert worst_area(shifted, red) == np.ptp([COLOURS["red"], COLOURS["white"]], axis=0).max() / 8 < CLEAN
+    assert worst_area(spotted, red) == CLEAN + 1
+
+
+def test_a_rest_that_fills_no_area_is_left_out() -> None:
+    image = np.zeros((20, 19, 3))
+    image[16:, 16:] = 255
+
+    assert worst_area(image, np.zeros_like(image)) == 0
 
 
 def test_psnr_of_a_known_error() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch._inductor.config as inductor
 from torch import Tensor, nn
 
 from benchmarks.random_model import random_weights
 from kontext.compile import compile_blocks
 from kontext.config import TransformerConfig
 from kontext.transformer import Transformer
-from training.speed import PlainAttention
+from training.speed import PlainAttention, spare_tiling_analysis
 
 CONFIG = TransformerConfig(
     hidden_size=64, num_heads=2, axes_dim=(8, 12, 12), depth=1, depth_single_blocks=1, context_in_dim=16, vec_in_dim=8
@@ -40,6 +41,15 @@ def test_masked_attention_is_left_alone() -> None:
         masked = attend(q, q, q, attn_mask=mask)
 
     torch.testing.assert_close(masked, q[:, :, :1].expand_as(q))
+
+
+@pytest.mark.parametrize(("device", "analysed"), [("cuda", False), ("cpu", True)])
+def test_the_analysis_that_fails_is_off_on_a_gpu(device: str, analysed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inductor.triton, "coalesce_tiling_analysis", True, raising=False)
+
+    spare_tiling_analysis(torch.device(device))
+
+    assert inductor.triton.coalesce_tiling_analysis is analysed
 
 
 @pytest.mark.long

@@ -20,7 +20,7 @@ from training.__main__ import main
 from training.autoencoder import SPIKE, AutoencoderTraining, crops, reconstruction_loss, spike
 from training.beginning import write_beginning
 from training.flow import FlowTraining, random_times, token_weights
-from training.judging.card import NAMES
+from training.judging.card import AIMS, NAMES
 from training.lessons import Batch, Lessons, Orders, changed_tokens, phase_at
 from training.loop import move_average
 from training.plans import BUNDLED, PLANS, SMALLEST, AutoencoderPlan, Bucket, FlowPlan, Phase, Rates
@@ -67,7 +67,7 @@ def test_the_bundled_model_has_the_sizes_of_the_plans_that_made_it() -> None:
     statistics = {"scale_factor": 1.0, "shift_factor": 0.0}
 
     assert replace(made, autoencoder=replace(made.autoencoder, **statistics)) == BUNDLED
-    assert PLANS["cpu"].model == BUNDLED
+    assert {PLANS["cpu"].model, PLANS["gpu"].model} == {BUNDLED}
 
 
 def told(folder: Path, name: str) -> list[dict[str, float]]:
@@ -196,7 +196,9 @@ def test_the_card_is_made_from_evaluation_and_record(finished: Path) -> None:
     card = (finished / "model" / "README.md").read_text()
     (run,) = json.loads((finished / "model" / "training.json").read_text())
 
-    assert all(f"| {name} | 1 | 0% |" in card for name in NAMES.values())  # twelve steps teach nothing
+    assert all(
+        f"| {name} | 1 | 0% |" in card and f"| {AIMS[edit]:.0%} | 0% |" in card for edit, name in NAMES.items()
+    )  # twelve steps teach nothing
     assert f"| 1 | {run['machine']['cores']} cores" in card
     assert f"| {run['flow']['edits']} |" in card
     assert "| 12 steps |" in card

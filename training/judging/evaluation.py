@@ -23,7 +23,7 @@ from kontext.pipeline import Kontext
 from kontext.weights.layout import find_model
 from training.data.edits import EDITS
 from training.judging.cases import Case, cases
-from training.judging.judge import faults, pixels, psnr
+from training.judging.judge import CLEAN, faults, pixels, psnr, worst_area
 
 SHOWN = 6  # cases of an edit on the contact sheet
 
@@ -41,10 +41,15 @@ class Verdict:
     faults: tuple[str, ...]
     psnr_db: float
     ceiling_psnr_db: float  # of the wanted image after the autoencoder alone
+    worst_area: float  # see `judge.worst_area`
 
     @property
     def succeeded(self) -> bool:
         return not self.faults
+
+    @property
+    def is_clean(self) -> bool:
+        return self.succeeded and self.worst_area <= CLEAN
 
 
 class Row(NamedTuple):
@@ -151,6 +156,7 @@ def _verdict(model: Kontext, case: Case, image: Image.Image) -> Verdict:
         faults=tuple(faults(case.wanted, pixels(image))),
         psnr_db=round(psnr(pixels(image), case.wanted.target), 2),
         ceiling_psnr_db=round(psnr(pixels(reconstruction(model, case.target)), case.wanted.target), 2),
+        worst_area=round(worst_area(pixels(image), case.wanted.target), 1),
     )
 
 
@@ -170,6 +176,7 @@ def summary(verdicts: Sequence[Verdict]) -> dict[str, Any]:
 def _figures(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     means = {
         "success": fmean(verdict.succeeded for verdict in verdicts),
+        "clean": fmean(verdict.is_clean for verdict in verdicts),
         "psnr_db": fmean(verdict.psnr_db for verdict in verdicts),
         "ceiling_psnr_db": fmean(verdict.ceiling_psnr_db for verdict in verdicts),
     }

@@ -1,4 +1,4 @@
-"""The examples that come with the model: unseen edits that it gets right, their sentences, and the wanted images."""
+"""The examples that come with the model: unseen edits that it gets right and clean, with the wanted images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from kontext.pipeline import Kontext
 from training.judging.cases import Case, cases
 from training.judging.evaluation import edited
-from training.judging.judge import faults, pixels
+from training.judging.judge import CLEAN, faults, pixels, worst_area
 
 EXAMPLES_SEED = 2_000_003  # not that of the evaluation
 WANTED = {"recolour": 3, "background": 3, "remove": 2, "grey": 1, "invert": 1, "border": 2}
@@ -21,10 +21,10 @@ def write_examples(model: Kontext, folder: Path, steps: Sequence[int], tries: in
     """Write inputs, `data.csv` and the wanted images.
 
     Args:
-        steps: numbers of steps; an example is right with each of them.
+        steps: numbers of steps; an example is right with each of them, and clean with the last.
         tries: cases of an edit to look among.
     Returns:
-        The kinds of edits for which the model got too few right.
+        The kinds of edits of which too few were right and clean.
     """
     (folder / "expected").mkdir(parents=True, exist_ok=True)
     found: list[Case] = []
@@ -40,7 +40,11 @@ def write_examples(model: Kontext, folder: Path, steps: Sequence[int], tries: in
 
 
 def _succeeds(model: Kontext, case: Case, steps: Sequence[int]) -> bool:
-    return not any(any(faults(case.wanted, pixels(edited(model, case, number)))) for number in steps)
+    for number in steps:
+        image = pixels(edited(model, case, number))
+        if any(faults(case.wanted, image)):
+            return False
+    return worst_area(image, case.wanted.target) <= CLEAN
 
 
 def _write_table(folder: Path, found: list[Case]) -> None:
