@@ -85,8 +85,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, pe: Tensor, query_pe: Tensor | No
 
 def attention_of_turned(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """As `attention`, of queries and keys that are turned already."""
-    by_head = (_widened(x).transpose(1, 2) for x in (q, k, v))
-    return nn.functional.scaled_dot_product_attention(*by_head).type_as(v).transpose(1, 2).flatten(2)
+    by_head = [_widened(x).transpose(1, 2) for x in (q, k, v)]
+    x = nn.functional.scaled_dot_product_attention(by_head[0], by_head[1], by_head[2])
+    return x.type_as(v).transpose(1, 2).flatten(2)
 
 
 def _widened(x: Tensor) -> Tensor:

@@ -91,7 +91,8 @@ class _ChosenAttention(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is nn.functional.scaled_dot_product_attention:
+        is_plain = len(args) == 3 and not kwargs  # a mask is not the kernels'
+        if func is nn.functional.scaled_dot_product_attention and is_plain:
             return attend(*(x.transpose(1, 2) for x in args), self.kernel).transpose(1, 2)
         return func(*args, **(kwargs or {}))
 

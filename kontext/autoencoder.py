@@ -266,7 +266,8 @@ class GroupNorm(nn.GroupNorm):
         by_group = (self.num_groups, -1)
         weight, bias = (part.view(*by_group, 1, 1) for part in (self.weight, self.bias))
         with torch.autocast(device, enabled=False):  # another state of it would be another graph
-            y = self.compiled_activated(x.unflatten(1, by_group), weight, bias, self.eps, dtype)
+            grouped = x.view(len(x), *by_group, *x.shape[2:])
+            y = self.compiled_activated(grouped, weight, bias, self.eps, dtype)
         return y.flatten(3).permute(0, 3, 1, 2)
 
     def _over_groups(self, channels: Tensor) -> Tensor:

@@ -56,14 +56,14 @@ def compile_autoencoder(autoencoder: Autoencoder, backend: str = "inductor") -> 
     """
     compiled = torch.compile(normed_swish, fullgraph=True, backend=backend)
 
-    def activated(x: Tensor, weight: Tensor, bias: Tensor, *settings: object) -> Tensor:
+    def activated(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         # `dynamic=True` would instead infer the dynamic sizes from the first image. Sizes that are equal there by
         # chance, a height and a width for example, would then be required to be equal in every image.
         for tensor, channels in ((x, 2), (weight, 1), (bias, 1)):
             torch._dynamo.maybe_mark_dynamic(tensor, channels)  # "maybe", as one channel is a graph of its own
         for side in (3, 4):
             torch._dynamo.mark_dynamic(x, side)
-        return compiled(x, weight, bias, *settings)
+        return compiled(x, weight, bias, eps, dtype)
 
     for part in autoencoder.modules():
         if isinstance(part, GroupNorm):

@@ -19,9 +19,15 @@ HAS_TRITON = find_spec("triton") is not None
 
 
 def can_fuse(x: Tensor) -> bool:
-    """Check for bfloat16 tokens in a block that is compiled for CUDA and does not learn."""
+    """Check for bfloat16 values in a block that is compiled for CUDA and does not learn."""
     is_compiled = torch.compiler.is_compiling() and not torch.is_grad_enabled()
     return is_compiled and x.is_cuda and x.dtype == torch.bfloat16 and HAS_TRITON
+
+
+def can_turn(qkv: Tensor, heads: int) -> bool:
+    """Check for joint projections too whose heads our kernel holds: a power of two of channels."""
+    head_dim = qkv.shape[-1] // (3 * heads)
+    return can_fuse(qkv) and head_dim & (head_dim - 1) == 0
 
 
 def can_fuse_into(linear: nn.Module, x: Tensor) -> bool:
@@ -69,7 +75,7 @@ def _turn_stream(
         norm_and_turn(stream, scales, pe, out, first, epsilon)
         return
     rows = slice(first, first + stream.shape[1])
-    parts = stream.unflatten(-1, (3, -1, out[0].shape[-1])).unbind(2)
+    parts = stream.view(*stream.shape[:2], 3, -1, out[0].shape[-1]).unbind(2)
     for x, scale, target in zip(parts, scales, out, strict=False):
         normed = nn.functional.rms_norm(x.float(), x.shape[-1:], eps=epsilon).to(x.dtype) * scale
         target[:, rows] = apply_rope(normed, pe[:, rows])
@@ -88,7 +94,7 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor, epsilon: float) -> Tensor
     if x.is_cuda:
         from kontext.triton_kernels import add_and_modulate
 
-        return add_and_modulate(x.contiguous(), None, shift, scale, epsilon)[1]
+        return add_and_modulate(x.contiguous(), None, shift.contiguous(), scale.contiguous(), epsilon)[1]
     return (1 + scale) * nn.functional.layer_norm(x, x.shape[-1:], eps=epsilon) + shift
 
 
@@ -110,7 +116,8 @@ def add_modulated(
     if x.is_cuda:
         from kontext.triton_kernels import add_and_modulate
 
-        return add_and_modulate(x.contiguous(), (y.contiguous(), gate), shift, scale, epsilon)
+        added = (y.contiguous(), gate.contiguous())
+        return add_and_modulate(x.contiguous(), added, shift.contiguous(), scale.contiguous(), epsilon)
     total = x + gate * y
     return total, (1 + scale) * nn.functional.layer_norm(total, x.shape[-1:], eps=epsilon) + shift
 

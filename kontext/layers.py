@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from kontext.attention import attention, attention_of_turned
 from kontext.config import TransformerConfig
-from kontext.fused import add_modulated, can_fuse, can_fuse_into, linear_gelu, linear_of_two, modulated, turn
+from kontext.fused import add_modulated, can_fuse_into, can_turn, linear_gelu, linear_of_two, modulated, turn
 
 FREQUENCY_CHANNELS = 256
 NORM_EPSILON = 1e-6
@@ -239,7 +239,7 @@ class DoubleStreamBlock(nn.Module):
 
     def _attention(self, txt_qkv: Tensor, img_qkv: Tensor, pe: Tensor) -> Tensor:
         norms, heads = (self.txt_attn.norm, self.img_attn.norm), self.img_attn.num_heads
-        if can_fuse(img_qkv):
+        if can_turn(img_qkv, heads):
             return attention_of_turned(*turn([txt_qkv, img_qkv], scales_of(*norms), pe, heads, NORM_EPSILON))
         streams = (norm(qkv, heads) for norm, qkv in zip(norms, (txt_qkv, img_qkv), strict=True))
         q, k, v = (torch.cat(both, dim=1) for both in zip(*streams, strict=True))
@@ -327,10 +327,11 @@ class SingleStreamBlock(nn.Module):
         return x + gate * linear_of_two(attn, mlp, self.linear2.weight, self.linear2.bias)
 
     def _attention(self, qkv: Tensor, pe: Tensor) -> Tensor:
-        if can_fuse(qkv):
+        if can_turn(qkv, self.num_heads):
             q, k = turn([qkv], scales_of(self.norm), pe, self.num_heads, NORM_EPSILON)
             return attention_of_turned(q, k, split_heads(qkv, 3, self.num_heads)[2])
-        return attention(*self.norm(qkv, self.num_heads), pe)
+        q, k, v = self.norm(qkv, self.num_heads)
+        return attention(q, k, v, pe)
 
     def _attention_of_rows(self, x_mod: Tensor, pe: Tensor, first: int, last: int, adapter: Adapter | None) -> Tensor:
         """Attention with the queries of rows first to last and the keys and values of all rows."""

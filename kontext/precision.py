@@ -46,7 +46,7 @@ class Float8Linear(nn.Module):
         """Compute only the output channels first to last (exclusive)."""
         rows, scale = quantize_rows(x.reshape(-1, x.shape[-1]))
         bias = None if self.bias is None else self.bias[first:last]
-        y = multiply(rows, scale, self.weight[first:last], self.weight_scale[first:last], bias, x.dtype)
+        y: Tensor = multiply(rows, scale, self.weight[first:last], self.weight_scale[first:last], bias, x.dtype)
         return y.reshape(*x.shape[:-1], last - first)
 
 

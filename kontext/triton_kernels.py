@@ -4,7 +4,7 @@ Inductor reads the projections three times for normed and turned queries and key
 for a layer norm, since such a row is longer than what it keeps in registers.
 """
 
-# mypy: disable-error-code="no-untyped-def,no-untyped-call,misc"
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc"
 # Triton compiles the annotated functions; to the type checker they are Python without types.
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from benchmarks.timing import timed
 from kontext.attention_kernels import BACKENDS, TOKENS, candidates, measure_backends
 from kontext.config import TransformerConfig
 from kontext.device import synchronize
-from kontext.precision import quantize_rows
+from kontext.fused import linear_gelu
+from kontext.precision import multiply, quantize_rows
 from training.machine import output_of
 
 MULTIPLICATIONS = 20
@@ -45,15 +47,10 @@ def measure_products(scale: Scale, device: torch.device) -> dict[str, Any]:
         x = torch.randn(scale.tokens, inputs, device=device, dtype=torch.bfloat16)
         weight = torch.randn(outputs, inputs, device=device, dtype=torch.bfloat16) * inputs**-0.5
         bias = torch.randn(outputs, device=device, dtype=torch.bfloat16)
-        works = {"bf16": lambda x=x, w=weight, b=bias: torch.nn.functional.linear(x, w, b)}
+        works: dict[str, Callable[[], object]] = {"bf16": partial(torch.nn.functional.linear, x, weight, bias)}
         if device.type == "cuda":
-            works["bf16_gelu"] = lambda x=x, w=weight, b=bias: torch.ops.aten._addmm_activation(
-                b, x, w.t(), use_gelu=True
-            )
-            (x8, x_scale), (w8, w_scale) = quantize_rows(x), quantize_rows(weight)
-            works["fp8"] = lambda x=x8, xs=x_scale, w=w8, ws=w_scale, b=bias: torch._scaled_mm(
-                x, w.t(), scale_a=xs, scale_b=ws.t(), bias=b, out_dtype=torch.bfloat16, use_fast_accum=True
-            )
+            works["bf16_gelu"] = partial(linear_gelu, x, weight, bias)
+            works["fp8"] = partial(multiply, *quantize_rows(x), *quantize_rows(weight), bias, torch.bfloat16)
         flops = 2 * scale.tokens * outputs * inputs
         rates[name] = {kind: rounded(flops / seconds_of(work, device) / 1e12) for kind, work in works.items()}
     return rates
@@ -74,7 +71,8 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 @torch.inference_mode()
 def measure_attention(scale: Scale, device: torch.device) -> dict[str, Any]:
     """Of each kernel: TFLOP/s, and milliseconds of the first call for a length and for another one."""
-    config, found = scale.model.transformer, {}
+    config = scale.model.transformer
+    found: dict[str, Any] = {}
     for tokens in (TOKENS, OTHER_TOKENS):
         x = torch.randn(1, tokens, config.num_heads, config.head_dim, device=device, dtype=torch.bfloat16)
         flops = 4 * tokens**2 * config.hidden_size

@@ -94,7 +94,7 @@ def test_a_norm_is_modulated_with_a_gated_branch_added_before_or_without() -> No
 @pytest.fixture
 def fusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Compiled blocks take the operators on a CPU too."""
-    monkeypatch.setattr(kontext.layers, "can_fuse", lambda x: torch.compiler.is_compiling())
+    monkeypatch.setattr(kontext.layers, "can_turn", lambda qkv, heads: torch.compiler.is_compiling())
     monkeypatch.setattr(
         kontext.layers,
         "can_fuse_into",
@@ -133,7 +133,8 @@ def test_the_kernel_on_a_gpu_turns_as_plain_steps_do(dtype: torch.dtype) -> None
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_kernel_on_a_gpu_modulates_as_plain_steps_do(dtype: torch.dtype) -> None:
-    x, branch, gate, shift, scale = (drawn(2, n, 96).to("cuda", dtype) for n in (7, 7, 1, 1, 1))
+    x, branch = (drawn(2, 7, 96).to("cuda", dtype) + i for i in range(2))
+    gate, shift, scale = drawn(2, 1, 3 * 96).to("cuda", dtype).chunk(3, dim=-1)  # as a modulation returns them
 
     total, made = add_modulated(x, branch, gate, shift, scale, NORM_EPSILON)
 
