@@ -183,3 +183,13 @@ def test_a_package_that_fails_in_its_own_way_is_left_out(
     (tmp_path / "flash_attn" / "__init__.py").write_text("raise OSError('libcudart.so.12: cannot open')\n")
     sys.modules.pop("flash_attn", None)
     assert "fa2" not in candidates()
+
+
+def test_attention_with_a_mask_is_left_to_torch() -> None:
+    x = torch.randn(1, 2, 16, 8, generator=torch.Generator().manual_seed(1))
+    expected = torch.nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True)
+
+    with using_backend("math"):
+        heard = torch.nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True)
+
+    assert torch.allclose(heard, expected, atol=1e-6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -131,3 +132,18 @@ def test_an_edit_goes_in_bands_where_the_whole_does_not_fit(
 
 def edit(model: kontext.Kontext) -> np.ndarray:
     return np.asarray(model.edit(PICTURE, "Remove the logo", num_inference_steps=1, seed=5, size_mode="reference"))
+
+
+def test_the_documented_memory_is_what_plans_count_with() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
+    config = AutoencoderConfig()
+
+    for megapixels in (1, 4, 16):
+        pixels = megapixels * 2**20
+        sizes = (
+            banded.whole_bytes(config, pixels, is_compiled=False),
+            banded.whole_bytes(config, pixels, is_compiled=True),
+            banded.banded_bytes(config, pixels, is_compiled=True),
+        )
+        told = " | ".join(f"{size / 2**30:.1f}".removesuffix(".0") + " GiB" for size in sizes)
+        assert f"| {megapixels} | {told} |" in document
