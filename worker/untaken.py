@@ -13,6 +13,10 @@ from collections.abc import Callable
 MUTE_SECONDS = 30.0
 """Longer than a consumer needs to find a connection that died without a word (20 s)."""
 
+GAP_SECONDS = 10.0
+"""Looks are a second apart; after a longer gap Redis was away or the process stood still, which nobody can blame on
+the worker: its consumer needs time to connect again."""
+
 
 class Untaken:
     """Watches the queue of an idle worker; `look` is called about once a second, `taken` for each message.
@@ -30,6 +34,7 @@ class Untaken:
         self._is_idle = is_idle
         self._clock = clock
         self._since: float | None = None
+        self._looked_at: float | None = None
         self.reason = ""
         """Why the worker is not ready, in words; empty while all is well."""
 
@@ -43,7 +48,7 @@ class Untaken:
         self._since, self.reason = None, ""
 
     def look(self) -> None:
-        """Compare the queue with what this worker does.
+        """Compare the queue with what this worker does; time without a look does not count.
 
         Raises:
             BrokerError: Redis does not answer.
@@ -51,6 +56,10 @@ class Untaken:
         if not self._is_idle() or not (waiting := self._count()):
             self.taken()
             return
-        self._since = self._clock() if self._since is None else self._since
+        now = self._clock()
+        if self._looked_at is None or now - self._looked_at > GAP_SECONDS:
+            self.taken()
+        self._looked_at = now
+        self._since = now if self._since is None else self._since
         if self.seconds > MUTE_SECONDS:
             self.reason = f"idle, but none of {waiting} waiting messages was taken for {self.seconds:.0f} s; restart it"
