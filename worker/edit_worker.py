@@ -209,7 +209,7 @@ class EditWorker:
         )
         self._redis_seen_at = time.time()
         self._untaken.look()
-        if 0 < self.settings.untaken_seconds < self._untaken.seconds:
+        if self._untaken.reason and 0 < self.settings.untaken_seconds < self._untaken.seconds:
             self._end_mute()
 
     def _end_mute(self) -> None:

@@ -24,6 +24,7 @@ from kontext.step_cache import StepCache, parse_step_cache
 from storage.settings import StorageSettings
 from storage.signing import CallbackSecrets
 from worker.health import default_runtime_dir
+from worker.untaken import MUTE_SECONDS
 
 
 def default_lora_dir() -> Path:
@@ -91,7 +92,8 @@ class Settings(StorageSettings):
     drain_seconds: float = Field(60, ge=0, description="time a running job gets at SIGTERM before it is handed back")
     stall_seconds: Seconds = Field(300, description="a step longer than this means a hung device: the worker exits")
     untaken_seconds: SecondsOrZero = Field(
-        300, description="an idle worker that takes no message for this long, though some wait, exits; 0: never"
+        300,
+        description="an idle worker that takes no waiting message for this long, over 30, exits; 0: never",
     )
 
     callback_secret: SecretStr | None = Field(
@@ -127,6 +129,15 @@ class Settings(StorageSettings):
         return init_settings, env_settings, DotEnvWithoutCode(settings_cls), file_secret_settings
 
     log_format: Literal["text", "json"] = Field("text", description="lines for people, or one JSON object a line")
+
+    @field_validator("untaken_seconds")
+    @classmethod
+    def _a_worker_says_that_it_is_mute_before_it_ends(cls, value: float) -> float:
+        if 0 < value <= MUTE_SECONDS:
+            raise ValueError(
+                f"expected more than {MUTE_SECONDS:g}, or 0 for never; a consumer may need 20 s to reconnect"
+            )
+        return value
 
     @field_validator("callback_secret")
     @classmethod

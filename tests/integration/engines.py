@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import time
 
-from worker import untaken
 from worker.admission import Admission
 from worker.standin import StandinEngine
+from worker.untaken import Untaken
+
+SPEED_UP = 60
 
 
 def mute(*_: object) -> StandinEngine:
-    """Keep the worker's gate shut for ever, as a fault of it would."""
-    untaken.MUTE_SECONDS = 0.5
+    """Keep the worker's gate shut for ever, as a fault of it would; a second of that counts as a minute."""
+    seconds = Untaken.seconds.fget
+    Untaken.seconds = property(lambda self: SPEED_UP * seconds(self))  # type: ignore[method-assign, assignment, misc]
     Admission.is_open = lambda _: False  # type: ignore[method-assign]
     return StandinEngine()
 

@@ -75,6 +75,9 @@ def test_a_budget_that_is_not_given_is_left_to_the_engine(
         ("DG_LEASE_SECONDS", "soon", "DG_LEASE_SECONDS='soon': input should be a valid number"),
         ("DG_LEASE_SECONDS", "0.3", "greater than or equal to 1"),
         ("DG_JOB_TIMEOUT_SECONDS", "inf", "finite"),
+        ("DG_UNTAKEN_SECONDS", "30", "DG_UNTAKEN_SECONDS='30': expected more than 30, or 0 for never"),
+        ("DG_UNTAKEN_SECONDS", "0.5", "expected more than 30, or 0 for never"),
+        ("DG_UNTAKEN_SECONDS", "-1", "greater than or equal to 0"),
         ("DG_LOG_LEVEL", "verbose", "'DEBUG', 'INFO'"),
         ("DG_BROKER_URL", "amqp://host", "expected redis://host:port/db"),
     ],
@@ -90,6 +93,15 @@ def test_a_wrong_value_is_one_line_that_names_the_variable(
     assert str(error.value).startswith(name)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["0", "30.5", "300"])
+def test_a_worker_that_takes_nothing_ends_never_or_after_it_has_said_so(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DG_UNTAKEN_SECONDS", value)
+
+    assert load_settings(Settings).untaken_seconds == float(value)
 
 
 def test_the_attention_kernels_that_settings_accept_are_those_the_engine_has() -> None:

@@ -91,7 +91,7 @@ def test_a_worker_whose_gate_stays_shut_is_live_and_not_ready(service: Service, 
 def test_a_worker_whose_gate_stays_shut_ends_so_that_its_supervisor_starts_another(
     service: Service, start_worker: StartWorker
 ) -> None:
-    worker = start_worker(DG_FLUX_KONTEXT_ENGINE="tests.integration.engines:mute", DG_UNTAKEN_SECONDS="1")
+    worker = start_worker(DG_FLUX_KONTEXT_ENGINE="tests.integration.engines:mute", DG_UNTAKEN_SECONDS="45")
     service.submit("a")
 
     assert worker.exit_code() == EXIT_BROKEN
