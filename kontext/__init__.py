@@ -16,6 +16,7 @@ from kontext.errors import (
     ImageError,
     KontextError,
     LoraError,
+    ModelLost,
     NotANumber,
     RequestError,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "KontextError",
     "Lora",
     "LoraError",
+    "ModelLost",
     "NotANumber",
     "RequestError",
     "StepCache",

@@ -4,6 +4,7 @@ KontextError
 ├── CheckpointError     the weights cannot be used as they lie there: correct the files, then load again
 ├── BudgetError         the device memory allowed is too little for this model: allow more
 ├── DeviceError         the device asked for is not there: choose another
+├── ModelLost           the weights are not where edits need them any more: load the model again
 ├── NotANumber          the model's result is not a number: check its weights
 └── RequestError        one edit was asked for with a value that cannot work; also a ValueError
     ├── ImageError      the bytes are not a picture, or not one that can be read
@@ -27,6 +28,10 @@ class DeviceError(KontextError):
 
 class BudgetError(KontextError):
     """Raised when a model does not fit the device memory it may use, however its weights are streamed."""
+
+
+class ModelLost(KontextError):
+    """Raised when the weights could not go back to where they were; no further edit can run with this model."""
 
 
 class NotANumber(KontextError, ArithmeticError):

@@ -55,7 +55,11 @@ class Engine(Protocol):
     def warm_up(self) -> None: ...
 
     def spare_memory(self) -> AbstractContextManager[object]:
-        """Within the context `run` needs less of the device's memory, and more time."""
+        """Within the context `run` needs less of the device's memory, and more time.
+
+        Raises:
+            kontext.ModelLost: at its end the engine cannot have its usual place back, so that this process must end.
+        """
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs.errors import AbortJob, EditFailure, ErrorCode, RejectJob, RetryJob, StopWorker
-from kontext import RequestError
+from kontext import ModelLost, RequestError
 from worker.device_errors import device_is_lost, is_out_of_device_memory
 
 CPU_REFUSAL = "can't allocate memory"
@@ -52,6 +52,8 @@ def classify(error: Exception, device: str = "") -> EditFailure:
     """
     if isinstance(error, EditFailure):
         return error
+    if isinstance(error, ModelLost):
+        return StopWorker(ErrorCode.WORKER_LOST, _first_line(error))
     if device_is_lost(error, device):
         return StopWorker(ErrorCode.WORKER_LOST, f"the device is broken: {_first_line(error)}")
     if _is_out_of_host_memory(error):

@@ -25,7 +25,7 @@ from jobs.schema import (
     Timings,
     without_signature,
 )
-from kontext import DecodedImage, Edited, EditRequest, ImageError, encode_image
+from kontext import DecodedImage, Edited, EditRequest, ImageError, ModelLost, encode_image
 from storage import Storage
 from storage.store import INPUT, OUTPUT
 from storage.uris import scheme_of, show_uri
@@ -96,6 +96,7 @@ class EditRunner:
         self._events = events
         self._isolation = Isolation()
         self._unknown_jobs = UnknownJobs(settings.key_prefix, events)
+        self._last_run: StopWorker | None = None  # why no other run may follow in this process
         self.faults = FaultStreak()
 
     def run_message(self, message: Any, task_id: str) -> None:
@@ -121,6 +122,8 @@ class EditRunner:
             return
         self._events.send(JobTaken(claim.job_id, claim.attempt, claim.queued_seconds, origin_of(claim)))
         self._run(Run(claim, self._settings.job_timeout_seconds), task_id)
+        if self._last_run is not None:
+            raise self._last_run
         if self.faults.is_suspicious:
             self._try_device()
 
@@ -273,8 +276,20 @@ class EditRunner:
             if not is_out_of_memory(error):
                 raise
             self._events.send(MemorySpared(job_id, "once more with offload"))
-        with engine.spare_memory():  # outside the handler, whose traceback would keep the first run's tensors alive
-            return engine.run(request, on_step)
+        return self._run_spared(engine, request, on_step)  # outside the handler, whose traceback keeps tensors alive
+
+    def _run_spared(self, engine: Engine, request: EditRequest, on_step: OnStep) -> Edited:
+        """Run with little of the device's memory; an image that is there counts even if the engine is lost after it."""
+        edited: Edited | None = None
+        try:
+            with engine.spare_memory():
+                edited = engine.run(request, on_step)
+        except ModelLost as error:
+            if edited is None:
+                raise
+            self.close_for_good()  # before the turn is a neighbour's
+            self._last_run = StopWorker(ErrorCode.WORKER_LOST, str(error))
+        return edited
 
     @contextmanager
     def _stage(self, run: Run, name: str, timing: str) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -13,7 +14,7 @@ from torch import nn
 
 from kontext.choices import DEFAULT_BUDGET_BYTES
 from kontext.device import DeviceMemory, device_memory, release_cached_memory
-from kontext.errors import BudgetError
+from kontext.errors import BudgetError, ModelLost
 from kontext.offload.copies import Copies, copies_for
 from kontext.offload.host_memory import available_host_bytes
 from kontext.offload.needs import Workload, available_to_us, measure, needs_of, pieces_of
@@ -238,22 +239,39 @@ def spared(usual: Memory, values: Values = AT_ONCE) -> Iterator[Memory]:
     """Within the context all weights of a memory's model are streamed, and as little as possible is on the device.
 
     Slower by reading all weights again, into host memory and at the end to where they were.
+
+    Raises:
+        ModelLost: at the end the weights found no place where they were, as after another program took the memory.
     """
     workload = usual.workload
     if workload is None:
         raise RuntimeError("no model is held; call hold first")
     least = Streamed(usual.device, budget_bytes=None)
-    usual.release()
     try:
+        usual.release()
         least.hold(workload, values)
         with values.reading():
             pass
         yield least
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # their tensors would be in the way of the weights
+        raise
     finally:
+        _put_back(least, usual, workload, values)
+
+
+def _put_back(least: Memory, usual: Memory, workload: Workload, values: Values) -> None:
+    try:
         least.release()
         usual.hold(workload, values)
         with values.reading():
             pass
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelLost(
+            f"after an edit with all weights streamed they cannot go back to where they were ({reason}); "
+            "load the model again"
+        ) from error
 
 
 def _check_host(streamed_bytes: int) -> None:

@@ -8,6 +8,7 @@ import os
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from jobs.errors import ErrorCode
+from jobs.errors import ErrorCode, StopWorker
 from jobs.ledger import Ledger
+from jobs.registry import WorkerState
 from jobs.schema import EditJob, EditParams, JobState
 from jobs.settings import load_settings
+from kontext import ModelLost
 from tests.servers.redis import RedisServer
 from tests.waiting import eventually
 from worker.edit_worker import EditWorker
@@ -68,13 +71,18 @@ def ledger(worker: EditWorker) -> Iterator[Ledger]:
     ledger.redis.close()
 
 
-def begin(worker: EditWorker, ledger: Ledger) -> threading.Thread:
-    """Run job `a` in a thread, as Celery's pool does."""
+def submit(ledger: Ledger, worker: EditWorker, prompt: str) -> None:
+    """Put job `a` into the ledger."""
     buffer = io.BytesIO()
     Image.new("RGB", (64, 48), "orange").save(buffer, "PNG")
     uri = f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
-    job = EditJob(id="a", image=(uri,), prompt="make it snow", params=EditParams(num_inference_steps=2))
+    job = EditJob(id="a", image=(uri,), prompt=prompt, params=EditParams(num_inference_steps=2))
     list(ledger.submit([job], worker.settings.output_uri))
+
+
+def begin(worker: EditWorker, ledger: Ledger) -> threading.Thread:
+    """Run job `a` in a thread, as Celery's pool does."""
+    submit(ledger, worker, "make it snow")
     thread = threading.Thread(target=worker.runner.run_message, args=("a", "task"), daemon=True)
     thread.start()
     return thread
@@ -115,6 +123,34 @@ def test_the_log_says_nothing_of_steps_where_there_is_no_step_cache(
         begin(worker, ledger).join()
 
     assert not [line for line in caplog.messages if line.startswith("steps_skipped")]
+
+
+@pytest.mark.parametrize(("fails_before", "state"), [(False, JobState.SUCCEEDED), (True, JobState.QUEUED)])
+def test_an_engine_that_is_lost_after_an_edit_with_spare_memory_gets_no_other_job(
+    worker: EditWorker,
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    fails_before: bool,
+    state: JobState,
+) -> None:
+    @contextmanager
+    def spare_memory(engine: StandinEngine) -> Iterator[None]:
+        engine.is_spared = not fails_before
+        try:
+            yield
+        finally:
+            raise ModelLost("another program took the memory")
+
+    monkeypatch.setattr(StandinEngine, "spare_memory", spare_memory)
+    submit(ledger, worker, "need much memory")
+
+    with pytest.raises(StopWorker, match="another program took the memory"):
+        worker.runner.run_message("a", "task")
+
+    assert worker.state is WorkerState.BROKEN
+    assert ledger.get("a").state is state
+    assert any(path.is_file() for path in tmp_path.glob("out/**/*")) is (state is JobState.SUCCEEDED)
 
 
 def cancel(worker: EditWorker, ledger: Ledger, clock: Clock) -> None:

@@ -6,6 +6,7 @@ destroyed the moment it is given away, so that weights used too early or too lat
 
 from __future__ import annotations
 
+import weakref
 from functools import cache
 from typing import Any
 
@@ -24,6 +25,7 @@ from kontext.offload.pieces import Piece, places_beside
 from kontext.offload.planner import Plan
 from kontext.offload.streaming import Streamer
 from kontext.offload.workload import native_workload
+from kontext.weights.values import Values
 from tests.kontext.golden import PICTURE
 from tests.kontext.offload.standin_device import (
     CPU,
@@ -258,6 +260,44 @@ def test_an_edit_that_did_not_fit_runs_with_spare_memory() -> None:
 
     assert isinstance(model.memory, Resident)
     assert np.array_equal(edit(model), resident_picture())
+
+
+def test_a_model_whose_weights_cannot_go_back_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Resident(CPU)
+    model = load(memory)
+
+    def hold(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 374.00 MiB.")
+
+    with (
+        pytest.raises(kontext.ModelLost, match=r"cannot go back .* \(CUDA out of memory.\); load"),
+        model.spare_memory(),
+    ):
+        monkeypatch.setattr(memory, "hold", hold)
+
+
+def test_tensors_of_an_edit_that_failed_are_not_in_the_way_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Resident(CPU)
+    model = load(memory)
+    tensors: list[weakref.ref[torch.Tensor]] = []
+    left: list[object] = []
+    hold = memory.hold
+
+    def fail() -> None:
+        tensor = torch.ones(4)
+        tensors.append(weakref.ref(tensor))
+        raise Cancelled
+
+    def note_and_hold(workload: Workload, values: Values) -> None:
+        left.extend(tensor() for tensor in tensors)
+        hold(workload, values)
+
+    monkeypatch.setattr(memory, "hold", note_and_hold)
+
+    with pytest.raises(Cancelled), model.spare_memory():
+        fail()
+
+    assert left == [None]
 
 
 def test_a_streaming_model_can_spare_memory_and_stream_again() -> None:
