@@ -263,6 +263,7 @@ def spared(usual: Memory, values: Values = AT_ONCE) -> Iterator[Memory]:
 def _put_back(least: Memory, usual: Memory, workload: Workload, values: Values) -> None:
     try:
         least.release()
+        values.clear()  # what a `least.hold` that failed has recorded
         usual.hold(workload, values)
         with values.reading():
             pass

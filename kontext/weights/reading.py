@@ -140,14 +140,17 @@ class Reader(Values):
         """Do not read the values of a tensor that `convert` made: something else took its place."""
         self._converted.pop(tensor.data_ptr(), None)
 
+    def clear(self) -> None:
+        for recorded in (self._fills, self._computed, self._acts):
+            recorded.clear()
+
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Context in which the weights are read concurrently; its end waits until all are in place."""
         self._total = sum(source.nbytes for source in (*(source for _, source in self._fills), *self._computed))
         self._done = 0
         work = sorted(self._work(), key=lambda item: item[:2])  # in the order of the file
-        for done in (self._fills, self._computed, self._acts):
-            done.clear()
+        self.clear()
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="reader")
         usual = sys.getswitchinterval()
         is_shortened = usual > SWITCH_SECONDS  # not by another model's reading

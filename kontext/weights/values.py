@@ -24,6 +24,9 @@ class Values(Protocol):
     def when_filled(self, buffer: Tensor, act: Callable[[], object]) -> None:
         """Call a function when the weights that lie in a host buffer have their values, or soon before."""
 
+    def clear(self) -> None:
+        """Forget what is recorded and not read yet, as the places that a failed `hold` has given."""
+
     def reading(self) -> AbstractContextManager[None]:
         """Context at whose end all weights have their values."""
 
@@ -36,6 +39,9 @@ class AtOnce(Values):
 
     def when_filled(self, buffer: Tensor, act: Callable[[], object]) -> None:
         act()
+
+    def clear(self) -> None:
+        """Do nothing: all is copied already."""
 
     def reading(self) -> AbstractContextManager[None]:
         return nullcontext()

@@ -21,10 +21,12 @@ from kontext.networks import load_networks
 from kontext.offload.copies import StreamCopies
 from kontext.offload.host_memory import available_host_bytes, before_return, host_pages
 from kontext.offload.memory import Resident, Streamed
-from kontext.offload.pieces import places
+from kontext.offload.pieces import Piece, places
+from kontext.offload.streaming import StreamedPiece, Streamer
 from kontext.offload.workload import native_workload
 from kontext.weights.layout import find_model
 from kontext.weights.reading import Reader
+from kontext.weights.values import Values
 from tests.kontext.golden import MODEL, PICTURE
 from tests.kontext.offload.standin_device import CPU, FAST, AsPlanned, DestructiveCopies, load
 
@@ -197,6 +199,26 @@ def test_an_edit_that_did_not_fit_reads_its_weights_from_the_files_again() -> No
     assert isinstance(model.memory, Resident)
     assert all(np.array_equal(image, images[0]) for image in images)
     assert len(seen) == read  # the worker is not loading again
+
+
+def test_what_a_failed_hold_has_recorded_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = kontext.load(MODEL, device="cpu", dtype=torch.float32)
+    assert isinstance(model.values, Reader)
+    read = model.values._total
+    take, taken = Streamer.take, list[str]()
+
+    def take_three(streamer: Streamer, piece: Piece, values: Values) -> StreamedPiece:
+        if len(taken) == 3:
+            raise torch.OutOfMemoryError("DefaultCPUAllocator: can't allocate memory")
+        taken.append(piece.name)
+        return take(streamer, piece, values)
+
+    monkeypatch.setattr(Streamer, "take", take_three)
+    with pytest.raises(torch.OutOfMemoryError), model.spare_memory():
+        pass
+
+    assert len(taken) == 3
+    assert model.values._total == read > 0
 
 
 def test_compiling_before_the_weights_are_read_copies_nothing_to_the_device() -> None:
