@@ -4,6 +4,7 @@ KontextError
 ├── CheckpointError     the weights cannot be used as they lie there: correct the files, then load again
 ├── BudgetError         the device memory allowed is too little for this model: allow more
 ├── DeviceError         the device asked for is not there: choose another
+├── DeviceTaken         other programs hold the device's memory: try again once they have ended
 ├── ModelLost           the weights are not where edits need them any more: load the model again
 ├── NotANumber          the model's result is not a number: check its weights
 └── RequestError        one edit was asked for with a value that cannot work; also a ValueError
@@ -24,6 +25,10 @@ class CheckpointError(KontextError):
 
 class DeviceError(KontextError):
     """Raised when the device asked for does not exist on this machine."""
+
+
+class DeviceTaken(KontextError):
+    """Raised when a model would fit the device, but other programs leave too little of its memory now."""
 
 
 class BudgetError(KontextError):

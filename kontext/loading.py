@@ -47,6 +47,7 @@ def load(
         BudgetError: the model does not fit the budget, however its weights are streamed.
         CheckpointError: files are missing, cut short, or do not fit.
         DeviceError: the device is not there, or cannot compile what was to be compiled.
+        DeviceTaken: other programs leave too little of the device's memory.
         RequestError: max_sequence_length, cache_bytes, attention, precision or kernels cannot be used.
     """
     options = replace(options or EngineOptions(), **changes)
@@ -97,6 +98,7 @@ def place(model: Kontext, values: Values = AT_ONCE) -> None:
         values: where the new places get their values from, at once or later, but before an edit.
     Raises:
         BudgetError: the model does not fit the budget.
+        DeviceTaken: other programs leave too little of the device's memory.
     """
     model.memory.hold(native_workload(model), values)
 

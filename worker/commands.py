@@ -70,7 +70,8 @@ def run(
     Example: DG_BROKER_URL=redis://redis:6379/0 DG_FLUX_KONTEXT_MODEL=/models/kontext worker run
 
     SIGTERM finishes the job on the GPU (at most DG_DRAIN_SECONDS, then it goes back to the queue); a second one hands
-    it back at its next step. Exit codes: 0 stopped, 2 wrong settings, 4 no model, 70 broken device, 71 hung device.
+    it back at its next step. Exit codes: 0 stopped, 2 wrong settings, 4 no model, 70 broken device or one whose
+    memory other programs hold, 71 hung device.
     """
     settings = _settings()
     if gpus is not None:

@@ -16,10 +16,11 @@ from typing import Any
 from celery import bootsteps, signals
 
 from jobs.errors import Error
-from kontext import KontextError
+from kontext import DeviceTaken, KontextError
 from worker.admission import AdmissionStep
-from worker.edit_worker import EditWorker, StoppedWhileLoading
+from worker.edit_worker import EXIT_BROKEN, EditWorker, StoppedWhileLoading
 from worker.events import Listener, ModelNotLoaded, WorkerTakesJobs
+from worker.faults import is_out_of_memory
 from worker.intake import IntakeStep
 from worker.listeners import listeners
 from worker.settings import Settings
@@ -45,13 +46,14 @@ class ServiceStep(bootsteps.StartStopStep):
             worker.stop()
             logging.shutdown()
             os._exit(0)  # the thread that loads would keep the interpreter from ending
-        except (KontextError, Error) as error:
-            worker.events.send(ModelNotLoaded(str(error)))
+        except BaseException as error:
+            code, reason = _why_not_loaded(error)
+            if code is not None:
+                worker.events.send(ModelNotLoaded(reason))
             worker.stop()  # Celery stops only what has started
-            raise SystemExit(EXIT_NO_MODEL) from error
-        except BaseException:
-            worker.stop()
-            raise
+            if code is None:
+                raise
+            raise SystemExit(code) from error
 
     def stop(self, controller: Any) -> None:
         worker: EditWorker = controller.app.edit_worker
@@ -60,6 +62,22 @@ class ServiceStep(bootsteps.StartStopStep):
 
     def terminate(self, controller: Any) -> None:
         self.stop(controller)
+
+
+def _why_not_loaded(error: BaseException) -> tuple[int | None, str]:
+    """Exit code and reason of a worker whose model did not load; no code for a fault of the engine's own.
+
+    Memory that others hold may be free in a moment: a supervisor should try again.
+    """
+    if isinstance(error, DeviceTaken):
+        return EXIT_BROKEN, str(error)
+    if isinstance(error, KontextError | Error):
+        return EXIT_NO_MODEL, str(error)
+    if isinstance(error, Exception) and is_out_of_memory(error):
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        way_out = "end what else uses it, or set DG_FLUX_KONTEXT_OFFLOAD=auto"
+        return EXIT_BROKEN, f"not enough memory to load the model: {way_out} ({said})"
+    return None, ""
 
 
 def make_worker(settings: Settings) -> EditWorker:

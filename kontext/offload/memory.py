@@ -14,7 +14,7 @@ from torch import nn
 
 from kontext.choices import DEFAULT_BUDGET_BYTES
 from kontext.device import DeviceMemory, device_memory, release_cached_memory
-from kontext.errors import BudgetError, ModelLost
+from kontext.errors import DeviceTaken, ModelLost
 from kontext.offload.copies import Copies, copies_for
 from kontext.offload.host_memory import available_host_bytes
 from kontext.offload.needs import Workload, available_to_us, measure, needs_of, pieces_of
@@ -110,6 +110,7 @@ class Streamed(Memory):
 
         Raises:
             BudgetError: the budget is too small even with everything streamed.
+            DeviceTaken: other programs leave too little of the device's memory.
         """
         copies = self._copies or copies_for(self.device)
         self.plan = self.plan_for(workload, copies)
@@ -121,6 +122,8 @@ class Streamed(Memory):
     def plan_for(self, workload: Workload, copies: Copies) -> Plan:
         """Plan for a model, from the copy rate and block time measured on this machine."""
         loop = [piece for stage in workload.stages for piece in stage.loop]
+        memory = device_memory(self.device)
+        self._check_others(needs_of(workload, 0.0, memory), memory)  # before anything is taken
         rate, block_seconds = measure(loop[0], workload.prepare_block(), copies)
         release_cached_memory(self.device)  # of the measurements
         memory = device_memory(self.device)
@@ -138,22 +141,33 @@ class Streamed(Memory):
         )
         return plan
 
+    def _check_others(self, needs: Sequence[Need], memory: DeviceMemory | None) -> None:
+        """Check that other programs leave enough of the device, where budget and device alone would do.
+
+        Raises:
+            DeviceTaken: they do not.
+        """
+        if memory is None or self.budget_bytes is None:
+            return
+        available, least = available_to_us(memory), least_budget(needs)
+        if available < least <= min(self.budget_bytes, memory.total):
+            raise DeviceTaken(
+                f"the VRAM budget is {megabytes(self.budget_bytes)}, but other programs leave "
+                f"{megabytes(available)} of the device, and with its weights streamed this model needs "
+                f"{megabytes(least)}: end some of them, or take another device"
+            )
+
     def _budget_within(self, needs: Sequence[Need], memory: DeviceMemory | None) -> int:
         """The budget, or what this process can have of the device where that is less.
 
         Raises:
-            BudgetError: that is too little, however large the budget is.
+            DeviceTaken: other programs leave too little.
         """
         assert self.budget_bytes is not None
-        if memory is None:
+        self._check_others(needs, memory)
+        if memory is None or self.budget_bytes < least_budget(needs):  # the plan names such a budget
             return self.budget_bytes
         available = available_to_us(memory)
-        if available < min(self.budget_bytes, least_budget(needs)):
-            raise BudgetError(
-                f"the VRAM budget is {megabytes(self.budget_bytes)}, but other programs leave "
-                f"{megabytes(available)} of the device, and with its weights streamed this model needs "
-                f"{megabytes(least_budget(needs))}: end some of them, or take another device"
-            )
         if available < self.budget_bytes:
             log.warning("offload_budget_is_not_free free=%s budget=%s", available, self.budget_bytes)
         return min(self.budget_bytes, available)
@@ -224,14 +238,13 @@ def memory_for(workload: Workload, device: torch.device, offload: bool | None, b
     memory = device_memory(device)
     if memory is None:  # the device's memory is the host's
         return Resident(device)
-    available = available_to_us(memory)
-    if budget_bytes is not None:
-        available = min(available, budget_bytes)
+    budget = min(memory.total, budget_bytes or memory.total)
+    available = min(budget, available_to_us(memory))
     needed = resident_bytes(needs_of(workload, 0.0, memory))
     log.info(
         "offload_chosen streams=%s needed=%.2fGiB available=%.2fGiB", needed > available, needed / GIB, available / GIB
     )
-    return Resident(device) if needed <= available else Streamed(device, available)
+    return Resident(device) if needed <= available else Streamed(device, budget)
 
 
 @contextmanager

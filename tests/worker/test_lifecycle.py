@@ -6,9 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from kontext import KontextError
+from kontext import DeviceTaken, KontextError
+from worker.edit_worker import EXIT_BROKEN
 from worker.events import Event, Events
 from worker.lifecycle import EXIT_NO_MODEL, ServiceStep
+from worker.standin import out_of_memory
 
 
 class Unable:
@@ -30,22 +32,24 @@ class Unable:
 
 
 @pytest.mark.parametrize(
-    ("error", "raised", "said"),
+    ("error", "code", "said"),
     [
-        (KontextError("there is no folder /models"), SystemExit, ["model_not_loaded", "stopped"]),
-        (ZeroDivisionError("an engine's own fault"), ZeroDivisionError, ["stopped"]),
+        (KontextError("there is no folder /models"), EXIT_NO_MODEL, ["model_not_loaded", "stopped"]),
+        (DeviceTaken("other programs leave 10 MiB"), EXIT_BROKEN, ["model_not_loaded", "stopped"]),
+        (out_of_memory(), EXIT_BROKEN, ["model_not_loaded", "stopped"]),
+        (ZeroDivisionError("an engine's own fault"), None, ["stopped"]),
     ],
 )
 def test_a_worker_that_cannot_load_its_model_ends_its_threads_first(
-    error: BaseException, raised: type[BaseException], said: list[str]
+    error: BaseException, code: int | None, said: list[str]
 ) -> None:
     worker = Unable(error)
     pool = SimpleNamespace(__module__="celery.concurrency.thread")
     controller = SimpleNamespace(app=SimpleNamespace(edit_worker=worker, steps={}), pool_cls=pool)
 
-    with pytest.raises(raised) as ended:
+    with pytest.raises(type(error) if code is None else SystemExit) as ended:
         ServiceStep(controller).start(controller)
 
     assert worker.said == said
     if isinstance(ended.value, SystemExit):
-        assert ended.value.code == EXIT_NO_MODEL
+        assert ended.value.code == code

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import kontext
-from kontext import BudgetError
+from kontext import BudgetError, DeviceTaken
 from kontext.device import DeviceMemory
 from kontext.offload import memory as offload
 from kontext.offload.copies import copies_for
@@ -64,9 +64,24 @@ def test_a_device_that_others_have_filled_is_named_and_not_the_budget(
     monkeypatch: pytest.MonkeyPatch, model: Kontext
 ) -> None:
     device = DeviceMemory(16 * GIB, free=10 * MIB, reserved=0)
+    monkeypatch.setattr(offload, "device_memory", lambda _: device)
+    monkeypatch.setattr(offload, "measure", None)  # which takes memory
+    workload = native_workload(model)
 
-    with pytest.raises(BudgetError, match=re.escape("other programs leave 1,546 MiB of the device")):
-        planned(monkeypatch, model, 16 * GIB, device)
+    for memory in (Streamed(CPU, 16 * GIB), memory_for(workload, CPU, None, None)):
+        assert isinstance(memory, Streamed)
+        with pytest.raises(DeviceTaken, match=re.escape("other programs leave 1,546 MiB of the device")):
+            memory.plan_for(workload, copies_for(CPU))
+
+
+def test_a_device_that_is_too_small_is_not_blamed_on_others(monkeypatch: pytest.MonkeyPatch, model: Kontext) -> None:
+    device = DeviceMemory(700 * MIB, free=10 * MIB, reserved=0)
+    monkeypatch.setattr(offload, "device_memory", lambda _: device)
+    memory = memory_for(native_workload(model), CPU, None, None)
+    assert isinstance(memory, Streamed)
+
+    with pytest.raises(BudgetError, match="the VRAM budget is 700 MiB; with its weights streamed"):
+        memory.plan_for(native_workload(model), copies_for(CPU))
 
 
 def test_a_budget_that_is_too_small_is_still_named(monkeypatch: pytest.MonkeyPatch, model: Kontext) -> None:
