@@ -93,7 +93,9 @@ def check_model(settings: Settings) -> Iterator[Finding]:
         return
     if settings.flux_kontext_engine == "official":
         from kontext.official import find_source
+        from worker.engines import check_official_settings
 
+        check_official_settings(settings)
         find_source()
     files = find_model(settings.flux_kontext_model)
     yield Finding("model", Level.OK, str(files.transformer))

@@ -70,7 +70,7 @@ def load_engine(settings: Settings, on_progress: Callable[[int, int], None] | No
         on_progress: called with (bytes read, bytes in all) while weights are read; `module:callable` makes its engine
             without.
     Raises:
-        SettingsError: there is no such engine.
+        SettingsError: there is no such engine, or it has no choice of what a setting chooses.
         kontext.KontextError: the weights cannot be used.
     """
     _set_allocator()
@@ -83,6 +83,7 @@ def load_engine(settings: Settings, on_progress: Callable[[int, int], None] | No
     if settings.flux_kontext_engine == "official":
         from kontext import official
 
+        check_official_settings(settings)
         return official.load(settings.flux_kontext_model, engine_options(settings), on_progress=on_progress)
     if settings.flux_kontext_engine == "standin":
         from worker.standin import load_standin
@@ -90,6 +91,33 @@ def load_engine(settings: Settings, on_progress: Callable[[int, int], None] | No
         return load_standin(settings)
     given = settings.flux_kontext_engine
     raise SettingsError(f"DG_FLUX_KONTEXT_ENGINE={given!r}: expected native, official, standin or module:callable")
+
+
+NATIVE_ALONE: dict[str, tuple[object, ...]] = {
+    "flux_kontext_cache": (None,),
+    "flux_kontext_precision": ("bf16",),
+    "flux_kontext_attention": ("auto",),
+    "flux_kontext_compile": (None, False),
+    "flux_kontext_kernels": ("auto", "reference"),
+}
+"""Settings that choose what only the native engine has, with the values that the official one does not contradict.
+
+Sizes of caches are not among them: an engine that keeps nothing stays within each.
+"""
+
+
+def check_official_settings(settings: Settings) -> None:
+    """Refuse settings that the official engine would ignore.
+
+    Raises:
+        SettingsError: one line that names each.
+    """
+    ignored = [f"DG_{name.upper()}" for name, fitting in NATIVE_ALONE.items() if getattr(settings, name) not in fitting]
+    if ignored:
+        raise SettingsError(
+            f"{', '.join(ignored)}: not for the official engine; "
+            "unset what is named here, or set DG_FLUX_KONTEXT_ENGINE=native"
+        )
 
 
 def _set_allocator() -> None:

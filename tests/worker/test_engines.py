@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
@@ -10,7 +11,8 @@ from jobs.errors import SettingsError
 from jobs.settings import load_settings
 from kontext import BudgetError, Kontext
 from kontext.offload.memory import Resident, Streamed
-from worker.engines import load_engine
+from worker.check import check_machine
+from worker.engines import check_official_settings, load_engine
 from worker.run_edit import describe_engine
 from worker.settings import Settings
 
@@ -69,6 +71,36 @@ def test_a_step_cache_is_an_approximation_and_off_unless_asked_for(
 def test_an_engine_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="ENGINE='unknown': expected native, official, standin or module:callable"):
         engine(monkeypatch, ENGINE="unknown")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CACHE", "first-block"),
+        ("PRECISION", "fp8"),
+        ("ATTENTION", "math"),
+        ("COMPILE", "true"),
+        ("KERNELS", "fast"),
+    ],
+)
+def test_the_official_engine_refuses_what_it_would_ignore(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = f"^DG_FLUX_KONTEXT_{name}: not for the official engine; .* set DG_FLUX_KONTEXT_ENGINE=native$"
+    with pytest.raises(SettingsError, match=message):
+        engine(monkeypatch, ENGINE="official", **{name: value})
+
+    failed = [finding.found for finding in check_machine(load_settings(Settings)) if finding.subject == "model"]
+    assert len(failed) == 1
+    assert re.match(message, failed[0])
+
+
+def test_the_official_engine_takes_what_it_does_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"CACHE": "off", "PRECISION": "bf16", "ATTENTION": "auto", "COMPILE": "false", "KERNELS": "reference"}
+    for name, value in values.items():
+        monkeypatch.setenv(f"DG_FLUX_KONTEXT_{name}", value)
+
+    check_official_settings(load_settings(Settings))
 
 
 @pytest.mark.parametrize(("kernels", "is_fast"), [("auto", False), ("fast", True), ("reference", False)])
