@@ -18,6 +18,7 @@ from kontext.networks import load_networks
 from kontext.offload.memory import Memory, Resident, Streamed
 from kontext.weights.layout import find_model
 from tests.kontext.golden import GOLDEN, MODEL, PICTURE
+from tests.kontext.offload.standin_device import load_streamed
 
 
 class Cancelled(Exception):
@@ -94,9 +95,9 @@ def test_steps_are_reported(model: kontext.Kontext) -> None:
     assert steps == [(1, 3), (2, 3), (3, 3)]
 
 
-@pytest.mark.parametrize("offload", [False, True])
-def test_a_cancelled_edit_leaves_the_model_as_it_was(offload: bool) -> None:
-    model = kontext.load(MODEL, device="cpu", offload=offload)
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_a_cancelled_edit_leaves_the_model_as_it_was(is_streamed: bool) -> None:
+    model = load_streamed() if is_streamed else kontext.load(MODEL, device="cpu")
     before = edit(model)
 
     def cancel(done: int, total: int) -> None:
@@ -109,7 +110,7 @@ def test_a_cancelled_edit_leaves_the_model_as_it_was(offload: bool) -> None:
 
 
 def test_offload_gives_the_identical_picture(model: kontext.Kontext) -> None:
-    assert np.array_equal(edit(kontext.load(MODEL, device="cpu", offload=True)), edit(model))
+    assert np.array_equal(edit(load_streamed()), edit(model))
 
 
 def test_a_budget_that_is_too_small_is_an_error_that_names_the_least() -> None:

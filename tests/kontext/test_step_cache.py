@@ -18,7 +18,7 @@ from kontext.offload.memory import Resident
 from kontext.step_cache import CachedSteps, parse_step_cache
 from tests.kontext.compiling import repeated_step, transformer
 from tests.kontext.golden import MODEL, PICTURE
-from tests.kontext.offload.standin_device import CPU, AsPlanned, load
+from tests.kontext.offload.standin_device import CPU, AsPlanned, load, load_streamed
 from tests.parity.closeness import assert_close
 
 STEPS = 8
@@ -76,8 +76,8 @@ def test_no_number_is_fetched_from_the_device_where_the_rules_decide() -> None:
 
 
 @cache
-def model(**options: Any) -> kontext.Kontext:
-    return kontext.load(MODEL, device="cpu", **options)
+def model(is_streamed: bool = False, **options: Any) -> kontext.Kontext:
+    return load_streamed(**options) if is_streamed else kontext.load(MODEL, device="cpu", **options)
 
 
 def edit(model: kontext.Kontext, **changes: Any) -> tuple[np.ndarray, int | None]:
@@ -113,13 +113,13 @@ def lora(tmp_path_factory: pytest.TempPathFactory) -> Lora:
     ("options", "changes"),
     [
         ({}, {}),
-        ({"offload": True}, {}),
+        ({"is_streamed": True}, {}),
         ({}, {"loras": True}),
-        ({"offload": True}, {"loras": True}),
+        ({"is_streamed": True}, {"loras": True}),
         ({}, {"images": (PICTURE, SECOND_PICTURE)}),
         ({"dtype": torch.bfloat16, "precision": "fp8"}, {"num_inference_steps": 3}),  # few: bfloat16 is slow on a CPU
     ],
-    ids=["resident", "offload", "lora", "offload, lora", "two images", "fp8"],
+    ids=["resident", "streamed", "lora", "streamed, lora", "two images", "fp8"],
 )
 def test_a_threshold_of_0_is_exact_and_the_largest_computes_warm_up_and_end_alone(
     options: dict[str, Any], changes: dict[str, Any], lora: Lora, monkeypatch: pytest.MonkeyPatch
@@ -136,7 +136,7 @@ def test_a_threshold_of_0_is_exact_and_the_largest_computes_warm_up_and_end_alon
     assert np.array_equal(all_steps[0], exact)
     assert (all_steps[1], few_steps[1]) == (changes.get("num_inference_steps", STEPS), 2)
     assert 0 < np.abs(few_steps[0].astype(int) - exact).mean() < 60  # of 255
-    if "offload" in options:
+    if "is_streamed" in options:
         assert np.array_equal(few_steps[0], edit(model(step_cache=FEW), **changes)[0])
 
 

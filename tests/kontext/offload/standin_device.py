@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 import kontext
+from kontext import loading
 from kontext.device import default_dtype
 from kontext.loading import place
 from kontext.networks import load_networks
@@ -105,3 +108,14 @@ def load(memory: Memory, dtype: torch.dtype = DTYPE) -> kontext.Kontext:
     )
     place(model)
     return model
+
+
+def load_streamed(model: Path | None = MODEL, **options: Any) -> kontext.Kontext:
+    """A model by `kontext.load`, all of it streamed; small models hardly stream within any budget that they accept."""
+    memory = AsPlanned(lambda name: True)
+    with patch.object(loading, "memory_for", lambda *_: memory):
+        loaded = kontext.load(model, device="cpu", **options)
+    assert loaded.memory is memory
+    assert memory.plan is not None
+    assert memory.plan.streamed
+    return loaded
