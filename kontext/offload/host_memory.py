@@ -25,7 +25,8 @@ _pages: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  #
 
 def host_pages(nbytes: int) -> Tensor:
     """Allocate pages of their own for so many bytes; they take no memory before they are written to."""
-    memory = mmap.mmap(-1, nbytes)
+    # Python shares by default, and the system makes no large pages of shared memory.
+    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(AttributeError, OSError):  # not on every system
         memory.madvise(mmap.MADV_HUGEPAGE)  # a five-hundredth of the pages to be locked
     owner = (ctypes.c_ubyte * nbytes).from_buffer(memory)  # unlike the map it dies before the pages do
@@ -52,7 +53,8 @@ def available_host_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int 
     available = [1024 * value for name, value in _numbers(meminfo) if name == "MemAvailable:"]
     with suppress(OSError, ValueError):  # "max" is no limit
         limit, used = (int((cgroup / f"memory.{name}").read_text()) for name in ("max", "current"))
-        cached = sum(value for name, value in _numbers(cgroup / "memory.stat") if name == "file")
+        stat = dict(_numbers(cgroup / "memory.stat"))
+        cached = stat.get("file", 0) - stat.get("shmem", 0)  # shared memory counts as a file, and does not give way
         available.append(limit - used + cached)
     return min(available, default=None)
 

@@ -58,6 +58,14 @@ def streaming(copies: LockedCopies) -> AsPlanned:
     return memory
 
 
+def permissions(address: int) -> str:
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        ends, permissions = line.split()[:2]
+        if address in range(*(int(end, 16) for end in ends.split("-"))):
+            return permissions
+    raise AssertionError(f"{address:x} is not mapped")
+
+
 def mapped_memory() -> list[range]:
     lines = Path("/proc/self/maps").read_text().splitlines()
     return [range(*(int(end, 16) for end in line.split()[0].split("-"))) for line in lines]
@@ -78,6 +86,13 @@ def test_pages_go_back_to_the_system_with_their_last_tensor_and_not_before_the_l
     gc.collect()
 
     assert said == [True]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+def test_pages_are_private_so_that_they_may_be_large() -> None:
+    buffer = host_pages(ODD)
+
+    assert permissions(buffer.data_ptr()) == "rw-p"
 
 
 def test_a_last_call_that_was_made_earlier_is_not_made_again() -> None:
@@ -235,21 +250,22 @@ def test_compiling_before_the_weights_are_read_copies_nothing_to_the_device() ->
 
 
 @pytest.mark.parametrize(
-    ("limit", "used", "cached", "available"),
+    ("limit", "used", "cached", "shared", "available"),
     [
-        ("max", 0, 0, 8_000),  # no limit: the machine's
-        (6_000, 1_000, 400, 5_400),  # what is cached of files gives way
-        (64_000, 1_000, 0, 8_000),
+        ("max", 0, 0, 0, 8_000),  # no limit: the machine's
+        (6_000, 1_000, 400, 0, 5_400),  # what is cached of files gives way
+        (6_000, 1_000, 400, 300, 5_100),  # shared memory, counted among them, does not
+        (64_000, 1_000, 0, 0, 8_000),
     ],
 )
 def test_the_host_has_what_machine_and_container_both_allow(
-    tmp_path: Path, limit: int | str, used: int, cached: int, available: int
+    tmp_path: Path, limit: int | str, used: int, cached: int, shared: int, available: int
 ) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:  16384 kB\nMemAvailable:  8000 kB\nHugePages_Total:  0\n")
     (tmp_path / "memory.max").write_text(str(limit if limit == "max" else 1024 * int(limit)))
     (tmp_path / "memory.current").write_text(str(1024 * used))
-    (tmp_path / "memory.stat").write_text(f"anon 5\nfile {1024 * cached}\n")
+    (tmp_path / "memory.stat").write_text(f"anon 5\nfile {1024 * cached}\nshmem {1024 * shared}\n")
 
     assert available_host_bytes(meminfo, tmp_path) == 1024 * available
     assert available_host_bytes(tmp_path / "none", tmp_path / "none") is None
