@@ -39,10 +39,9 @@ def banded_bytes(config: AutoencoderConfig, pixels: int, is_compiled: bool) -> i
     return min(whole_bytes(config, pixels, is_compiled), PEAK_IN_BANDS * config.ch * pixels + BAND_BYTES)
 
 
-def is_compiled(autoencoder: nn.Module) -> bool:
-    """Whether the norms of an autoencoder are compiled, by themselves or with what is around them."""
-    parts = list(autoencoder.modules())
-    return any("forward" in vars(part) or getattr(part, "compiled_activated", None) is not None for part in parts)
+def has_compiled_norms(autoencoder: nn.Module) -> bool:
+    """Report whether `compile_autoencoder` has compiled the norms of an autoencoder."""
+    return any(getattr(part, "compiled_activated", None) is not None for part in autoencoder.modules())
 
 
 def decode(decoder: Decoder, latents: Tensor, band_bytes: int = BAND_BYTES) -> Tensor:
@@ -137,8 +136,8 @@ def _in_bands(
 
 def _norm_of(norm: nn.GroupNorm, x: Tensor, band_bytes: int) -> Callable[[Tensor], Tensor]:
     """The norm as a function of a band: with mean and variance of the whole image, in float32."""
-    groups = norm.num_groups
-    count, mean = 0, x.new_zeros(len(x), groups, dtype=torch.float64)
+    groups, exact = norm.num_groups, _dtype_of_sums(x.device)
+    count, mean = 0, x.new_zeros(len(x), groups, dtype=exact)
     squares = torch.zeros_like(mean)
     for begin, end in _bands(x, band_bytes):
         band = x[:, :, begin:end].float()
@@ -146,16 +145,20 @@ def _norm_of(norm: nn.GroupNorm, x: Tensor, band_bytes: int) -> Callable[[Tensor
         variance, mean_of_band = torch.var_mean(band, dim=(2, 3, 4), correction=0)
         added = band[0, 0].numel()
         # Chan, Golub and LeVeque 1979: the sums of squares of two parts, each about its own mean, as one.
-        distance = mean_of_band.double() - mean
-        squares = squares + variance.double() * added + distance.square() * (count * added / (count + added))
+        distance = mean_of_band.to(exact) - mean
+        squares = squares + variance.to(exact) * added + distance.square() * (count * added / (count + added))
         mean = mean + distance * (added / (count + added))
         count += added
     deviation = torch.sqrt(squares / count + norm.eps)
-    per_group = norm.weight.double().view(1, groups, -1)
+    per_group = norm.weight.to(exact).view(1, groups, -1)
     scale = per_group / deviation.unsqueeze(2)
-    shift = norm.bias.double().view(1, groups, -1) - mean.unsqueeze(2) * scale
+    shift = norm.bias.to(exact).view(1, groups, -1) - mean.unsqueeze(2) * scale
     scale, shift = (part.flatten(1)[:, :, None, None].float() for part in (scale, shift))
     return lambda band: torch.addcmul(shift, band.float(), scale)
+
+
+def _dtype_of_sums(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64  # which Apple's GPU lacks
 
 
 def _bands(x: Tensor, band_bytes: int, channels: int | None = None, step: int = 1) -> Iterator[tuple[int, int]]:

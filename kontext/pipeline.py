@@ -293,7 +293,7 @@ class Kontext:
         autoencoder, room = self.networks.autoencoder, self.memory.room_bytes()
         if room is None or not isinstance(autoencoder, Autoencoder):  # the official code has its own
             return False
-        return banded.whole_bytes(self.config.autoencoder, pixels, banded.is_compiled(autoencoder)) > room
+        return banded.whole_bytes(self.config.autoencoder, pixels, banded.has_compiled_norms(autoencoder)) > room
 
     def _across_seam(self, values: Tensor) -> Tensor:
         """Round what one network hands to the next as the reference does, then give it the transformer's dtype."""

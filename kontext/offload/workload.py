@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kontext.attention import rotary_table
 from kontext.attention_kernels import using_backend
-from kontext.banded import banded_bytes, is_compiled, whole_bytes
+from kontext.banded import banded_bytes, has_compiled_norms, whole_bytes
 from kontext.config import PIXELS_PER_TOKEN, ModelConfig
 from kontext.layers import ModulationOut
 from kontext.matmul import using_products
@@ -40,7 +40,7 @@ def native_workload(model: Kontext) -> Workload:
             transformer_stage(networks.transformer),
         ],
         working=working(
-            model.config, model.max_sequence_length, model.dtype.itemsize, is_compiled(networks.autoencoder)
+            model.config, model.max_sequence_length, model.dtype.itemsize, has_compiled_norms(networks.autoencoder)
         ),
         prepare_block=partial(_prepare_block, model),
     )

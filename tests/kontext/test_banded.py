@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +85,27 @@ def test_in_float32_bands_give_the_whole_image(
         assert (in_bands - whole).abs().max() < 2e-5 * whole.abs().max()  # sums in another order, through 30 layers
 
 
+class WithoutFloat64(TorchDispatchMode):
+    """Refuses float64, as Apple's GPU does."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        assert all(leaf.dtype != torch.float64 for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+        return result
+
+
+@pytest.mark.parametrize(("device", "mode"), [("cpu", nullcontext), ("mps", WithoutFloat64)])
 @torch.inference_mode()
-def test_statistics_are_those_of_the_whole_image_and_not_of_a_band() -> None:
+def test_statistics_are_those_of_the_whole_image_and_not_of_a_band(
+    monkeypatch: pytest.MonkeyPatch, device: str, mode: Callable[[], AbstractContextManager[object]]
+) -> None:
+    dtype = banded._dtype_of_sums(torch.device(device))
+    monkeypatch.setattr(banded, "_dtype_of_sums", lambda device: dtype)
     norm = nn.GroupNorm(2, 4, eps=1e-6)
     x = torch.randn(1, 4, 40, 8, generator=torch.Generator().manual_seed(2)).cumsum(dim=2) + 100  # drifts downwards
 
-    normed = banded._norm_of(norm, x, ONE_ROW)
+    with mode():
+        normed = banded._norm_of(norm, x, ONE_ROW)
 
     assert torch.allclose(normed(x), norm(x), atol=2e-5)
 
