@@ -33,7 +33,7 @@ class EngineOptions:
         seam_dtype: what one network hands to the next is rounded to it. The reference rounds to bfloat16 even
             between float32 networks.
         cache_bytes: of host memory for encoded prompts and images that may come again; 0 keeps none.
-        compile: the transformer's blocks and the autoencoder, while weights are read; None for on CUDA only,
+        compile: the transformer's blocks and the autoencoder's norms, while weights are read; None for on CUDA only,
             and there only if the compiler works.
         attention: "auto" (the fastest kernel, measured now), or one of `kontext.choices.Attention`.
         precision: of the blocks' linear layers, "bf16" (the dtype) or "fp8", an approximation that results tell of.

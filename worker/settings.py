@@ -51,7 +51,9 @@ class Settings(StorageSettings):
     flux_kontext_cache_bytes: BytesOrZero = Field(
         DEFAULT_CACHE_BYTES, description="host memory for prompts and pictures encoded before; 0: none"
     )
-    flux_kontext_compile: Switch = Field(None, description="compile transformer and autoencoder; default auto: on CUDA")
+    flux_kontext_compile: Switch = Field(
+        None, description="compile transformer blocks and autoencoder norms; default auto: on CUDA"
+    )
     flux_kontext_attention: Attention = Field("auto", description="attention kernel; auto measures them once on CUDA")
     flux_kontext_kernels: CpuKernels = Field(
         "auto", description="on a CPU: fast ones also for bfloat16, or the reference's also for float32"
