@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 from random import Random
 
@@ -51,10 +52,10 @@ def flow_training(beginning: Path, folder: Path, steps: int) -> FlowTraining:
     return FlowTraining(load_networks(find_model(beginning), torch.float32), SMALLEST, plan, folder, CPU)
 
 
-def lessons_of(beginning: Path, *phases: Phase, uses: int = 1, kept: int = 1, passed: float = 0.0) -> Lessons:
+def lessons_of(beginning: Path, *phases: Phase, uses: int = 1, kept: int = 1, workers: int = 0) -> Lessons:
     networks = load_networks(find_model(beginning), torch.float32)
-    orders = Orders(phases, (networks.t5, networks.clip), SMALLEST, min(uses, 2), 5, torch.tensor(passed))
-    return Lessons(networks.autoencoder, orders, uses, kept, workers=0)
+    orders = Orders(phases, (networks.t5, networks.clip), SMALLEST, min(uses, 2), 5, torch.tensor(0.0).share_memory_())
+    return Lessons(networks.autoencoder, orders, uses, kept, workers)
 
 
 def batch_of(beginning: Path, bucket: Bucket) -> Batch:
@@ -122,7 +123,10 @@ def test_a_training_ends_after_its_minutes(beginning: Path, tmp_path: Path) -> N
 
     assert training.passed == 1
     assert 1 <= training.step < 10**6
-    assert flow_training(beginning, tmp_path, steps=10**9).steps == 10**9
+    again = flow_training(beginning, tmp_path, steps=10**9)
+    again.limit_seconds = 0.5
+    again.run()
+    assert (again.step, again.samples) == (training.step, training.samples)
 
 
 @pytest.mark.parametrize("decoder_only", [False, True])
@@ -266,6 +270,18 @@ def test_every_order_is_used_a_few_times_and_then_makes_place(beginning: Path) -
     assert batch.references.shape == batch.target.shape == (6, 16, 64)
     assert batch.img_ids.shape == (6, 32, 3)
     assert not torch.equal(batch.t5_ids[0], batch.t5_ids[1])  # other words
+
+
+def test_a_process_of_its_own_makes_the_orders_of_the_phase_that_has_come(beginning: Path) -> None:
+    smaller = Bucket(((32, 32),), 2, (("recolour", 1.0),))
+    children = set(active_children())
+    lessons = lessons_of(beginning, Phase(0.5, (RECOLOUR,)), Phase(0.5, (smaller,)), workers=1)
+    assert set(active_children()) - children
+
+    sizes = [lessons.batches(passed)[0].target.shape for passed in (0.0, *[0.6] * 9)]
+
+    assert sizes[0] == (6, 16, 64)
+    assert sizes[-1] == (2, 4, 64)  # after the few that were made ahead
 
 
 def test_two_references_follow_each_other(beginning: Path) -> None:
