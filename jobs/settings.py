@@ -70,7 +70,6 @@ def _without_scheme(path: str) -> str:
     return unquote(urlsplit(path).path) if path.startswith("file://") else path
 
 
-Boolean = Annotated[bool, BeforeValidator(parse_boolean)]
 Switch = Annotated[bool | None, BeforeValidator(parse_switch)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
 BytesOrZero = Annotated[int, BeforeValidator(parse_bytes), Field(ge=0)]

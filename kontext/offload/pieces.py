@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kontext.weights.alignment import aligned
 from kontext.weights.values import Fill, fill_now
-
-ALIGNMENT = 256  # bytes; kernels read fastest from such addresses, and every dtype may begin there
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Piece:
     @property
     def nbytes(self) -> int:
         """Size as one buffer in bytes, including alignment."""
-        return sum(_aligned(place.tensor.nbytes) for place in self._places)
+        return sum(aligned(place.tensor.nbytes) for place in self._places)
 
     def keys(self) -> set[tuple[int, str]]:
         """Identify the places of the weights."""
@@ -106,7 +105,7 @@ class Piece:
         for place in self._places:
             end = start + place.tensor.nbytes
             views.append(place.lay_in(buffer[start:end]))
-            start += _aligned(place.tensor.nbytes)
+            start += aligned(place.tensor.nbytes)
         return views
 
     def point_to(self, views: Iterable[Tensor]) -> None:
@@ -130,7 +129,3 @@ def places_beside(network: nn.Module, pieces: Iterable[Piece]) -> list[Place]:
     """Places of the weights and buffers of a network that belong to none of the pieces."""
     taken = set().union(*(piece.keys() for piece in pieces))
     return [place for place in places(network.modules()) if (id(place.tensors), place.name) not in taken]
-
-
-def _aligned(nbytes: int) -> int:
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT

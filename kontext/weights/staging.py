@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from kontext.offload.copies import Copies, Mark
+from kontext.weights.alignment import aligned
 from kontext.weights.stored import Packed, PlainRows, Rows, Weight, rows_of, split
 
 Source = Tensor | Packed | Rows  # that the reader's threads write from
 Compute = Callable[[Tensor], Sequence[Tensor]]  # rows of a weight to as many rows of other tensors
-
-ALIGNMENT = 256  # bytes
 
 
 @dataclass(eq=False)
@@ -169,7 +168,7 @@ class _Buffer:
 
 def fits_back(chunk: DerivedRows, nbytes: int) -> bool:
     """Whether a buffer holds the rows, and afterwards what was computed from them."""
-    return max(chunk.nbytes, sum(_aligned(target.nbytes) for target in chunk.targets)) <= nbytes
+    return max(chunk.nbytes, sum(aligned(target.nbytes) for target in chunk.targets)) <= nbytes
 
 
 def copy_rows(target: Tensor, rows: Rows) -> None:
@@ -198,9 +197,5 @@ def _laid_out(memory: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
     views, start = [], 0
     for tensor in tensors:
         views.append(memory[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape))
-        start += _aligned(tensor.nbytes)
+        start += aligned(tensor.nbytes)
     return views
-
-
-def _aligned(nbytes: int) -> int:
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT
