@@ -14,8 +14,8 @@ SPEED_UP = 60
 
 def mute(*_: object) -> StandinEngine:
     """Keep the worker's gate shut for ever, as a fault of it would; a second of that counts as a minute."""
-    seconds = Untaken.seconds.fget
-    Untaken.seconds = property(lambda self: SPEED_UP * seconds(self))  # type: ignore[method-assign, assignment, misc]
+    seconds = Untaken.__dict__["seconds"].fget
+    Untaken.seconds = property(lambda self: SPEED_UP * seconds(self))  # type: ignore[method-assign, assignment]
     Admission.is_open = lambda _: False  # type: ignore[method-assign]
     return StandinEngine()
 
