@@ -130,4 +130,4 @@ def _failure(response: httpx2.Response, uri: str) -> EditFailure:
     said = f"{answer}: {words}" if words else answer
     if urlsplit(uri).query:
         return RejectJob(INPUT.forbidden, f"{said}; a presigned link may have expired: make a new one")
-    return RejectJob(INPUT.forbidden, f"{said}; its host may want a login", "or to know who asks: set DG_CONTACT")
+    return RejectJob(INPUT.forbidden, said, "its host may want a login, or to know who asks: set DG_CONTACT")

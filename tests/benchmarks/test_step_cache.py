@@ -44,8 +44,8 @@ def test_the_examples_are_spread_over_the_table() -> None:
     first, second = examples(2)
 
     assert (first.prompt, first.seed, first.num_inference_steps) == (
-        "change the pink ring's color to black",
-        1364416674,
+        "Turn the triangle black",
+        117647267,
         30,
     )
     assert first.images[0].size == (224, 288)

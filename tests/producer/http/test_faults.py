@@ -36,9 +36,9 @@ def test_the_page_lists_every_code_of_the_door_and_no_other() -> None:
 
 
 def test_callers_are_told_what_is_wrong_and_not_what_operators_can_do() -> None:
-    refused = "https://a.example/cat.png: HTTP 403; its host may want a login"
+    refused = "https://a.example/cat.png: HTTP 403 Forbidden"
     for error, said in [
-        (RejectJob(ErrorCode.INPUT_FORBIDDEN, refused, "or to know who asks: set DG_CONTACT"), refused),
+        (RejectJob(ErrorCode.INPUT_FORBIDDEN, refused, "its host may want to know who asks: set DG_CONTACT"), refused),
         (too_large("cat.png", 9, 5), "cat.png: 9 bytes, but DG_MAX_INPUT_BYTES is 5"),
         (Outage(ErrorCode.OUTPUT_UNAVAILABLE, "no space left", "make room"), "no space left"),
     ]:
