@@ -14,14 +14,18 @@ import pytest
 
 from jobs.schema import JobState
 from tests.integration.conftest import SECRET, Service, StartWorker
+from tests.requirements import require
 from tests.servers.redis import free_port
 from tests.waiting import eventually
-
-pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="no node: sudo apt-get install nodejs")
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CLIENTS = {"python": ("plain_redis.py", sys.executable), "node": ("plain_redis.mjs", "node")}
 FORGED = {"webhook-id": "msg_1", "webhook-timestamp": "1", "webhook-signature": "v1,AAAA"}
+
+
+@pytest.fixture(autouse=True)
+def node() -> None:
+    require(shutil.which("node"), "no node: sudo apt-get install nodejs")
 
 
 def answer_to_forged(url: str) -> int | None:
