@@ -12,9 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import kontext
-from benchmarks.random_model import random_weights
 from kontext.compile import compile_blocks
-from kontext.config import TransformerConfig
 from kontext.errors import LoraError, RequestError
 from kontext.lora.adapters import AdapterCache, Adapters, linear_layers, make_adapters, padded_rank
 from kontext.lora.files import read_lora
@@ -23,25 +21,16 @@ from kontext.request import EditRequest, Lora
 from kontext.sampling import position_ids
 from kontext.transformer import Transformer
 from kontext.weights.key_names import diffusers_modules
+from tests.kontext.compiling import transformer
 from tests.kontext.golden import MODEL, PICTURE
 from tests.kontext.offload.standin_device import load_streamed
 
 CPU = torch.device("cpu")
-CONFIG = TransformerConfig(
-    hidden_size=64, num_heads=2, axes_dim=(8, 12, 12), depth=2, depth_single_blocks=3, context_in_dim=16, vec_in_dim=8
-)
 RANK, ALPHA = 4, 6.0
 FORWARD = 1e-5  # float32, the same products in another order
 
 Tensors = dict[str, Tensor]
 Products = dict[str, Tensor]  # the whole addition to each layer, by its name
-
-
-def transformer() -> Transformer:
-    with torch.device("meta"):
-        network = Transformer(CONFIG).eval().requires_grad_(False)
-    network.load_state_dict(random_weights(network, seed=3), assign=True)
-    return network
 
 
 @torch.inference_mode()

@@ -13,12 +13,9 @@ from PIL import Image
 
 import kontext
 from kontext import EditRequest
-from kontext.loading import place
-from kontext.networks import load_networks
 from kontext.offload.memory import Memory, Resident, Streamed
-from kontext.weights.layout import find_model
 from tests.kontext.golden import GOLDEN, MODEL, PICTURE
-from tests.kontext.offload.standin_device import load_streamed
+from tests.kontext.offload.standin_device import load, load_streamed
 
 
 class Cancelled(Exception):
@@ -124,17 +121,7 @@ META = torch.device("meta")
 
 @pytest.mark.parametrize("memory", [Resident(META), Streamed(META, None)], ids=["resident", "streamed"])
 def test_every_tensor_follows_the_model_to_its_device(memory: Memory) -> None:
-    files = find_model(MODEL)
-    model = kontext.Kontext(
-        load_networks(files, torch.bfloat16),
-        files.config,
-        fingerprint="",
-        memory=memory,
-        seam_dtype=torch.bfloat16,
-        max_sequence_length=64,
-        image_options=kontext.ImageOptions(),
-    )
-    place(model)
+    model = load(memory, torch.bfloat16)
     request = EditRequest((PICTURE, PICTURE), "Remove the logo", num_inference_steps=2, seed=5)
 
     with torch.inference_mode():
