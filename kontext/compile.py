@@ -52,7 +52,8 @@ def compile_blocks(transformer: Transformer, backend: str = "inductor") -> None:
 def compile_autoencoder(autoencoder: Autoencoder, backend: str = "inductor") -> None:
     """Compile the norms with their activation, for images of any size and any number of channels.
 
-    Convolutions are cuDNN's, compiled or not, and whole blocks take five times as long to compile and no less to run.
+    Convolutions are cuDNN's, compiled or not. Whole blocks took twelve times as long to compile and no less to decode
+    (docs/performance-log.md).
     """
     compiled = torch.compile(normed_swish, fullgraph=True, backend=backend)
 
