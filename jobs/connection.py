@@ -91,16 +91,20 @@ class SentinelAddress:
         return ";".join(f"sentinel://{login}{host}:{port}/{self.db}" for host, port in self.hosts)
 
 
-def connect(redis_url: str) -> Redis:
+def connect(redis_url: str, *, pings: bool = True) -> Redis:
     """Make a client for the ledger; nothing is sent until it is used.
 
     A call waits at most `SOCKET_TIMEOUT_SECONDS` for an answer; redis-py repeats it a few times over about a second.
+
+    Args:
+        pings: try a new or idle connection by a PING. A Redis that cannot write its files refuses that, and with it
+            what it would still answer to a client that only reads.
     """
     options: dict[str, Any] = {
         "decode_responses": True,
         "socket_timeout": SOCKET_TIMEOUT_SECONDS,
         "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
-        "health_check_interval": 25,
+        "health_check_interval": 25 if pings else 0,
     }
     if not redis_url.startswith("sentinel://"):
         return Redis.from_url(redis_url, **options)

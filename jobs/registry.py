@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from json import dumps, loads
@@ -9,6 +10,7 @@ from pathlib import PurePath
 from typing import cast
 
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from jobs.connection import redis_errors
 from jobs.errors import BrokerRefused
@@ -91,7 +93,8 @@ class WorkerRegistry:
             reports = cast("list[str | None]", self._redis.mget([self._key("worker", name) for name in names]))
             silent = [name for name, report in zip(names, reports, strict=True) if report is None]
             if silent:
-                self._redis.srem(self._key("workers"), *silent)
+                with suppress(ResponseError):  # a Redis that cannot write now still tells who is there
+                    self._redis.srem(self._key("workers"), *silent)
         return [_parse(report) for report in reports if report is not None]
 
 

@@ -211,6 +211,10 @@ class RunFailed(Warned):
         return self.cause
 
 
+NO_CODE = "-"
+"""In place of an error code, for a job that succeeded."""
+
+
 @dataclass(frozen=True)
 class JobEnded(Event):
     """A job has reached its terminal state, written by this worker."""
@@ -219,7 +223,7 @@ class JobEnded(Event):
     attempt: Annotated[int, Said("attempt")]
     seconds: Annotated[float, Said("seconds", "{:.2f}")]
     code: Annotated[str, Said("code")]
-    """The error code; `-` for a job that succeeded."""
+    """The error code, or `NO_CODE`."""
     state: JobState
     queued_seconds: float
 

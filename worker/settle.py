@@ -17,7 +17,7 @@ from jobs.errors import LeaseLost as LeaseLostError
 from jobs.ledger import Claim, Ledger, Spent
 from jobs.queue import EditQueue
 from jobs.schema import ErrorInfo, JobState, Outcome, Timings
-from worker.events import EndNotWritten, Events, JobEnded, JobRequeued, LeaseLost
+from worker.events import NO_CODE, EndNotWritten, Events, JobEnded, JobRequeued, LeaseLost
 from worker.leases import Run
 from worker.settings import Settings
 
@@ -95,7 +95,7 @@ class Settlement:
         if ended is None:
             self._events.send(LeaseLost(run.job_id, claim.attempt))
             return
-        self._say_ended(run, ended, outcome.error.code if outcome.error else "-")
+        self._say_ended(run, ended, outcome.error.code if outcome.error else NO_CODE)
 
     def _requeue(self, run: Run, failure: EditFailure, delay_seconds: float, spent: Spent) -> None:
         """Give the job back, unless it belongs to another run by now or was to be cancelled meanwhile."""

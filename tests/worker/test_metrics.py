@@ -19,18 +19,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from jobs.dead_letters import DeadLetters
-from jobs.errors import SettingsError
+from jobs.errors import ErrorCode, SettingsError
 from jobs.ledger import Ledger
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
 from jobs.schema import EditJob, JobState, Outcome
 from jobs.settings import load_settings
 from producer import Client
-from tests.servers.redis import RedisServer, free_port
+from tests.servers.redis import RedisServer, free_port, running_redis
 from tests.servers.worker import running_worker
 from tests.waiting import PATIENCE_SECONDS, eventually, stretched
 from tests.worker.life import a_whole_life
-from worker.events import Event, Events, JobTaken
-from worker.metrics.activity import worker_metrics
+from worker.events import NO_CODE, Event, Events, JobEnded, JobTaken
+from worker.metrics.activity import delivery_metrics, worker_metrics
 from worker.metrics.queue import FRESH_SECONDS, QueueCollector, queue_registry
 from worker.metrics.server import MetricsServer, serve_metrics
 from worker.settings import Settings
@@ -156,6 +156,24 @@ def test_without_redis_the_exporter_says_so_and_invents_nothing(redis_server: Re
     assert why_not_ready() == "Redis does not answer"
 
 
+def test_a_redis_that_cannot_write_is_not_called_away(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    with running_redis(tmp_path, dir=data, appendonly="no", save="3600 1") as server, server.client() as client:
+        client.sadd("dg:workers", "w1")  # it is silent, and would be removed
+        data.rmdir()
+        client.bgsave()
+        eventually(lambda: client.info()["rdb_last_bgsave_status"] == "err")
+        with pytest.raises(redis.ResponseError, match="MISCONF"):
+            client.ping()
+
+        found = samples(QueueCollector(load_settings(Settings, broker_url=server.url)))
+
+    assert found["kontext_redis_up"] == 1
+    assert found["kontext_redis_persistence_ok"] == 0
+    assert found["kontext_jobs queued"] == found["kontext_workers ready"] == 0
+
+
 def test_a_redis_that_hangs_is_told_before_prometheus_gives_up(
     redis_server: RedisServer, collector: QueueCollector
 ) -> None:
@@ -259,6 +277,33 @@ def test_every_event_counts_once() -> None:
         "kontext_cache_hits_total": 7,
         "kontext_worker_state": 1,
     }
+
+
+def test_what_alerts_count_is_there_before_it_happens() -> None:
+    registry, listeners = worker_metrics()
+    callbacks, _ = delivery_metrics()
+    ended = {"outcome": JobState.FAILED, "code": ErrorCode.OUTPUT_FORBIDDEN}
+
+    assert registry.get_sample_value("kontext_jobs_ended_total", ended) == 0
+    assert callbacks.get_sample_value("kontext_callbacks_total", {"verdict": "dropped"}) == 0
+    before = ended_series(registry)
+    for event in (
+        JobEnded("a", 1, 5.0, NO_CODE, JobState.SUCCEEDED, 0.5),
+        *(JobEnded("b", 1, 5.0, code, JobState.FAILED, 0.5) for code in ErrorCode if code != "cancelled"),
+        JobEnded("c", 1, 5.0, ErrorCode.CANCELLED, JobState.CANCELLED, 0.5),
+    ):
+        Events(*listeners).send(event)
+    assert ended_series(registry) == before
+
+
+def ended_series(registry: CollectorRegistry) -> list[dict[str, str]]:
+    """The labels under which jobs that ended are counted."""
+    return [
+        sample.labels
+        for metric in registry.collect()
+        for sample in metric.samples
+        if sample.name == "kontext_jobs_ended_total"
+    ]
 
 
 def test_a_listener_that_is_broken_harms_no_event() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import singledispatchmethod
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -11,11 +12,13 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from jobs.errors import ErrorCode
+from jobs.ledger import Verdict
 from jobs.registry import WorkerState
 from jobs.schema import JobState
 from worker.device_memory import device_memory
 from worker.engines import Engine
 from worker.events import (
+    NO_CODE,
     AttemptsUsedUp,
     CallbackSettled,
     Event,
@@ -39,6 +42,13 @@ from worker.events import (
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0)
 """Bounds of every histogram: from a cached prompt, 10 ms, to the longest run of a job by default, 15 min."""
 
+OUTCOMES = (
+    (JobState.SUCCEEDED, NO_CODE),
+    (JobState.CANCELLED, ErrorCode.CANCELLED),
+    *((JobState.FAILED, code) for code in ErrorCode if code is not ErrorCode.CANCELLED),
+)
+"""How a job can end, and with which code."""
+
 
 class WorkMetrics:
     """Counts what a worker does with its jobs; `hear` is the listener.
@@ -50,6 +60,8 @@ class WorkMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
         self._ended = self._counter("kontext_jobs_ended", "Jobs ended, by outcome and error code.", "outcome", "code")
+        for outcome in OUTCOMES:
+            self._ended.labels(*outcome)  # at 0: what comes into being at 1 has not increased, and no alert sees it
         self._attempts = self._counter("kontext_attempts", "Runs of jobs begun.")
         self._requeued = self._counter("kontext_jobs_requeued", "Jobs put back into the queue, by reason.", "code")
         self._queued = self._histogram("kontext_queued_seconds", "Time from queue to run.")
@@ -150,6 +162,8 @@ class DeliveryMetrics:
         self._callbacks = Counter(
             "kontext_callbacks", "Callback requests, by what followed from the answer.", ["verdict"], registry=registry
         )
+        for verdict in get_args(Verdict):
+            self._callbacks.labels(verdict)
         self._seconds = Histogram(
             "kontext_callback_seconds", "Time of a callback request.", registry=registry, buckets=SECONDS
         )

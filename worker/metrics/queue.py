@@ -49,8 +49,8 @@ class QueueCollector(Collector):
     """Reads the service's state from Redis; while Redis is away it shows `kontext_redis_up 0` and nothing else."""
 
     def __init__(self, settings: Settings) -> None:
-        self._ledger = Ledger.from_settings(settings)
-        self._registry = WorkerRegistry(connect(settings.redis_url), settings.key_prefix)
+        self._ledger = Ledger(connect(settings.redis_url, pings=False), settings.key_prefix)
+        self._registry = WorkerRegistry(self._ledger.redis, settings.key_prefix)
         self._letters = DeadLetters(self._ledger.redis, self._ledger.key("dead-letters"))
         self._lock = Lock()
         self._read_at = float("-inf")
@@ -131,10 +131,10 @@ class QueueCollector(Collector):
         redis = self._ledger.redis
         started = time.perf_counter()
         with redis_errors(redis):
-            redis.ping()
+            redis.time()  # not PING, which a Redis that cannot write its files refuses
             seconds = time.perf_counter() - started
             facts: dict[str, Any] = redis.info()
-        yield _gauge("kontext_redis_round_trip_seconds", "Time of one PING from the exporter.", seconds)
+        yield _gauge("kontext_redis_round_trip_seconds", "Time of one small command from the exporter.", seconds)
         yield _gauge("kontext_redis_memory_bytes", "Memory that Redis uses.", facts["used_memory"])
         limit = facts.get("maxmemory") or facts.get("total_system_memory", 0)
         yield _gauge("kontext_redis_memory_limit_bytes", "Its maxmemory, otherwise its machine's memory.", limit)
