@@ -20,6 +20,9 @@ from kontext.offload.workload import native_workload
 from kontext.options import EngineOptions
 from kontext.pipeline import Kontext
 from kontext.precision import set_precision
+from kontext.prepared.machine import facts_of
+from kontext.prepared.manifest import Choices
+from kontext.prepared.preparation import Preparation, look_up
 from kontext.weights.fingerprint import fingerprint
 from kontext.weights.layout import ModelFiles, find_model
 from kontext.weights.reading import OnProgress, Reader
@@ -67,7 +70,7 @@ def load(
     loaded = Kontext(
         networks,
         replace(choice.files.config, most_pixels=options.most_pixels or choice.files.config.most_pixels),
-        fingerprint=fingerprint(choice.files),
+        fingerprint=choice.fingerprint,
         memory=Resident(choice.device),
         seam_dtype=options.seam_dtype,
         max_sequence_length=options.max_sequence_length or choice.files.config.max_sequence_length,
@@ -75,6 +78,7 @@ def load(
         cache_bytes=options.cache_bytes,
         attention=choice.attention,
         products=choice.products,
+        preparation=choice.preparation,
         approximations=approximations,
         lora_bytes=options.lora_bytes,
         values=reader,
@@ -103,13 +107,44 @@ def place(model: Kontext, values: Values = AT_ONCE) -> None:
     model.memory.hold(native_workload(model), values)
 
 
+def facts_of_load(model: str | Path | None, options: EngineOptions) -> dict[str, str]:
+    """Facts on which it depends whether such a load can use what is prepared; see `kontext.prepared`.
+
+    Raises:
+        CheckpointError: the model's files are missing.
+        DeviceError: the device is not there.
+    """
+    return _look(model, options).facts
+
+
 @dataclass(frozen=True)
-class _Choice:
-    """The options after a look at the machine and at the model."""
+class _Start:
+    """What a look at the machine and at the model says, before anything is measured."""
 
     device: torch.device
     dtype: torch.dtype
     files: ModelFiles
+    fingerprint: str
+    facts: dict[str, str]
+
+
+def _look(model: str | Path | None, options: EngineOptions) -> _Start:
+    device = choose_device(options.device)
+    dtype = options.dtype or default_dtype(device, options.kernels, options.precision)
+    files = find_model(model)
+    read = fingerprint(files)
+    return _Start(device, dtype, files, read, facts_of(device, dtype, read, options))
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The start, and what the options become on this machine."""
+
+    device: torch.device
+    dtype: torch.dtype
+    files: ModelFiles
+    fingerprint: str
+    preparation: Preparation
     attention: str
     products: str
     is_fast: bool  # CPU kernels that round differently from the official code's
@@ -117,18 +152,25 @@ class _Choice:
 
 
 def _choose(model: str | Path | None, options: EngineOptions) -> _Choice:
-    device = choose_device(options.device)
-    dtype = options.dtype or default_dtype(device, options.kernels, options.precision)
+    start = _look(model, options)
+    device, dtype = start.device, start.dtype
     is_fast = device.type == "cpu" and (
         dtype == torch.float32 if options.kernels == "auto" else options.kernels == "fast"
     )
-    files = find_model(model)
+    # First, since the compiler's check finds compiled code here too.
+    preparation = look_up(options.prepared, start.facts, wants_compiling(options.compile, device))
+    chosen = preparation.choices or Choices(
+        attention=choose_backend(start.files.config.transformer, device, dtype, options.attention),
+        products=choose_products() if is_fast else "default",
+    )
     return _Choice(
         device=device,
         dtype=dtype,
-        files=files,
-        attention=choose_backend(files.config.transformer, device, dtype, options.attention),
-        products=choose_products() if is_fast else "default",
+        files=start.files,
+        fingerprint=start.fingerprint,
+        preparation=preparation,
+        attention=chosen.attention,
+        products=chosen.products,
         is_fast=is_fast,
         is_compiled=can_compile(options.compile, device),
     )
@@ -145,13 +187,18 @@ def _adapt(networks: Networks, choice: _Choice, options: EngineOptions, reader: 
     return (*approximations, *skipped_steps, *networks.approximations)
 
 
+def wants_compiling(wanted: bool | None, device: torch.device) -> bool:
+    """Whether to compile, if the compiler works."""
+    return device.type == "cuda" if wanted is None else wanted
+
+
 def can_compile(wanted: bool | None, device: torch.device) -> bool:
     """Decide whether to compile; unless it was asked for, a compiler that does not work means running without it.
 
     Raises:
         DeviceError: it was asked for, and the compiler does not work.
     """
-    if wanted is False or (wanted is None and device.type != "cuda"):
+    if not wants_compiling(wanted, device):
         return False
     try:
         check_compiler(device)

@@ -54,7 +54,17 @@ from kontext.weights.reading import Convert, OnProgress, Reader, convert_now
 from kontext.weights.values import AT_ONCE, Values
 
 OURS_ALONE = frozenset(
-    {"seam_dtype", "cache_bytes", "compile", "attention", "precision", "kernels", "lora_bytes", "step_cache"}
+    {
+        "seam_dtype",
+        "cache_bytes",
+        "compile",
+        "attention",
+        "precision",
+        "kernels",
+        "lora_bytes",
+        "step_cache",
+        "prepared",
+    }
 )
 """Fields of `EngineOptions` for which the official code has no choice."""
 

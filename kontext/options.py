@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -42,6 +43,8 @@ class EngineOptions:
         lora_bytes: of LoRA layers that stay for jobs with the same LoRAs: device memory, with offload host memory.
         step_cache: skips steps that hardly differ from the one before, an approximation that results tell of; None
             computes all.
+        prepared: folder of what earlier starts have measured and compiled; what fits this one is used, and otherwise
+            what this one finds out is kept there by `Kontext.warm_up`. None for neither.
     Raises:
         RequestError: max_sequence_length, most_pixels, cache_bytes or kernels is none of these.
     """
@@ -62,6 +65,7 @@ class EngineOptions:
     kernels: str = "auto"
     lora_bytes: int = DEFAULT_LORA_BYTES
     step_cache: StepCache | None = None
+    prepared: Path | None = None
 
     def __post_init__(self) -> None:
         if self.cache_bytes < 0:

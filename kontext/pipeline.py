@@ -27,6 +27,8 @@ from kontext.lora.adapters import AdapterCache, Adapters, make_adapters
 from kontext.matmul import using_products
 from kontext.networks import Networks
 from kontext.offload.memory import Memory, spared
+from kontext.prepared.manifest import Choices
+from kontext.prepared.preparation import Preparation
 from kontext.progress import report_steps
 from kontext.request import Edited, EditRequest, Lora, OnStep, SizeMode, random_seed
 from kontext.sizes import SizePlan, plan_sizes
@@ -70,6 +72,7 @@ class Kontext:
         lora_bytes: int = DEFAULT_LORA_BYTES,
         values: Values = AT_ONCE,
         step_cache: StepCache | None = None,
+        preparation: Preparation | None = None,
     ) -> None:
         """As `load` makes it. The weights stay where they are; an edit needs them where `place` brings them."""
         self.networks = networks
@@ -88,6 +91,7 @@ class Kontext:
         self.memory = memory
         self.values = values
         self.step_cache = step_cache
+        self.preparation = preparation or Preparation()
 
     @torch.inference_mode()
     def run(self, request: EditRequest, on_step: OnStep | None = None) -> Edited:
@@ -231,9 +235,13 @@ class Kontext:
         return self.run(request, on_step).image
 
     def warm_up(self) -> None:
-        """Do one edit of one step, so that the first real one does not pay for what happens only once."""
+        """Do one edit of one step, so that the first real one does not pay for what happens only once.
+
+        Keeps what was found out so far for later starts, if this one is to prepare.
+        """
         image = Image.new("RGB", self.config.preferred_resolutions[0])
         self.run(EditRequest((image,), "warm up", num_inference_steps=1, seed=0))
+        self.preparation.keep(Choices(self.attention, self.products))
 
     @contextmanager
     def spare_memory(self) -> Iterator[None]:

@@ -118,6 +118,24 @@ def _check_weights(files: ModelFiles) -> Iterator[Finding]:
         yield Finding("weights", Level.WARN, f"{pickles[0]} is a pickle, read for plain tensors only", remedy)
 
 
+def check_prepared(settings: Settings) -> Iterator[Finding]:
+    from kontext.loading import facts_of_load
+    from kontext.prepared.preparation import find
+    from worker.engines import engine_options
+
+    if settings.prepared_dir is None or settings.flux_kontext_engine != "native":
+        return
+    facts = facts_of_load(settings.flux_kontext_model, engine_options(settings))
+    folder, manifest = find(settings.prepared_dir, facts)
+    if manifest is None:
+        remedy = "worker prepare does so; otherwise the first worker to start does"
+        yield Finding("prepared", Level.WARN, f"no {folder} that fits this model, machine and settings", remedy)
+    else:
+        proof = manifest.proof
+        proven = f"proven: ready after {proof['ready_seconds']} s" if proof else "by a worker's first start"
+        yield Finding("prepared", Level.OK, f"{folder}, {proven}")
+
+
 def check_checksums(settings: Settings) -> Iterator[Finding]:
     from kontext.weights.layout import model_folder
     from worker.weights import LOCK_FILE, Lock, differences
@@ -239,6 +257,7 @@ CHECKS: dict[str, Callable[[Settings], Iterator[Finding]]] = {
     "variables": check_variables,
     "device": check_device,
     "model": check_model,
+    "prepared": check_prepared,
     "redis": check_redis,
     "output": check_output,
     "inputs": check_inputs,

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import time
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -226,27 +225,37 @@ def fetch_model(
 
 
 @app.command()
-def warm() -> None:
-    """Load the model, do one edit, and exit: fills the compiler's cache on disk.
+def prepare(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder of all that is prepared. [default: DG_PREPARED_DIR]", metavar="FOLDER")
+    ] = None,
+    within: Annotated[
+        float | None, typer.Option(help="Seconds after which the second start has to be ready.", min=0)
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also where it is prepared already.")] = False,
+) -> None:
+    """Compile and measure once, so that workers on such machines are ready sooner.
 
-    Example: TORCHINDUCTOR_CACHE_DIR=/cache/torch worker warm
+    Example: DG_FLUX_KONTEXT_MODEL=/models/kontext worker prepare /var/cache/kontext/prepared
 
-    Needs the device that workers will have. Without TORCHINDUCTOR_CACHE_DIR the cache lies in the folder for temporary
-    files.
+    Run it with the settings and on the device that the workers have; they use it with DG_PREPARED_DIR=FOLDER. Starts
+    the model twice, the second time with empty caches, and keeps what the first has found out only if the second
+    compiles nothing and its images are the same, bit for bit. What is kept, and how to remove it: docs/operations.md.
+
+    Exit codes: 0 prepared, 1 not proven, 2 wrong settings, 4 no model.
     """
     settings = load_settings(Settings)
-    from worker.engines import load_engine
-    from worker.event_log import EventLog
-    from worker.events import Events
-    from worker.loading import LoadProgress
-    from worker.logs import set_up_logs
+    root = folder or settings.prepared_dir
+    if root is None:
+        raise SettingsError("name the folder: worker prepare FOLDER, or set DG_PREPARED_DIR")
+    from worker.prepare import NotProven
+    from worker.prepare import prepare as prepare_in
 
-    set_up_logs(settings)
-    started = time.monotonic()
-    engine = load_engine(settings, LoadProgress(Events(EventLog().hear)).report)
-    loaded = time.monotonic()
-    engine.warm_up()
-    _say(f"loaded in {loaded - started:.1f} s, warm after {time.monotonic() - loaded:.1f} s on {engine.device}")
+    try:
+        prepare_in(settings, root.absolute(), within, again, _say)
+    except NotProven as error:
+        _say(f"error: not prepared: {error}")
+        sys.exit(1)
 
 
 @app.command()

@@ -143,6 +143,7 @@ def engine_options(settings: Settings) -> EngineOptions:
         step_cache=settings.flux_kontext_cache,
         kernels=settings.flux_kontext_kernels,
         lora_bytes=settings.flux_kontext_lora_bytes,
+        prepared=settings.prepared_dir,
     )
 
 

@@ -47,7 +47,7 @@ class ServiceStep(bootsteps.StartStopStep):
             logging.shutdown()
             os._exit(0)  # the thread that loads would keep the interpreter from ending
         except BaseException as error:
-            code, reason = _why_not_loaded(error)
+            code, reason = why_not_loaded(error)
             if code is not None:
                 worker.events.send(ModelNotLoaded(reason))
             worker.stop()  # Celery stops only what has started
@@ -64,7 +64,7 @@ class ServiceStep(bootsteps.StartStopStep):
         self.stop(controller)
 
 
-def _why_not_loaded(error: BaseException) -> tuple[int | None, str]:
+def why_not_loaded(error: BaseException) -> tuple[int | None, str]:
     """Exit code and reason of a worker whose model did not load; no code for a fault of the engine's own.
 
     Memory that others hold may be free in a moment: a supervisor should try again.

@@ -81,6 +81,10 @@ class Settings(StorageSettings):
     lora_cache_dir: Path = Field(default_factory=default_lora_dir, description="folder that keeps LoRA files")
     lora_cache_bytes: Bytes = Field(10 * 2**30, description="size of that folder; what was not used for longest goes")
 
+    prepared_dir: Path | None = Field(
+        None, description="folder for what `worker prepare` or a first start has compiled; default: none"
+    )
+
     lease_seconds: float = Field(
         30, ge=1, allow_inf_nan=False, description="a silent worker's job runs again after this"
     )
@@ -168,6 +172,11 @@ class DotEnvWithoutCode(DotEnvSettingsSource):
         if ":" in engine and "flux_kontext_engine" not in self.current_state:
             raise SettingsError(
                 f"DG_FLUX_KONTEXT_ENGINE={engine!r} in .env: an engine by module:callable is code, "
+                "so set it in the environment"
+            )
+        if "prepared_dir" in values and "prepared_dir" not in self.current_state:
+            raise SettingsError(
+                f"DG_PREPARED_DIR={values['prepared_dir']!r} in .env: what is prepared is code, "
                 "so set it in the environment"
             )
         return values

@@ -4,6 +4,9 @@
 #   docker run --gpus all --read-only --tmpfs /tmp -v kontext-cache:/var/cache/kontext -v /models:/models:ro \
 #       -e DG_BROKER_URL=redis://redis:6379/0 -e DG_FLUX_KONTEXT_MODEL=/models/kontext kontext-worker
 #
+# Once for each kind of GPU, so that workers with the volume kontext-cache are ready sooner (docs/operations.md):
+# the same line with `worker prepare` at its end.
+#
 # Without CUDA, some gigabytes smaller: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG BASE=python:3.12-slim-bookworm
 
@@ -52,6 +55,7 @@ ENV PATH=/opt/kontext/bin:$PATH \
     HOME=/var/cache/kontext \
     TORCHINDUCTOR_CACHE_DIR=/var/cache/kontext/inductor \
     TRITON_CACHE_DIR=/var/cache/kontext/triton \
+    DG_PREPARED_DIR=/var/cache/kontext/prepared \
     DG_LORA_CACHE_DIR=/var/cache/kontext/loras \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

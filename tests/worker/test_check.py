@@ -9,9 +9,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from kontext.loading import facts_of_load
+from kontext.prepared.manifest import MANIFEST, Choices, Manifest, key_of
+from kontext.prepared.private_folder import write_private
 from kontext.weights.layout import bundled_model
 from tests.cases.weights import TRANSFORMER, comfy_scaled_fp8, model_with
-from worker.check import Level, check_device, check_inputs, check_machine, check_model
+from worker.check import Level, check_device, check_inputs, check_machine, check_model, check_prepared
+from worker.engines import engine_options
 from worker.settings import Settings
 
 
@@ -33,6 +37,21 @@ def test_files_that_are_no_weights_fail_the_check(tmp_path: Path) -> None:
 
     assert "is a Git LFS pointer" in findings["model", Level.FAIL]
     assert "git lfs pull" in findings["model", Level.FAIL]
+
+
+def test_what_is_prepared_is_found_or_its_lack_is_named(tmp_path: Path) -> None:
+    settings = settings_for(None).model_copy(update={"prepared_dir": tmp_path, "flux_kontext_device": "cpu"})
+
+    (lacking,) = check_prepared(settings)
+    facts = facts_of_load(None, engine_options(settings))
+    manifest = Manifest(facts, Choices("default", "default"), proof={"ready_seconds": 4.5})
+    write_private(tmp_path / key_of(facts), {MANIFEST: manifest.encoded()})
+    (found,) = check_prepared(settings)
+
+    assert (lacking.level, found.level) == (Level.WARN, Level.OK)
+    assert "worker prepare" in lacking.remedy
+    assert "proven: ready after 4.5 s" in found.found
+    assert not list(check_prepared(settings_for(None)))
 
 
 def test_a_gpu_that_is_too_old_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:

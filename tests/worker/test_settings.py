@@ -138,6 +138,17 @@ def test_empty_variables_of_the_worker_count_as_unset(monkeypatch: pytest.Monkey
     assert (settings.file_roots, settings.lease_seconds) == ((), 30)
 
 
+def test_what_is_prepared_is_code_and_never_named_by_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("DG_PREPARED_DIR=prepared\n")
+
+    with pytest.raises(SettingsError, match=r"^DG_PREPARED_DIR='prepared' in \.env: .* environment"):
+        load_settings(Settings)
+
+    monkeypatch.setenv("DG_PREPARED_DIR", "/prepared")
+    assert load_settings(Settings).prepared_dir == Path("/prepared")
+
+
 def test_code_of_an_engine_is_named_by_the_environment_and_never_by_dotenv(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
