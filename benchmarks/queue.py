@@ -27,7 +27,7 @@ from benchmarks.submit import run_producer
 from benchmarks.timing import timed
 from benchmarks.workers import Bench, bench, running_workers
 from jobs.ledger import Claim
-from jobs.queue import EditQueue, make_app
+from jobs.queue import EditQueue
 from jobs.registry import WorkerInfo, WorkerState
 from jobs.schema import JobState
 from worker.events import Events
@@ -198,7 +198,7 @@ def measure_depth(bench: Bench, queued: int, running: int) -> dict[str, Any]:
     memory_bytes = read().memory_bytes
     start_jobs(bench, running)
     deep = measure_steps(bench)
-    reconciler = Reconciler(bench.ledger, EditQueue(make_app(bench.broker_url)), max_attempts=3, events=Events())
+    reconciler = Reconciler(bench.ledger, EditQueue(bench.ledger.redis), max_attempts=3, events=Events())
     counts = bench.ledger.queue_counts()
     figures = {
         "queued": counts["queued"],

@@ -13,10 +13,8 @@ from os import getpid
 from random import random
 from typing import Any, TypeVar, cast
 
-from celery import Celery
-
 from jobs.ledger import Claim, Ledger, Outbox, Progress
-from jobs.queue import QUEUE, EditQueue, make_app
+from jobs.queue import QUEUE, EditQueue
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
 from jobs.schema import JobState, Outcome
 from jobs.settings import BrokerSettings, load_settings
@@ -76,16 +74,15 @@ def next_job(ledger: Ledger) -> str | None:
 def run_busy(broker_url: str, workers: int, seconds: float) -> None:
     """Be that many workers in the middle of a long job each: leases, beats, callbacks and the reconciler."""
     settings = load_settings(BrokerSettings, broker_url=broker_url)
-    app = make_app(broker_url)
     names = [f"worker-{getpid()}-{number}" for number in range(workers)]
     with ThreadPoolExecutor(workers) as threads:
-        list(threads.map(lambda name: _keep_busy(settings, app, name, seconds), names))
+        list(threads.map(lambda name: _keep_busy(settings, name, seconds), names))
 
 
-def _keep_busy(settings: BrokerSettings, app: Celery, name: str, seconds: float) -> None:
+def _keep_busy(settings: BrokerSettings, name: str, seconds: float) -> None:
     ledger = Ledger.from_settings(settings)
     registry = WorkerRegistry(ledger.redis)
-    reconciler = Reconciler(ledger, EditQueue(app), max_attempts=3, events=Events())
+    reconciler = Reconciler(ledger, EditQueue(ledger.redis), max_attempts=3, events=Events())
     hint = next_job(ledger)
     assert hint is not None
     claim = ledger.claim_best(name, LEASE_SECONDS, hint=hint)

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.report import parser, publish
 from benchmarks.timing import timed
-from jobs.queue import EditQueue, make_app
+from jobs.queue import EditQueue
 from jobs.schema import EditJob
 from producer import AsyncClient, Client
 from producer.embedded.private_redis import private_folder, private_redis
@@ -53,16 +53,17 @@ def measure_command(folder: Path, broker_url: str, rows: int) -> dict[str, float
 def measure_parts(folder: Path, broker_url: str) -> dict[str, int]:
     """Time reading and checking, the ledger, and the queue, each alone; then a service's clients, which do both."""
     client = Client(broker_url)
-    queue = EditQueue(make_app(broker_url))
+    queue = EditQueue(client.ledger.redis)
     with open_table(str(write_table(folder / "part.csv", PART_ROWS))) as table:
         plan = table.plan(OUTPUT, RowDefaults())
         jobs = [row.job for row in table.rows(plan) if row.job is not None]
+        sync, from_a_loop = renamed(jobs, "sync"), renamed(jobs, "async")
         parts = {
             "check": timed(lambda: sum(1 for _ in table.rows(plan))),
             "ledger": timed(lambda: sum(1 for _ in client.ledger.submit(jobs, OUTPUT))),
             "queue": timed(lambda: queue.send(job.id for job in jobs)),
-            "client": timed(lambda: sum(1 for _ in client.submit_many(renamed(jobs, "sync")))),
-            "async_client": timed(lambda: asyncio.run(submit_from_a_loop(broker_url, renamed(jobs, "async")))),
+            "client": timed(lambda: sum(1 for _ in client.submit_many(sync))),
+            "async_client": timed(lambda: asyncio.run(submit_from_a_loop(broker_url, from_a_loop))),
         }
     return {f"{name}_rows_per_second": round(PART_ROWS / seconds) for name, seconds in parts.items()}
 

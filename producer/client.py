@@ -15,7 +15,7 @@ from itertools import islice
 
 from jobs.errors import ErrorCode, JobNotFound
 from jobs.ledger import PIPELINE_LENGTH, JobRecord, Ledger, Submission
-from jobs.queue import EditQueue, make_app
+from jobs.queue import EditQueue
 from jobs.registry import WorkerRegistry
 from jobs.schema import EditJob, EditResult, JobState
 from jobs.settings import BrokerSettings, load_settings
@@ -49,7 +49,7 @@ class Client:
         self.settings = settings
         self.ledger = Ledger.from_settings(settings)
         self.registry = WorkerRegistry(self.ledger.redis, settings.key_prefix)
-        self._queue = EditQueue(make_app(settings.broker_url))
+        self._queue = EditQueue(self.ledger.redis)
 
     def submit(self, job: EditJob) -> str:
         """Queue one job and return its id; a job that is there already is left as it is.

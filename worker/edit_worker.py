@@ -11,11 +11,12 @@ from threading import Thread
 
 from celery.worker import state as celery_state
 
+from jobs.celery_app import make_app
 from jobs.connection import connect
 from jobs.dead_letters import DeadLetters
 from jobs.errors import BrokerError
 from jobs.ledger import Ledger
-from jobs.queue import EditQueue, count_messages, make_app
+from jobs.queue import EditQueue, count_messages
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
 from storage import Storage
 from storage.guarded_http import guarded_client
@@ -64,7 +65,7 @@ class EditWorker:
         self.app.conf.update(worker_pool="threads", worker_concurrency=settings.worker_threads)
         self.app.edit_worker = self  # type: ignore[attr-defined]  # how the bootsteps find it
         ledger = Ledger.from_settings(settings)
-        queue = EditQueue(self.app)
+        queue = EditQueue(ledger.redis)
         self.loading = LoadProgress(self.events)
         self.pool = ModelPool(lambda: load_engine(settings, self.loading.report), self.events)
         self.admission = Admission(self.pool, settings.worker_threads)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, Literal, cast
 from uuid import uuid4
 
@@ -15,6 +16,12 @@ from jobs.ledger.reading import JobReading
 from jobs.ledger.record import CANCELLED, DAMAGED, Progress
 from jobs.ledger.scripts import MICROSECONDS, PIPELINE_LENGTH, chunks
 from jobs.schema import EditJob, JobState, Outcome, parse_job, salvage_job
+
+JOBS_PER_CALL = 25
+"""Jobs that one call of the script accepts, during which the ledger does nothing else: about a millisecond."""
+
+CALL_CHARACTERS = 2**20
+"""Of jobs as JSON in one call: Redis has the whole of it in memory at once, and images may travel inside of jobs."""
 
 Lease = Literal["held", "cancel", "lost"]
 Requeued = Literal["queued", "delayed", "cancelled", "lost"]
@@ -99,10 +106,11 @@ class JobLife(JobReading):
         Yields:
             One submission per job, in order, after each pipeline of `PIPELINE_LENGTH` jobs.
         """
-        bounds = (max_queued, max_queued_per_tenant, 0)
+        head = (max_queued, max_queued_per_tenant, 0, 0)
         for chunk in chunks(jobs, PIPELINE_LENGTH):
-            rows = [[*bounds, *_job_arguments(job, output_root)] for job in chunk]
-            for job, ((verdict, detail, *_),) in zip(chunk, self.scripts.run_many("submit", rows), strict=True):
+            calls = _calls(_job_arguments(job, output_root) for job in chunk)
+            answers = chain.from_iterable(self.scripts.run_many("submit", ([*head, *call] for call in calls)))
+            for job, (verdict, detail) in zip(chunk, answers, strict=True):
                 yield Submission(job.id, verdict, detail)
 
     def submit_together(
@@ -118,7 +126,7 @@ class JobLife(JobReading):
         if len({job.id for job in jobs}) < len(jobs):
             raise ValueError("jobs that are submitted together need different ids")
         arguments = [argument for job in jobs for argument in _job_arguments(job, output_root)]
-        answers = self.scripts.run("submit", max_queued, max_queued_per_tenant, 0, *arguments)
+        answers = self.scripts.run("submit", max_queued, max_queued_per_tenant, 0, 1, *arguments)
         for verdict, detail, *refused in answers:
             if refused:
                 return [Submission(refused[0], verdict, detail)]
@@ -134,7 +142,7 @@ class JobLife(JobReading):
         except RejectJob:
             as_sent = json.dumps(raw)
             arguments = _submit_arguments(salvage_job(raw, job_id), as_sent, as_sent)
-            ((verdict, detail, *_),) = self.scripts.run("submit", 0, 0, 1, *arguments)
+            ((verdict, detail),) = self.scripts.run("submit", 0, 0, 1, 0, *arguments)
             return Submission(job_id, verdict, detail)
 
     def claim_best(
@@ -252,6 +260,20 @@ def _as_asked(job: EditJob) -> str:
 
 def _job_arguments(job: EditJob, output_root: str) -> list[str]:
     return _submit_arguments(job, _as_asked(job), _as_json(job.completed(output_root)))
+
+
+def _calls(of_jobs: Iterable[list[str]]) -> Iterator[list[str]]:
+    """The arguments of jobs joined to those of calls of the script, a few jobs each."""
+    call: list[str] = []
+    jobs = size = 0
+    for arguments in of_jobs:
+        call += arguments
+        jobs, size = jobs + 1, size + len(arguments[1])
+        if jobs == JOBS_PER_CALL or size >= CALL_CHARACTERS:
+            yield call
+            call, jobs, size = [], 0, 0
+    if call:
+        yield call
 
 
 def _submit_arguments(job: EditJob, asked: str, completed: str) -> list[str]:

@@ -95,7 +95,7 @@ def draw(bench: Bench, random: Random, number: int) -> tuple[str, EditJob, Expec
 def send(bench: Bench, name: str, job: EditJob) -> None:
     """Submit a job of that kind, as a producer of its version does."""
     if KINDS[name].is_newer:
-        submit_of_newer(bench.ledger, bench.redis.url, job, bench.settings.output_uri)
+        submit_of_newer(bench.ledger, job, bench.settings.output_uri)
     else:
         bench.client.submit(job)
 

@@ -8,22 +8,21 @@ from typing import Any
 from jobs import registry
 from jobs.ledger import Ledger, life
 from jobs.ledger.scripts import Scripts
-from jobs.queue import EditQueue, make_app
+from jobs.queue import EditQueue
 from jobs.schema import EditJob, parse_job
 
 NEW_FIELD = "sharpness"
 
 
-def submit_of_newer(ledger: Ledger, broker_url: str, job: EditJob, output_root: str) -> None:
+def submit_of_newer(ledger: Ledger, job: EditJob, output_root: str) -> None:
     """Submit a job as a newer producer would: with a field that only newer workers understand."""
     newer = {**json.loads(job.completed(output_root).model_dump_json(exclude_defaults=True)), NEW_FIELD: 3}
     events = ",".join(job.callback.events) if job.callback else ""
     ledger.scripts.run(
-        *("submit", 0, 0, 0),
+        *("submit", 0, 0, 0, 0),
         *(job.id, json.dumps(newer), job.id, job.batch or "", events, job.priority, job.tenant or ""),
     )
-    with make_app(broker_url) as app:
-        EditQueue(app).send([job.id])
+    EditQueue(ledger.redis).send([job.id])
 
 
 def become_newer() -> None:

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 from celery import Celery
 from redis import Redis
 
+from jobs.celery_app import make_app
 from jobs.names import LARGEST_MESSAGE_BYTES
-from jobs.queue import QUEUE, TASK, EditQueue, make_app
+from jobs.queue import QUEUE, TASK
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -162,9 +163,9 @@ CHANGED: dict[str, tuple[Change, str]] = {
 
 
 def valid_message(broker_url: str) -> dict[str, Any]:
-    """A message for a job that is in no ledger, as our own queue writes it; taken from a database of its own."""
+    """A message for a job that is in no ledger, as Celery writes it; taken from a database of its own."""
     with aside(broker_url) as (app, redis):
-        EditQueue(app).send(["nobody"])
+        app.send_task(TASK, queue=QUEUE, args=["nobody"], task_id="nobody")
         return _taken(redis)
 
 

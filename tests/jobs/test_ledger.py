@@ -7,6 +7,7 @@ import redis
 
 from jobs.errors import ErrorCode, JobNotFound
 from jobs.ledger import Claim, Ledger, Outbox, Progress, Refusal, Submission
+from jobs.ledger.life import CALL_CHARACTERS, JOBS_PER_CALL, _calls
 from jobs.schema import EditJob, JobState, Outcome
 from tests.clock import ManualClock
 from tests.jobs.lives import DONE, FAILED, LEASE_SECONDS, OUTPUT_ROOT, begun, claimed, edit_job, fail, submit
@@ -60,6 +61,32 @@ def test_jobs_that_are_submitted_together_are_queued_all_or_none(ledger: Ledger)
     assert ledger.batch_counts("x")[JobState.QUEUED] == 1
     with pytest.raises(ValueError, match="different ids"):
         ledger.submit_together([edit_job("c"), edit_job("c")], OUTPUT_ROOT)
+
+
+def test_jobs_that_share_a_call_of_the_script_are_judged_one_by_one_and_keep_their_order(ledger: Ledger) -> None:
+    jobs = [
+        edit_job(f"{number:03}", batch="odd" if number % 2 else "even", tenant="lab" if number % 3 else None)
+        for number in range(2 * JOBS_PER_CALL + 3)
+    ]
+    submit(ledger, jobs[5])
+
+    verdicts = submit(ledger, *jobs, jobs[0], edit_job("000", prompt="make it rain"))
+
+    assert verdicts == ["exists" if job is jobs[5] else "created" for job in jobs] + ["exists", "conflict"]
+    odd = [job.id for job in jobs if job.batch == "odd" and job is not jobs[5]]
+    assert [*ledger.batch_job_ids("odd")] == [jobs[5].id, *odd]
+    assert ledger.batch_counts("even")[JobState.QUEUED] == len(jobs) - len(odd) - 1
+    assert sum(counts["queued"] for counts in ledger.tenant_counts().values()) == len(jobs)
+    taken = [claim.job_id for _ in jobs if isinstance(claim := ledger.claim_best("w", LEASE_SECONDS), Claim)]
+    for tenant in ("lab", None):  # the tenants take turns
+        own = [job.id for job in jobs if job.tenant == tenant]
+        assert [job_id for job_id in taken if job_id in own] == sorted(own, key=lambda name: (name != "005", name))
+
+
+def test_a_call_of_the_script_carries_no_more_than_its_bytes() -> None:
+    large = ["id", "x" * CALL_CHARACTERS]
+
+    assert [*_calls([large, large, ["a", "{}"], ["b", "{}"]])] == [large, large, ["a", "{}", "b", "{}"]]
 
 
 def test_of_two_claims_one_is_refused(ledger: Ledger) -> None:

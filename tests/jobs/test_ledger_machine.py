@@ -33,7 +33,7 @@ from hypothesis.stateful import (
 
 from jobs.ledger import Claim, Ledger, Outbox, Progress, Refusal, Spent, Verdict
 from jobs.ledger.repairs import MOST_LOSSES
-from jobs.queue import QUEUE, EditQueue, count_messages, make_app, next_messages
+from jobs.queue import QUEUE, EditQueue, count_messages, next_messages
 from jobs.schema import EditJob, ErrorInfo, JobState, Outcome
 from tests.clock import ManualClock
 from tests.servers.redis import RedisServer
@@ -640,7 +640,7 @@ def test_the_ledger_does_what_its_model_does_whatever_happens_in_whatever_order(
     redis_server: RedisServer, caplog: pytest.LogCaptureFixture, examples: int
 ) -> None:
     caplog.set_level(logging.ERROR)  # thousands of lost messages are not worth telling
-    queue = EditQueue(make_app(redis_server.url))
+    queue = EditQueue(redis_server.client())
     run_state_machine_as_test(
         partial(LedgerMachine, redis_server, queue),  # type: ignore[arg-type]  # it calls it, no more
         settings=settings(

@@ -10,7 +10,8 @@ import pytest
 from celery import Celery
 from redis import Redis
 
-from jobs.queue import QUEUE, TASK, make_app, next_messages
+from jobs.celery_app import make_app
+from jobs.queue import QUEUE, TASK, next_messages
 from jobs.schema import JobState
 from jobs.settings import BrokerSettings, load_settings
 from producer import BrokerUnavailable, Client, EditJob, JobConflict, JobNotFound, QueueFull

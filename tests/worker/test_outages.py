@@ -6,7 +6,7 @@ import pytest
 
 from jobs.errors import EditFailure, ErrorCode, Outage, RejectJob, RetryJob, StopWorker
 from jobs.ledger import Claim, Ledger
-from jobs.queue import EditQueue, make_app
+from jobs.queue import EditQueue
 from jobs.schema import EditJob, JobState
 from jobs.settings import load_settings
 from tests.clock import ManualClock
@@ -21,7 +21,7 @@ MINUTE = 60.0
 
 
 def settlement(ledger: Ledger, settings: Settings) -> Settlement:
-    return Settlement(settings, ledger, EditQueue(make_app(settings.broker_url)), Events())
+    return Settlement(settings, ledger, EditQueue(ledger.redis), Events())
 
 
 def claim(outages: int = 0, attempt: int = 1) -> Claim:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import pytest
 import redis
 
+from jobs.celery_app import make_app
 from jobs.ledger import Claim, Ledger, Outbox
-from jobs.queue import QUEUE, TASK, EditQueue, count_messages, make_app, next_messages
+from jobs.queue import QUEUE, TASK, EditQueue, count_messages, next_messages
 from jobs.schema import EditJob
 from tests.clock import ManualClock
 from tests.servers.redis import RedisServer
@@ -19,8 +20,8 @@ JOB = {"image": "s3://in/cat.png", "prompt": "make it snow"}
 
 
 @pytest.fixture
-def queue(redis_server: RedisServer) -> EditQueue:
-    return EditQueue(make_app(redis_server.url))
+def queue(redis_client: redis.Redis) -> EditQueue:
+    return EditQueue(redis_client)
 
 
 @pytest.fixture

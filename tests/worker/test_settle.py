@@ -8,7 +8,7 @@ import pytest
 
 from jobs.errors import EditFailure, ErrorCode, HandBack, Outage
 from jobs.ledger import Ledger
-from jobs.queue import EditQueue, make_app
+from jobs.queue import EditQueue
 from jobs.schema import JobState
 from jobs.settings import load_settings
 from tests.clock import ManualClock
@@ -53,7 +53,7 @@ def test_a_run_that_gives_its_job_back_says_what_became_of_it(
     redis_server: RedisServer,
 ) -> None:
     settings, heard = load_settings(Settings, broker_url=redis_server.url), list[Event]()
-    settlement = Settlement(settings, ledger, EditQueue(make_app(settings.broker_url)), Events(heard.append))
+    settlement = Settlement(settings, ledger, EditQueue(ledger.redis), Events(heard.append))
     submit(ledger, edit_job("a"))
     run = Run(claimed(ledger, "a"), 900)
     meanwhile(ledger, clock)
@@ -67,7 +67,7 @@ def test_what_was_to_be_cancelled_when_its_worker_died_is_not_said_to_have_faile
     ledger: Ledger, clock: ManualClock, redis_server: RedisServer
 ) -> None:
     heard = list[Event]()
-    reconciler = Reconciler(ledger, EditQueue(make_app(redis_server.url)), 3, Events(heard.append))
+    reconciler = Reconciler(ledger, EditQueue(ledger.redis), 3, Events(heard.append))
     submit(ledger, edit_job("a"))
     claimed(ledger, "a")
     ledger.cancel("a")

@@ -129,6 +129,11 @@ local function leave_queue(id)
   leave_line(id, line_of(id))
 end
 
+-- A tenant that comes anew is served like one that was served just now: soon, but not before those who wait.
+local function enter_turns(priority, tenant)
+  redis.call('ZADD', key('turns', priority), 'NX', tonumber(redis.call('GET', key('claims')) or 0), tenant)
+end
+
 -- Let a job wait to be taken.
 local function enqueue(id, is_first)
   redis.call('ZREM', key('running'), id)
@@ -142,8 +147,7 @@ local function enqueue(id, is_first)
   end
   local priority, tenant = line_of(id)
   redis.call('ZADD', key('line', priority, tenant), place_of(id), id)
-  -- A tenant that comes anew is served like one that was served just now: soon, but not before those who wait.
-  redis.call('ZADD', key('turns', priority), 'NX', tonumber(redis.call('GET', key('claims')) or 0), tenant)
+  enter_turns(priority, tenant)
 end
 
 -- Let a job wait for a while before it may be taken; it keeps its place.
