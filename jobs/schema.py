@@ -46,6 +46,7 @@ NEWS = ("started", "progress")
 """Events of a running job: a callback has to ask for them, and each is tried once."""
 
 JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
+STORE_PROFILE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 MAX_IMAGES = 4
 LONGEST_PROMPT = 20_000
 """Characters; what an encoder reads of it is far less."""
@@ -309,6 +310,11 @@ class EditJob(Contract):
     )
     tenant: str | None = Field(
         None, pattern=JOB_ID_PATTERN, description="Whom the job is for; within a priority tenants take turns."
+    )
+    store_profile: str | None = Field(
+        None,
+        pattern=STORE_PROFILE_PATTERN,
+        description="Access of the worker to buckets, by its name there: for s3:// inputs, LoRAs and outputs.",
     )
     timeout_seconds: float | None = Field(
         None, gt=0, description="longest time of a run's own work; the worker's limit when absent"

@@ -26,6 +26,7 @@ from botocore.exceptions import (
 from jobs.errors import EditFailure, Outage, RejectJob, SettingsError
 from storage.leavable_s3 import make_leavable
 from storage.limits import CHUNK_BYTES, DOWNLOAD_SECONDS, Deadline, collect, too_large
+from storage.profiles import StoreProfile
 from storage.settings import StorageSettings
 from storage.store import INPUT, OUTPUT, Content, Side, Store
 from storage.unpacking import unpacked
@@ -38,6 +39,8 @@ CHECK_LASTS_SECONDS = 300
 """Time during which a folder that passed the write check is not checked again."""
 
 EVERY_BUCKET = "*"
+MACHINES_OWN = ("iam-role", "container-role")
+"""botocore's names for credentials that the machine has, not a profile."""
 
 PASSING = {"ExpiredToken", "RequestTimeout", "OperationAborted", "400"}
 """Codes of errors that pass; a bare 400 is an answer that broke off before its error code."""
@@ -76,18 +79,27 @@ WRONG_MD5 = "AAAAAAAAAAAAAAAAAAAAAA=="  # 16 zero bytes in base64
 class Buckets(Store):
     """Reads below the places of `DG_BUCKETS`, `bucket` or `bucket/prefix`; writes there and below `DG_OUTPUT_URI`.
 
+    Args:
+        profile: instead of the worker's own access; its places alone are then open.
     Raises:
-        SettingsError: boto3 cannot use its settings.
+        SettingsError: boto3 cannot use its settings, or those of the profile.
     """
 
-    def __init__(self, settings: StorageSettings) -> None:
+    def __init__(self, settings: StorageSettings, profile: StoreProfile | None = None) -> None:
         self._max_bytes = settings.max_input_bytes
-        self._readable = settings.buckets
-        self._writable = settings.buckets
-        if scheme_of(settings.output_uri) == "s3":
-            self._writable = (*settings.buckets, settings.output_uri[len("s3://") :])
+        if profile is not None:
+            self._readable = self._writable = profile.places
+        else:
+            self._readable = self._writable = settings.buckets
+            if scheme_of(settings.output_uri) == "s3":
+                self._writable = (*settings.buckets, settings.output_uri[len("s3://") :])
         self._tried: dict[tuple[str, str], float] = {}
-        self._client = make_client()
+        self._client = make_client(profile.name if profile is not None else None)
+
+    def look(self, bucket: str) -> None:
+        """Ask for a bucket; raise as `read` does when it is not there, or is refused."""
+        with _failures(f"s3://{bucket}", INPUT):
+            self._client.head_bucket(Bucket=bucket)
 
     def read(self, uri: str) -> bytes:
         bucket, key = _allowed(uri, self._readable, INPUT)
@@ -142,8 +154,11 @@ class Buckets(Store):
         self._client.close()
 
 
-def make_client() -> Any:  # boto3 makes the class of its clients at run time
+def make_client(profile: str | None = None) -> Any:  # boto3 makes the class of its clients at run time
     """A client that several threads may use, with bounded waits.
+
+    Args:
+        profile: of the AWS configuration; keys, endpoint and region are then its own, whatever `AWS_*` say.
 
     The person's AWS configuration counts, `addressing_style` too. Without one, a store that is not Amazon's is asked
     with the bucket in the path: buckets as host names need DNS entries that such stores rarely have.
@@ -152,19 +167,35 @@ def make_client() -> Any:  # boto3 makes the class of its clients at run time
         SettingsError: boto3 cannot use its settings.
     """
     try:
-        configuration = botocore.session.get_session()
+        configuration = botocore.session.Session(profile=profile)
         session = Session(botocore_session=configuration)
-        client = _make_client(session, addressing_style=None)
+        own = {} if profile is None else _own_place(configuration, profile)
+        client = _make_client(session, own, addressing_style=None)
         is_chosen = "addressing_style" in (configuration.get_config_variable("s3") or {})
         if is_chosen or _is_amazons(client.meta.endpoint_url):
             return client
         client.close()
-        return _make_client(session, addressing_style="path")
+        return _make_client(session, own, addressing_style="path")
     except (BotoCoreError, ValueError) as error:
         raise SettingsError(f"S3 cannot be used: {error}; correct the AWS_* variables") from error
 
 
-def _make_client(session: Session, addressing_style: str | None) -> Any:
+def _own_place(configuration: botocore.session.Session, profile: str) -> dict[str, Any]:
+    """Endpoint and region of a profile. botocore would let AWS_ENDPOINT_URL and AWS_DEFAULT_REGION win.
+
+    Raises:
+        ValueError: it has no keys of its own, for which botocore would take the machine's.
+    """
+    said = configuration.get_scoped_config()
+    credentials = configuration.get_credentials()
+    if credentials is None or credentials.method in MACHINES_OWN:
+        raise ValueError(f"profile {profile} has no credentials; give it some in the AWS configuration")
+    service = configuration.full_config.get("services", {}).get(said.get("services"), {}).get("s3", {})
+    endpoint = service.get("endpoint_url") or said.get("endpoint_url")
+    return {"endpoint_url": endpoint, "region_name": said.get("region") or ("us-east-1" if endpoint else None)}
+
+
+def _make_client(session: Session, own: dict[str, Any], addressing_style: str | None) -> Any:
     config = Config(
         connect_timeout=10,
         read_timeout=SILENCE_SECONDS,
@@ -174,8 +205,9 @@ def _make_client(session: Session, addressing_style: str | None) -> Any:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         s3={"addressing_style": addressing_style} if addressing_style else None,  # type: ignore[arg-type]
+        ignore_configured_endpoint_urls=bool(own) or None,  # type: ignore[call-arg]  # unknown to its stubs
     )
-    client = session.client("s3", config=config)
+    client = session.client("s3", config=config, **own)
     make_leavable(client)
     return client
 
@@ -191,7 +223,7 @@ def _bucket_and_key(uri: str) -> tuple[str, str]:
 
 def _allowed(uri: str, places: tuple[str, ...], side: Side) -> tuple[str, str]:
     bucket, key = _bucket_and_key(uri)
-    if not any(_holds(place, bucket, key) for place in places):
+    if not is_below(uri, places):
         raise RejectJob(
             side.forbidden,
             f"{show_uri(uri)}: not below a place of DG_BUCKETS",
@@ -201,6 +233,12 @@ def _allowed(uri: str, places: tuple[str, ...], side: Side) -> tuple[str, str]:
     if not key:
         raise RejectJob(side.not_found, f"{show_uri(uri)}: names no object; expected s3://bucket/key")
     return bucket, key
+
+
+def is_below(uri: str, places: tuple[str, ...]) -> bool:
+    """True if an `s3://` URI lies below one of the places."""
+    bucket, key = _bucket_and_key(uri)
+    return any(_holds(place, bucket, key) for place in places)
 
 
 def _holds(place: str, bucket: str, key: str) -> bool:

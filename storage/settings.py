@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
+from pydantic_settings import NoDecode
 
 from jobs.settings import BrokerSettings, Bytes, Names, Paths, Ports, Seconds
+from storage.profiles import StoreProfile, parse_profiles
+
+StoreProfiles = Annotated[tuple[StoreProfile, ...], NoDecode, BeforeValidator(parse_profiles)]
 
 
 class StorageSettings(BrokerSettings):
@@ -19,6 +24,9 @@ class StorageSettings(BrokerSettings):
 
     file_roots: Paths = Field((), description="folders that file:// may touch, separated by ':'")
     buckets: Names = Field((), description="what s3:// may touch: bucket, bucket/prefix, or *")
+    store_profiles: StoreProfiles = Field(
+        (), description="AWS profiles that jobs may name: NAME=bucket,bucket/prefix or NAME:tenant=bucket"
+    )
     private_hosts: Names = Field((), description="private hosts or networks that http(s):// may reach")
     output_hosts: Names = Field((), description="hosts that outputs may be put to over http(s)://: host, .domain or *")
     input_cache_dir: Path | None = Field(None, description="folder that keeps downloaded inputs; default: none is kept")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from jobs.connection import connect, redis_errors
-from jobs.errors import BrokerError, Error
+from jobs.errors import BrokerError, EditFailure, Error, ErrorCode
 from jobs.ledger import redis_key
 from jobs.registry import WorkerRegistry
 from jobs.settings import unknown_variables
@@ -232,6 +232,28 @@ def check_inputs(settings: Settings) -> Iterator[Finding]:
         yield Finding("inputs", Level.WARN, f"no such folder: {', '.join(missing)}", "correct DG_FILE_ROOTS")
 
 
+def check_profiles(settings: Settings) -> Iterator[Finding]:
+    from storage.s3 import Buckets  # loads boto3
+
+    for profile in settings.store_profiles:
+        subject = f"profile {profile.name}"
+        whose = f", for tenants {', '.join(profile.tenants)}" if profile.tenants else ""
+        try:
+            buckets = Buckets(settings, profile)
+        except Error as error:
+            yield Finding(subject, Level.FAIL, str(error))
+            continue
+        yield Finding(subject, Level.OK, f"{', '.join(f's3://{place}' for place in profile.places)}{whose}")
+        for bucket in dict.fromkeys(place.partition("/")[0] for place in profile.places):
+            try:
+                buckets.look(bucket)
+            except Error as error:
+                # Who may read and write objects need not be allowed to ask for the bucket.
+                is_missing = isinstance(error, EditFailure) and error.code is ErrorCode.INPUT_NOT_FOUND
+                yield Finding(subject, Level.FAIL if is_missing else Level.WARN, str(error))
+        buckets.close()
+
+
 def check_callbacks(settings: Settings) -> Iterator[Finding]:
     signing = settings.signing
     count = len(signing.default)
@@ -261,6 +283,7 @@ CHECKS: dict[str, Callable[[Settings], Iterator[Finding]]] = {
     "redis": check_redis,
     "output": check_output,
     "inputs": check_inputs,
+    "profiles": check_profiles,
     "callbacks": check_callbacks,
 }
 

@@ -54,22 +54,27 @@ class LoraStore:
         self._max_bytes = settings.max_lora_bytes
         self._folder = settings.lora_cache_dir
         self._limit_bytes = settings.lora_cache_bytes
-        self._fresh: dict[str, tuple[str, float]] = {}  # hash of what a URI held, and when
+        self._fresh: dict[tuple[str | None, str], tuple[str, float]] = {}
+        """Hash of what a URI held for a store profile, and when; what one may read, another need not."""
 
-    def fetch(self, lora: LoraOfJob, check: Callable[[], None]) -> FetchedLora:
+    def fetch(
+        self, lora: LoraOfJob, check: Callable[[], None], profile: str | None = None, tenant: str | None = None
+    ) -> FetchedLora:
         """The file of a job's LoRA, from the folder or from its URI.
 
         Args:
+            profile, tenant: of the job, which decide what it may read.
             check: called before a download; what it raises ends the fetch.
         Raises:
             RejectJob: it cannot be had as it is: not there, forbidden, too large, no safetensors file.
             RetryJob, Outage: its server does not answer, or the folder cannot be written.
         """
-        name, fetched_at = self._fresh.get(lora.uri, ("", 0.0))
+        storage = self._storage.of_profile(profile, tenant)
+        name, fetched_at = self._fresh.get((profile, lora.uri), ("", 0.0))
         if name and time.monotonic() - fetched_at < FRESH_SECONDS and (held := self._hold(lora, name)):
             return held
         check()
-        data = self._read(lora.uri)
+        data = self._read(storage, lora.uri)
         name = hashlib.sha256(data).hexdigest()
         try:
             held = self._hold(lora, name) or self._hold(lora, self._keep(name, data, lora.uri))
@@ -82,20 +87,20 @@ class LoraStore:
                 ErrorCode.INTERNAL, f"{show_uri(lora.uri)}: removed from DG_LORA_CACHE_DIR while it was kept"
             )
         if scheme_of(lora.uri) != "file":
-            self._note(lora.uri, name)
+            self._note((profile, lora.uri), name)
         return held
 
     def close(self) -> None:
         self._storage.close()
 
-    def _note(self, uri: str, name: str) -> None:
+    def _note(self, asked: tuple[str | None, str], name: str) -> None:
         now = time.monotonic()
         lasting = {known: kept for known, kept in self._fresh.items() if now - kept[1] < FRESH_SECONDS}
-        self._fresh = lasting | {uri: (name, now)}
+        self._fresh = lasting | {asked: (name, now)}
 
-    def _read(self, uri: str) -> bytes:
+    def _read(self, storage: Storage, uri: str) -> bytes:
         try:
-            return self._storage.read(web_address(uri))
+            return storage.read(web_address(uri))
         except RejectJob as error:
             if error.code is ErrorCode.INPUT_TOO_LARGE:
                 too_large = f"{show_uri(uri)}: larger than DG_MAX_LORA_BYTES, {self._max_bytes}"

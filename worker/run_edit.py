@@ -185,6 +185,7 @@ class EditRunner:
         run.limit(job.timeout_seconds)
         output = job.output
         assert output is not None  # filled in when the ledger accepted the job
+        storage = self._storage.of_profile(job.store_profile, job.tenant)
         with self._stage(run, "fetching", "fetch"), self._slow_inputs.fetch(job.tenant) as has_place:
 
             def check() -> None:
@@ -192,9 +193,9 @@ class EditRunner:
                 has_place()
 
             # A wrong bucket should cost no GPU time.
-            self._transfers.run(output, OUTPUT, lambda: self._storage.check_output(output), check)
-            inputs = [self._read(uri, check) for uri in job.image]
-            loras = [self._fetch_lora(lora, check) for lora in job.params.loras]
+            self._transfers.run(output, OUTPUT, lambda: storage.check_output(output), check)
+            inputs = [self._read(storage, uri, check) for uri in job.image]
+            loras = [self._fetch_lora(job, lora, check) for lora in job.params.loras]
         with self._stage(run, "decoding", "fetch"):
             images = [self._decode(uri, data, run) for uri, data in zip(job.image, inputs, strict=True)]
         self._admission.fetched(task_id, run.timings["fetch"])
@@ -211,7 +212,7 @@ class EditRunner:
             with self._stage(run, "uploading", "upload"):
                 data = encode(edited, job, described)
                 run.check()
-                self._publish(output, data, CONTENT_TYPES[job.params.output_format or "png"], run)
+                self._publish(storage, output, data, CONTENT_TYPES[job.params.output_format or "png"], run)
         run.timings.update(edited.timings)
         return Outcome(
             output=without_signature(output),
@@ -228,16 +229,19 @@ class EditRunner:
         if not self._settlement.persist(lambda: self._ledger.spend(run.job_id, run.claim.token)):
             raise LeaseLost
 
-    def _read(self, uri: str, check: Callable[[], None]) -> bytes:
+    def _read(self, storage: Storage, uri: str, check: Callable[[], None]) -> bytes:
         if scheme_of(uri) == "data":
-            return self._storage.read(uri)
-        return self._transfers.run(uri, INPUT, lambda: self._storage.read(uri), check)
+            return storage.read(uri)
+        return self._transfers.run(uri, INPUT, lambda: storage.read(uri), check)
 
-    def _publish(self, output: str, data: bytes, content_type: str, run: Run) -> None:
-        self._transfers.run(output, OUTPUT, lambda: self._storage.publish(output, data, content_type), run.check)
+    def _publish(self, storage: Storage, output: str, data: bytes, content_type: str, run: Run) -> None:
+        self._transfers.run(output, OUTPUT, lambda: storage.publish(output, data, content_type), run.check)
 
-    def _fetch_lora(self, lora: Lora, check: Callable[[], None]) -> FetchedLora:
-        return self._transfers.run(lora.uri, INPUT, lambda: self._loras.fetch(lora, check), check, LONGEST_LORA_SECONDS)
+    def _fetch_lora(self, job: EditJob, lora: Lora, check: Callable[[], None]) -> FetchedLora:
+        def fetch() -> FetchedLora:
+            return self._loras.fetch(lora, check, job.store_profile, job.tenant)
+
+        return self._transfers.run(lora.uri, INPUT, fetch, check, LONGEST_LORA_SECONDS)
 
     def _decode(self, uri: str, data: bytes, run: Run) -> DecodedImage:
         """Decode one input image; its warnings name it."""

@@ -186,7 +186,7 @@ def _here(result: EditResult, one: Edit) -> EditResult:
 
 def _images(image: str) -> list[str]:
     try:
-        return parse_images(image, Path.cwd())
+        return parse_images(image)
     except CellProblem as problem:
         raise TableError(f"{problem.value}: {problem.remedy}") from problem
 

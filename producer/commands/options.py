@@ -16,7 +16,7 @@ from jobs.schema import EditParams
 from jobs.settings import BrokerSettings, load_settings
 from producer.table.cells import CellProblem
 from producer.table.loras import read_loras
-from producer.table.paths import LocalFiles
+from producer.table.paths import WORKING_FOLDER, LocalFiles
 
 
 def option(*names: str, help: str) -> Any:
@@ -118,9 +118,9 @@ def _option_type(annotation: Any) -> Any:
 def _local_loras(loras: list[str] | None) -> list[Any] | None:
     """LoRAs of the command line; relative paths start from the working directory."""
     try:
-        return read_loras(loras, LocalFiles(Path.cwd())) if loras else None
+        return read_loras(loras, LocalFiles(Path.cwd(), WORKING_FOLDER, "LoRA file")) if loras else None
     except CellProblem as problem:
-        raise SettingsError(f"--loras {problem.value}: {problem.remedy.partition(';')[0]}") from problem
+        raise SettingsError(f"--loras {problem.value}: {problem.remedy}") from problem
 
 
 def settings_with(broker_url: str | None = None, output: str | None = None) -> BrokerSettings:

@@ -60,6 +60,13 @@ def submit(
         str | None,
         options.option("--callback-url", help="Where to report each job's end. [default: nowhere]"),
     ] = None,
+    callback_events: Annotated[
+        str | None,
+        options.option(
+            "--callback-events",
+            help="What to report: started, progress, succeeded, failed, cancelled. [default: the three ends]",
+        ),
+    ] = None,
     priority: Annotated[
         str | None,
         options.option("--priority", help="high, normal or low. [default: normal]"),
@@ -67,6 +74,10 @@ def submit(
     tenant: Annotated[
         str | None,
         options.option("--tenant", help="Whom the jobs are for; tenants take turns. [default: nobody in particular]"),
+    ] = None,
+    store_profile: Annotated[
+        str | None,
+        options.option("--store-profile", help="The workers' access to buckets, by its name. [default: their own]"),
     ] = None,
     rows: options.Rows = None,
     force: Annotated[
@@ -114,10 +125,14 @@ def submit(
     defaults = RowDefaults.read(
         **params or {},
         callback_url=callback_url,
+        callback_events=callback_events,
         priority=priority,
         tenant=tenant,
+        store_profile=store_profile,
     )
     with open_table(source, ColumnNames.chosen(image_column, prompt_column, output_column)) as table:
+        if callback_events is not None and callback_url is None and "callback_url" not in table.meaning.of_role:
+            raise typer.BadParameter("--callback-events needs --callback-url, or a column callback_url")
         plan = _plan(client, table, defaults, batch, options.folder_uri(images_to or upload), rows, force)
         check = check_table(table, plan, as_json)
         if rows is not None:

@@ -66,6 +66,8 @@ class Intake:
                 raise wrong("priority", "callers may ask for normal or low")
         if job.output is not None and not self._is_callers(job.output):
             raise wrong("output", "callers name no place for outputs; GET the image from the job's address")
+        if job.store_profile is not None:
+            raise wrong("store_profile", "callers name no store profile; leave it out")
         for lora in job.params.loras:
             if scheme_of(lora.uri) != "hf" and not self._is_callers(lora.uri):
                 raise wrong("params.loras", f"{show_uri(lora.uri)}: callers may name hf:// alone")

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from producer.errors import TableError
-from producer.table.plan import PARAM_COLUMNS, TURN_COLUMNS
+from producer.table.plan import NAME_COLUMNS, PARAM_COLUMNS
 
 IMAGE_COLUMNS = ("image", "image_url", "image_uri", "input_image", "input_images")
 PROMPT_COLUMNS = ("prompt", "instruction")
 OUTPUT_COLUMNS = ("output",)
-JOB_COLUMNS = ("id", "index", "output", "callback_url", *TURN_COLUMNS, *PARAM_COLUMNS)
+JOB_COLUMNS = ("id", "index", "output", "callback_url", "callback_events", *NAME_COLUMNS, *PARAM_COLUMNS)
 
 OTHER_NAMES = {
     "image": (
@@ -146,9 +146,11 @@ class Columns:
         """The column that a field of the job, named as pydantic does, was filled from."""
         if not location:
             return self.column("output")  # the whole job is wrong when output and output_format disagree
-        is_param = location[0] == "params" and len(location) > 1
-        role = str(location[1] if is_param else location[0])
-        return self.column({"callback": "callback_url"}.get(role, role))
+        is_inner = location[0] in ("params", "callback") and len(location) > 1
+        role = str(location[1] if is_inner else location[0])
+        return self.column(
+            {"callback": "callback_url", "url": "callback_url", "events": "callback_events"}.get(role, role)
+        )
 
     def _find(self, role: str, accepted: Iterable[str], is_usual: bool) -> None:
         for name in accepted:

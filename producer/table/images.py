@@ -9,19 +9,19 @@ from typing import Any
 from producer.table.cells import CellProblem, means_blank
 from producer.table.embedded_images import EmbeddedImages
 from producer.table.lists import split_names
-from producer.table.paths import LocalFiles
+from producer.table.paths import WORKING_FOLDER, LocalFiles
 
 
 class RowImages:
     """Reads cells that name pictures or hold them.
 
     Args:
-        folder: what relative paths start from.
+        files: of the folder that relative paths start from.
         embedded: gives those a URI that stand in the table itself.
     """
 
-    def __init__(self, folder: Path, embedded: EmbeddedImages) -> None:
-        self._files = LocalFiles(folder)
+    def __init__(self, files: LocalFiles, embedded: EmbeddedImages) -> None:
+        self._files = files
         self._embedded = embedded
 
     def read(self, cell: Any) -> list[str]:
@@ -52,10 +52,10 @@ class RowImages:
         return self._files.uri_of(name)
 
 
-def parse_images(text: str, folder: Path) -> list[str]:
-    """Read pictures as a command line names them.
+def parse_images(text: str) -> list[str]:
+    """Read pictures as a command line names them; relative paths start from the working directory.
 
     Raises:
         CellProblem: as of `RowImages.read`.
     """
-    return RowImages(folder, EmbeddedImages("", None)).read(text)
+    return RowImages(LocalFiles(Path.cwd(), WORKING_FOLDER), EmbeddedImages("", None)).read(text)

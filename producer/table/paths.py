@@ -12,6 +12,9 @@ from urllib.parse import unquote
 from producer.table.cells import URI, CellProblem, shorten
 
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+WORKING_FOLDER = "the folder that you are in"
+"""What the command line's relative paths start from, in messages."""
+
 MOST_LISTED = 20_000
 """Entries of a folder that are compared with a name that is not there."""
 
@@ -21,10 +24,13 @@ class LocalFiles:
 
     Args:
         folder: what relative paths start from.
+        called: that folder, in messages.
+        kind: what the files are, in messages.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, called: str = "the table's folder", kind: str = "picture") -> None:
         self._folder = folder
+        self._called, self._kind = called, kind
         self._names_in = lru_cache(maxsize=64)(_names_in)
 
     def uri_of(self, name: str) -> str:
@@ -78,21 +84,20 @@ class LocalFiles:
 
     def _why_not(self, name: str) -> str:
         if DRIVE.match(name) or name.startswith("\\\\"):
-            return (
-                "is a path of Windows, which is not on this machine; copy the picture beside the table, or give a URI"
-            )
+            return f"is a path of Windows, which is not on this machine; copy the {self._kind} here, or give a URI"
         path = self._folder / name.replace("\\", "/")
         if _is_folder(path):
-            return f"is a folder; name a picture in it: {shorten(path)}"
+            return f"is a folder; name a {self._kind} in it: {shorten(path)}"
         if len(name) > 4096 or any(len(part.encode(errors="replace")) > 255 for part in path.parts):
-            return "no such file, and too long for the name of one; is it a picture in base64? Then begin it with data:"
+            base64 = "; is it a picture in base64? Then begin it with data:" if self._kind == "picture" else ""
+            return f"no such file, and too long for the name of one{base64}"
         close = self._names_in(path.parent).get(_folded(path.name), [])
         decoded = unquote(path.name)
         if decoded != path.name and _is_file(path.with_name(decoded)):
             close = [decoded]
         if close:
             return f"no such file, but there is {shorten(close[0])!r}; write it so"
-        return f"no such file: {shorten(path)}; relative paths start from the table's folder"
+        return f"no such file: {shorten(path)}; relative paths start from {self._called}"
 
 
 def place_of(uri: str) -> str:

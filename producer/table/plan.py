@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +14,8 @@ from jobs.schema import Callback, EditJob, EditParams
 from producer.table.selection import ALL_ROWS, RowSelection
 
 PARAM_COLUMNS = tuple(EditParams.model_fields)
-TURN_COLUMNS = ("priority", "tenant")
-"""Fields of a job that decide its turn."""
+NAME_COLUMNS = ("priority", "tenant", "store_profile")
+"""Fields of a job that are plain names."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,10 @@ class RowDefaults:
         """
         try:
             self.params()
-            if "callback_url" in self.given:
-                Callback(url=self.given["callback_url"])
-            turn = {name: value for name, value in self.given.items() if name in TURN_COLUMNS}
-            EditJob(image=("s3://any/image",), prompt="any", **turn)
+            if not {"callback_url", "callback_events"}.isdisjoint(self.given):
+                Callback.model_validate(callback_fields({"callback_url": "https://any.example", **self.given}))
+            names = {name: value for name, value in self.given.items() if name in NAME_COLUMNS}
+            EditJob(image=("s3://any/image",), prompt="any", **names)
         except ValidationError as error:
             raise SettingsError(_describe(error)) from error
         return self
@@ -83,7 +84,16 @@ def advice(problem: Any) -> str:
     return said.removeprefix("Value error, ").removeprefix("Input ").replace("String should", "should", 1)
 
 
+def callback_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A callback as the schema takes it, from `callback_url` and `callback_events`: a list, or text with commas."""
+    fields: dict[str, Any] = {"url": str(values["callback_url"]).strip()}
+    if (events := values.get("callback_events")) is not None:
+        fields["events"] = re.split(r"[,;|\s]+", events.strip().lower()) if isinstance(events, str) else events
+    return fields
+
+
 def _describe(error: ValidationError) -> str:
     problem = error.errors()[0]
-    option = "callback-url" if problem["loc"][0] == "url" else str(problem["loc"][0]).replace("_", "-")
+    field = str(problem["loc"][0])
+    option = f"callback-{field}" if field in Callback.model_fields else field.replace("_", "-")
     return f"--{option} {problem['input']}: {advice(problem)}"

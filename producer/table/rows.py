@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -28,7 +28,7 @@ from producer.table.images import RowImages
 from producer.table.loras import read_loras
 from producer.table.overwriting import InputsAndOutputs
 from producer.table.paths import LocalFiles
-from producer.table.plan import PARAM_COLUMNS, TURN_COLUMNS, Plan, advice
+from producer.table.plan import NAME_COLUMNS, PARAM_COLUMNS, Plan, advice, callback_fields
 from producer.table.raw import Cells, RawRow
 
 SIZE_COLUMNS = {"width", "height", "aspect_ratio"}
@@ -78,8 +78,8 @@ class RowReader:
 
     def __init__(self, columns: Columns, folder: Path, plan: Plan, put: PutImage | None = None) -> None:
         self._columns = columns
-        self._files = LocalFiles(folder)
-        self._images = RowImages(folder, EmbeddedImages(plan.images_root, put))
+        self._lora_files = LocalFiles(folder, kind="LoRA file")
+        self._images = RowImages(LocalFiles(folder), EmbeddedImages(plan.images_root, put))
         self._plan = plan
         self._defaults = plan.defaults.given
         self._kept = frozenset(columns.kept)
@@ -134,17 +134,27 @@ class RowReader:
             "prompt": self._prompt(raw, cells, problems),
             "params": params,
             "output": self._output(raw, cells, index, chosen_format, problems),
-            "callback": {"url": str(values["callback_url"]).strip()} if "callback_url" in values else None,
+            "callback": self._callback(raw, cells, values, problems),
             "batch": batch,
-            **{name: str(values[name]).strip() for name in TURN_COLUMNS if name in values},
+            **{name: str(values[name]).strip() for name in NAME_COLUMNS if name in values},
             "metadata": {
                 name: value for name, value in raw.cells.items() if name in self._kept and not has_bytes(value)
             },
         }
 
+    def _callback(
+        self, raw: RawRow, cells: Cells, values: Mapping[str, Any], problems: list[RowProblem]
+    ) -> dict[str, Any] | None:
+        if "callback_url" in values:
+            return callback_fields(values)
+        if "callback_events" in cells:
+            alone = CellProblem(cells["callback_events"], "needs a callback_url; give one, or leave this blank")
+            self._tell("callback_events", raw, alone, problems)
+        return None
+
     def _read_loras(self, raw: RawRow, cells: Cells, problems: list[RowProblem]) -> list[Any]:
         try:
-            return read_loras(cells["loras"], self._files)
+            return read_loras(cells["loras"], self._lora_files)
         except CellProblem as problem:
             problems.append(RowProblem(raw.number, self._columns.of_role["loras"], problem.value, problem.remedy))
             return []

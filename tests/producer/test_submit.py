@@ -105,7 +105,10 @@ def test_a_dry_run_needs_no_redis(folder: Path, producer: Command, redis_server:
         (["watch", "nowhere"], "error: no batch and no job 'nowhere'"),
         (["results", "nowhere"], "error: no batch and no job 'nowhere'"),
         (["cancel", "nowhere"], "error: no batch and no job 'nowhere'"),
-        (["edit", "nowhere.png", "snow"], "error: nowhere.png: no such file"),
+        (["edit", "nowhere.png", "snow"], "relative paths start from the folder that you are in"),
+        (["edit", ".", "snow"], "error: .: is a folder; name a picture in it"),
+        (["submit", "data.csv", "--loras", "a;b.safetensors"], "a;b.safetensors; relative paths start from the folder"),
+        (["submit", "data.csv", "--loras", "."], "error: --loras .: is a folder; name a LoRA file in it"),
     ],
 )
 def test_what_cannot_be_used_is_one_line_and_exit_code_2(
@@ -379,6 +382,44 @@ def test_priority_and_tenant_come_by_option_and_by_column_and_status_counts_tena
     jobs = [client.get(name).job for name in ("a", "b")]
     assert [(job.priority, job.tenant) for job in jobs] == [("low", "lab"), ("high", "lab")]
     assert "tenant lab: 2 queued, 0 running" in producer("status").stdout
+
+
+def test_events_of_callbacks_and_the_store_profile_come_by_option_and_by_column(
+    folder: Path, producer: Command, client: Client
+) -> None:
+    image, hook = folder / "cat.png", "https://a.example/hook"
+    table = folder / "news.csv"
+    table.write_text(
+        "image,prompt,callback_url,callback_events,store_profile,id\n"
+        f'{image},snow,{hook},"started, failed",,a\n'
+        f"{image},rain,{hook},,archive,b\n"
+        f"{image},sun,{hook},finished,,c\n"
+        f"{image},fog,,failed,,d\n"
+    )
+
+    ended = producer("submit", str(table), "--callback-events", "progress", "--store-profile", "shop")
+
+    jobs = [client.get(name).job for name in ("a", "b")]
+    assert [job.callback.events for job in jobs if job.callback] == [("started", "failed"), ("progress",)]
+    assert [job.store_profile for job in jobs] == ["shop", "archive"]
+    assert "row 3, callback_events 'finished': should be 'started', 'progress'" in ended.stderr
+    assert "row 4, callback_events 'failed': needs a callback_url" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--callback-events", "failed"], "--callback-events needs --callback-url"),
+        (["--callback-events", "ended", "--callback-url", "https://a.example/"], "error: --callback-events ended"),
+        (["--store-profile", "a b"], "error: --store-profile a b"),
+    ],
+)
+def test_an_option_that_no_job_can_have_queues_nothing(
+    options: list[str], said: str, folder: Path, producer: Command
+) -> None:
+    ended = producer("submit", "data.csv", *options)
+
+    assert (ended.returncode, said in " ".join(ended.stderr.split())) == (2, True), ended.stderr
 
 
 def test_chosen_rows_go_first_and_the_rest_of_the_same_batch_later(

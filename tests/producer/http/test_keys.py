@@ -99,7 +99,7 @@ def test_each_caller_sees_its_own_jobs_alone(open_door: OpenDoor, client: Client
 
 def test_a_caller_takes_no_other_tenant_and_no_head_start(open_door: OpenDoor) -> None:
     with open_door(api_keys=KEYS).http(ANN) as ann:
-        for field, value in (("tenant", "bob"), ("priority", "high")):
+        for field, value in (("tenant", "bob"), ("priority", "high"), ("store_profile", "shop")):
             assert error_of(submit(ann, **{field: value}))["param"] == field
         assert submit(ann, tenant="ann", priority="low").status_code == 202
 
