@@ -6,6 +6,7 @@ of them, since nothing gets better by repeating. SIGTERM drains all at once.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from threading import Lock, Thread
 from typing import IO
 
@@ -159,7 +161,10 @@ class Fleet:
         longer = min(LONGEST_PAUSE_SECONDS, max(FIRST_PAUSE_SECONDS, member.pause_seconds * 2))
         member.pause_seconds = FIRST_PAUSE_SECONDS if lived >= WELL_AFTER_SECONDS else longer
         member.due_at = time.monotonic() + member.pause_seconds
-        self._say(member.gpu, f"worker ended with code {code}; another starts in {member.pause_seconds:g} s")
+        words = f"worker ended with code {code}; another starts in {member.pause_seconds:g} s"
+        facts = {"level": "WARNING", "logger": "worker.fleet", "gpu": member.gpu, "message": words}
+        time_now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._say(member.gpu, json.dumps({"time": time_now, **facts}) if self._is_json else words)
 
     def _pass_lines_on(self, gpu: str, lines: IO[str]) -> None:
         with lines:

@@ -73,6 +73,8 @@ class Health:
             return reason
         if self.state not in (WorkerState.READY, WorkerState.BUSY):
             return self._in_words()
+        if not self.redis_seen_at:
+            return "Redis has not answered yet"
         if now - self.redis_seen_at > REDIS_SILENT_SECONDS:
             return f"Redis has not answered for {now - self.redis_seen_at:.0f} s"
         return self.untaken or None

@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 from celery import bootsteps, signals
+from celery.apps.worker import install_worker_term_handler
 
 from jobs.errors import Error
 from kontext import DeviceTaken, KontextError
@@ -38,6 +39,8 @@ class ServiceStep(bootsteps.StartStopStep):
         worker: EditWorker = controller.app.edit_worker
         if controller.pool_cls.__module__ != "celery.concurrency.thread":
             raise SystemExit("start Celery with --pool threads: one process holds one model, and threads share it")
+        # Without words of Celery's own on stdout, between the lines of the log.
+        install_worker_term_handler(controller, verbose=False)
         # Celery's own handler ends with exit code 1, and a second Ctrl-C kills runs instead of handing them back.
         signal.signal(signal.SIGINT, signal.getsignal(signal.SIGTERM))
         try:

@@ -40,9 +40,9 @@ class Systemd:
         """
         if not self._address:
             return
-        words = f"{health.state}: {health.detail}".rstrip(": ").replace("\n", " ")
-        lines = [f"STATUS={words}"]
-        if not self._is_ready and health.why_not_ready(now) is None:
+        reason = health.why_not_ready(now)
+        lines = [f"STATUS={reason or health.state}".replace("\n", " ")]
+        if not self._is_ready and reason is None:
             lines.insert(0, "READY=1")
             self._is_ready = True
         if health.state in ENDING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -160,6 +161,13 @@ def test_wrong_settings_and_missing_weights_end_all(code: int) -> None:
     assert codes == [code]
 
 
-def test_json_lines_stay_json() -> None:
-    with running("print('{}', flush=True); import signal; signal.pause()", is_json=True) as (_, out, _):
-        eventually(lambda: out.getvalue() == "{}\n{}\n")
+def test_json_lines_stay_json(tmp_path: Path) -> None:
+    marker = tmp_path / "died"
+    program = f"import os, pathlib, signal; print('{{}}', flush=True); m = pathlib.Path({str(marker)!r})\n"
+    program += "if not m.exists(): m.touch(); os.abort()\nsignal.pause()"
+    with running(program, gpus="3", is_json=True) as (_, out, _):
+        eventually(lambda: out.getvalue().count("{}\n") == 2)
+
+    first, own, second = (json.loads(line) for line in out.getvalue().splitlines())
+    assert first == second == {}
+    assert (own["gpu"], own["message"]) == ("3", "worker ended with code -6; another starts in 1 s")

@@ -44,7 +44,7 @@ def test_ready_is_said_once_and_only_when_model_and_redis_are_there(received: so
     told.report(health(WorkerState.BUSY), NOW)
 
     assert lines(received) == ["STATUS=loading: 40 % of 33.7 GB read", "WATCHDOG=1"]
-    assert lines(received) == ["STATUS=ready", "WATCHDOG=1"]
+    assert lines(received) == ["STATUS=Redis has not answered yet", "WATCHDOG=1"]
     assert lines(received) == ["READY=1", "STATUS=ready", "WATCHDOG=1"]
     assert lines(received) == ["STATUS=busy", "WATCHDOG=1"]
 
@@ -71,7 +71,7 @@ def test_an_abstract_socket_is_reached() -> None:
 
         Systemd({"NOTIFY_SOCKET": "@kontext-edits-test-systemd"}).report(health(WorkerState.BUSY, redis_seen_at=0), NOW)
 
-        assert lines(listener) == ["STATUS=busy", "WATCHDOG=1"]
+        assert lines(listener) == ["STATUS=Redis has not answered yet", "WATCHDOG=1"]
 
 
 def test_a_socket_that_is_gone_harms_nothing(tmp_path: Path) -> None:
