@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from celery import bootsteps, signals
-from celery.apps.worker import install_worker_term_handler
+from celery.apps.worker import install_worker_term_handler  # type: ignore[attr-defined]  # types lack it
 
 from jobs.errors import Error
 from kontext import DeviceTaken, KontextError
