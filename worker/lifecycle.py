@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import time
 from typing import Any
 
@@ -29,6 +30,9 @@ from worker.tasks import register
 
 EXIT_NO_MODEL = 4
 
+SWITCH_SECONDS = 0.0005
+"""How long a thread keeps Python while another waits for it; 5 ms by default, which an upload would cost the GPU."""
+
 
 class ServiceStep(bootsteps.StartStopStep):
     """Starts our worker before Celery's consumer, and stops it after."""
@@ -43,6 +47,7 @@ class ServiceStep(bootsteps.StartStopStep):
         install_worker_term_handler(controller, verbose=False)
         # Celery's own handler ends with exit code 1, and a second Ctrl-C kills runs instead of handing them back.
         signal.signal(signal.SIGINT, signal.getsignal(signal.SIGTERM))
+        sys.setswitchinterval(SWITCH_SECONDS)
         try:
             worker.start()
         except StoppedWhileLoading:

@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -241,6 +243,25 @@ def test_many_images_take_a_bounded_number_of_buffers() -> None:
     again = [decoder.decode(item, never).image.getpixel((0, 0)) for item in data]
     assert again == [(number, 0, 0) for number in range(1, 9)]
     decoder.close()
+
+
+def test_a_warm_helper_imports_nothing_for_its_first_image() -> None:
+    script = """
+import io, sys
+from PIL import Image
+from kontext.images import serving
+
+serving.warm_up()
+known = set(sys.modules)
+for kind in ("PNG", "JPEG", "WEBP"):
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, kind)
+    serving.decode_with_warnings(file.getvalue())
+print(sorted(set(sys.modules) - known))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert ended.stdout == "[]\n"
 
 
 def test_an_image_that_cannot_be_read_costs_no_helper() -> None:

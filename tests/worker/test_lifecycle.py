@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from kontext import DeviceTaken, KontextError
 from worker.edit_worker import EXIT_BROKEN
 from worker.events import Event, Events
-from worker.lifecycle import EXIT_NO_MODEL, ServiceStep
+from worker.lifecycle import EXIT_NO_MODEL, SWITCH_SECONDS, ServiceStep
 from worker.standin import out_of_memory
 
 
@@ -51,5 +52,6 @@ def test_a_worker_that_cannot_load_its_model_ends_its_threads_first(
         ServiceStep(controller).start(controller)
 
     assert worker.said == said
+    assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS), "an upload would keep Python from the GPU's thread"
     if isinstance(ended.value, SystemExit):
         assert ended.value.code == code
