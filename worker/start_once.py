@@ -1,11 +1,12 @@
 """One start of a model in a process of its own, as a worker starts it, for `worker prepare`.
 
-Prints JSON objects, one a line: {"ready": true} once a worker would take jobs, then what the start had prepared.
+Prints JSON, one object a line: the processor's seconds once a worker would take jobs, then what the start had prepared.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def start(settings: Settings, images: Path) -> None:
     set_up_logs(settings)
     engine = load_engine(settings, LoadProgress(Events(EventLog().hear)).report)
     engine.warm_up()
-    say({"ready": True})
+    say({"processor_seconds": sum(os.times()[:4])})  # the compiler's processes are among them
     assert isinstance(engine, Kontext)
     sizes = engine.config.preferred_resolutions
     for number, (width, height) in enumerate((sizes[0], sizes[-1])):

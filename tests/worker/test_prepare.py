@@ -42,7 +42,7 @@ class Starts:
         if not is_second:
             root.mkdir()
             write_private(root / key_of(FACTS), {MANIFEST: Manifest(FACTS, Choices("cudnn", "default")).encoded()})
-        yield {"ready": True}
+        yield {"processor_seconds": 3.0}
         for name in ("0.png", "1.png"):
             Image.new("RGB", (4, 4), (0, self.colour if is_second else 10, 0)).save(Path(arguments[1]) / name)
         yield {"device": "cuda", "used": is_second, "compiled_anew": 0, **(self.second if is_second else {})}
