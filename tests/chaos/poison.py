@@ -32,5 +32,5 @@ def assert_poison_ends(bench: Bench, prompt: str, exit_code: int, environment: M
     for name in ("before", "after"):
         reasons = [attempt.reason for attempt in bench.ledger.get(name).history]
         assert reasons.count("worker_lost") <= 1, f"{name} was put beside a suspect"
-        assert bench.ledger.get(name).attempts == 1
+        assert bench.ledger.get(name).attempts <= 1 + reasons.count("worker_lost"), "it may have been at its upload"
     assert broken_promises(bench, jobs) == []

@@ -97,14 +97,13 @@ RAW: dict[str, tuple[str, str]] = {
     ),
 }
 
+NO_ARGUMENTS: tuple[Any, ...] = (None, 5, "text", [], {}, [[]], [[], {}], [[], {}, {}, {}])
+
 CHANGED: dict[str, tuple[Change, str]] = {
     **each("body", with_field, (None, 5, [], {}, True), "the body: unexpected {kind}"),
     **each("body", with_field, ("%%%", "é", "YWJj\n", "YWJ"), "the body is not base64"),
     **each("body", with_field, ("bm90IGpzb24=", "", "/w=="), "the body is not JSON"),
-    **{
-        f"body of {content!r}": (with_content(content), PARTS)
-        for content in (None, 5, "text", [], {}, [[]], [[], {}], [[], {}, {}, {}])
-    },
+    **{f"body of {content!r}": (with_content(content), PARTS) for content in NO_ARGUMENTS},
     "arguments that are null": (with_content([None, {}, {}]), "the arguments: unexpected NoneType"),
     "arguments that are an object": (with_content([{}, {}, {}]), "the arguments: unexpected dict"),
     "keywords that are a list": (with_content([[], [], {}]), "the keywords: unexpected list"),

@@ -8,7 +8,7 @@ import json
 import random
 from typing import Any
 
-VALUES = (
+VALUES: tuple[Any, ...] = (
     None,
     True,
     0,

@@ -40,7 +40,7 @@ from tests.servers.redis import RedisServer
 from worker.events import Events
 from worker.reconciler import GRACE_SECONDS, TURN_SECONDS, Reconciler
 
-FEW_EXAMPLES = 40
+FEW_EXAMPLES = 15
 EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "150"))
 STEPS = 80
 

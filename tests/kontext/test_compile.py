@@ -43,7 +43,7 @@ def graphs() -> int:
 from_torch = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @from_torch
 @pytest.mark.usefixtures("fresh_compiler")
 def test_blocks_compute_the_same_in_kernels_written_by_inductor() -> None:

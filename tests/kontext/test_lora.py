@@ -287,7 +287,7 @@ def test_a_missing_half_is_named(tmp_path: Path) -> None:
         read_lora(tmp_path / "a.safetensors", linear_layers(transformer()))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_no_graph_is_compiled_for_another_lora(tmp_path: Path) -> None:
     network, plain = transformer(), transformer()
     made = []

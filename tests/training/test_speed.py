@@ -52,7 +52,7 @@ def test_the_analysis_that_fails_is_off_on_a_gpu(device: str, analysed: bool, mo
     assert inductor.triton.coalesce_tiling_analysis is analysed
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the compiler looks at it
 def test_compiled_blocks_learn_the_same() -> None:
     transformer = Transformer(CONFIG)

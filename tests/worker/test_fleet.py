@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,14 +99,14 @@ def test_all_start_their_lines_carry_their_gpu_and_all_drain() -> None:
 
 def test_a_stop_that_interrupts_the_start_of_a_process_reaches_that_process(monkeypatch: pytest.MonkeyPatch) -> None:
     stops = list[Callable[[], None]]()
-    start = fleet_module.subprocess.Popen
+    start = subprocess.Popen
 
     def interrupted(*args: Any, **options: Any) -> Any:
         process = start(*args, **options)
         stops.pop()() if stops else None  # the signal handler runs before the caller has the process
         return process
 
-    monkeypatch.setattr(fleet_module.subprocess, "Popen", interrupted)
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
     fleet = Fleet([sys.executable, "-c", WELL], {gpu: {"GPU": gpu} for gpu in "01"}, io.StringIO())
     stops.append(fleet.stop)
     codes = list[int]()
@@ -142,7 +144,7 @@ def test_the_pause_grows_while_a_process_dies_at_once() -> None:
     (member,) = fleet._members
     pauses = []
     for _ in range(8):
-        member.started_at = fleet_module.time.monotonic()
+        member.started_at = time.monotonic()
         fleet._plan_restart(member, 1)
         pauses.append(member.pause_seconds)
 

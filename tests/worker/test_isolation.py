@@ -19,11 +19,11 @@ class Worker(Thread):
     def __init__(self, isolation: Isolation, is_suspect: bool) -> None:
         super().__init__(daemon=True)
         self.is_working, self.may_end = Event(), Event()
-        self._work = lambda: isolation.work(is_suspect, lambda: None)
+        self._isolation, self._is_suspect = isolation, is_suspect
         self.start()
 
     def run(self) -> None:
-        with self._work():
+        with self._isolation.work(self._is_suspect, lambda: None):
             self.is_working.set()
             self.may_end.wait(PATIENCE_SECONDS)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import redis
 from rich.console import Console
 
-from jobs.ledger import Ledger, Progress
+from jobs.ledger import Claim, Ledger, Progress
 from jobs.registry import WorkerInfo, WorkerRegistry, WorkerState
 from jobs.schema import EditJob
 from worker.top import Pace, Top, show_once
@@ -22,6 +24,7 @@ def test_the_queue_and_each_worker_are_shown(redis_client: redis.Redis) -> None:
     ledger, registry = Ledger(redis_client), WorkerRegistry(redis_client)
     list(ledger.submit([EditJob(id=name, image="s3://b/in.png", prompt="snow") for name in "abc"], "s3://out"))
     claim = ledger.claim("a", "w1", 30)
+    assert isinstance(claim, Claim)
     ledger.renew("a", claim.token, 30, Progress("sampling", 7, 30))
     busy = WorkerInfo("w1", WorkerState.BUSY, device="cuda:0", jobs=("a",), memory_bytes=36 * 2**30)
     registry.beat(busy)
@@ -53,7 +56,7 @@ def test_the_pace_is_that_of_the_steps_between_two_looks() -> None:
 def test_a_report_of_a_newer_worker_is_read(redis_client: redis.Redis) -> None:
     registry = WorkerRegistry(redis_client)
     registry.beat(WorkerInfo("w1", WorkerState.READY))
-    report = redis_client.get("dg:worker:w1")
+    report = cast(str, redis_client.get("dg:worker:w1"))
     redis_client.set("dg:worker:w1", report.replace("{", '{"of_the_future": 1, ', 1))
 
     assert registry.workers() == [WorkerInfo("w1", WorkerState.READY)]

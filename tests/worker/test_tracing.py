@@ -9,7 +9,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
 from jobs.schema import JobState
 from worker.event_log import EventLog
@@ -54,6 +54,11 @@ class Recorded:
         return {span.name: span for span in self._exporter.get_finished_spans()}
 
 
+def parent_of(span: ReadableSpan) -> SpanContext:
+    assert span.parent is not None, f"{span.name} has no parent"
+    return span.parent
+
+
 @pytest.fixture
 def recorded() -> Recorded:
     return Recorded()
@@ -90,9 +95,9 @@ def test_a_run_and_its_stages_belong_to_the_trace_of_whoever_asked(recorded: Rec
         "kontext.steps": 30,
         "kontext.outcome": "succeeded",
     }
-    assert {f"{spans[name].parent.span_id:016x}" for name in ("queued", "edit")} == {PARENT_ID}
+    assert {f"{parent_of(spans[name]).span_id:016x}" for name in ("queued", "edit")} == {PARENT_ID}
     stages = ("fetch", "waiting", "encode", "sample", "decode", "upload")
-    assert {spans[name].parent.span_id for name in stages} == {edit.context.span_id}
+    assert {parent_of(spans[name]).span_id for name in stages} == {edit.context.span_id}
     assert seconds(spans["queued"]) == pytest.approx(3.0)
     assert seconds(spans["sample"]) == pytest.approx(7.0)
     assert spans["encode"].end_time == spans["sample"].start_time
@@ -105,7 +110,7 @@ def test_without_a_traceparent_a_run_begins_a_trace_of_its_own(recorded: Recorde
 
     spans = recorded.spans
     assert spans["edit"].parent is None
-    assert spans["queued"].parent.span_id == spans["edit"].context.span_id
+    assert parent_of(spans["queued"]).span_id == spans["edit"].context.span_id
 
 
 @pytest.mark.parametrize(
