@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 
 DEMO = demo-output
 
-.PHONY: help demo test test-slow test-all chaos fuzz alerts check format lint types package dist constraints clean
+.PHONY: help demo test test-slow test-all chaos fuzz alerts units check format lint types package dist constraints clean
 
 help: ## say what one can do here
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,6 +34,9 @@ fuzz: .venv/installed ## random damage of messages, jobs, images, weights and ta
 
 alerts: .venv/installed ## make the cause of each alert and see a real Prometheus raise it (ARGS=KontextRedisAway)
 	.venv/bin/python -m tests.deploy.alerts $(ARGS)
+
+units: .venv/installed ## boot a systemd, install the units, and kill, freeze, restart and stop workers (root; ARGS=...)
+	.venv/bin/python -m tests.deploy.booted $(ARGS)
 
 check: format lint types ## format, lint and type-check; see that imports point one way
 	.venv/bin/pytest -q tests/test_architecture.py
