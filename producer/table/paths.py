@@ -128,7 +128,7 @@ def _names_in(folder: Path) -> dict[str, list[str]]:
             if number == MOST_LISTED:
                 return {}
             names.setdefault(_folded(entry.name), []).append(entry.name)
-    except OSError:
+    except (OSError, ValueError):  # a name too long, or half of a character
         return {}
     return names
 

@@ -213,6 +213,15 @@ def test_rows_that_cannot_be_read_are_named_and_the_others_go_on(folder: Path) -
     assert [problem.row for problem in unread] == [2, 3, 4]
 
 
+def test_a_folder_named_with_half_of_a_character_is_a_problem_of_its_row(folder: Path) -> None:
+    cell = '["in \\ud800/cat.png"]'
+
+    (problem,) = problems_of(folder, _csv(["image", "prompt"], [cell, "snow"], ["cat.png", "rain"]))
+
+    assert (problem.row, problem.column) == (1, "image")
+    assert "no such file" in problem.remedy
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
