@@ -43,6 +43,13 @@ def run(
     overwrite: Annotated[
         bool, options.option("--overwrite", help="Do rows again that are done. [default: off]")
     ] = False,
+    check_inputs: Annotated[
+        bool,
+        options.option(
+            "--check-inputs",
+            help="Ask where inputs lie (http, s3) whether they are newer than their outputs. [default: off]",
+        ),
+    ] = False,
     bom: options.Bom = False,
     keep_formulas: options.KeepFormulas = False,
     delimiter: options.Delimiter = None,
@@ -63,7 +70,13 @@ def run(
         RowDefaults.read(
             **params or {},
         ),
-        RunOptions(overwrite, selection, gpus=num_gpus, style=CsvStyle.chosen(bom, keep_formulas, delimiter)),
+        RunOptions(
+            overwrite,
+            selection,
+            gpus=num_gpus,
+            style=CsvStyle.chosen(bom, keep_formulas, delimiter),
+            check_inputs=check_inputs,
+        ),
         ColumnNames.chosen(image_column, prompt_column, output_column),
         strict=strict,
         as_json=as_json,
@@ -115,6 +128,8 @@ def _do(embedded: EmbeddedRun, as_json: bool) -> dict[JobState, int]:
         say(f"{plural(embedded.done_before, 'row')} done before; --overwrite does them again")
     if embedded.changed_since:
         say(f"{plural(embedded.changed_since, 'row')} done again: an input is newer than the output made of it")
+    if embedded.undated:
+        say(f"{plural(embedded.undated, 'input')} whose server tells no date of its last change: taken as unchanged")
     if next(embedded.jobs(), None) is None:
         embedded.report(nothing_known)
         return dict.fromkeys(JobState, 0)

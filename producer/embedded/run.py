@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from jobs.ledger import JobRecord
@@ -21,6 +22,7 @@ from producer.csv_style import CsvStyle
 from producer.embedded.folder_lock import only_run_in
 from producer.embedded.gpus import choose_gpus
 from producer.embedded.local_service import LocalService, local_service
+from producer.embedded.remote_changes import last_changes, remote_inputs
 from producer.failures import group_failures, tell_failures
 from producer.files import local_path, naming_what_is_written
 from producer.gallery import write_gallery
@@ -43,7 +45,7 @@ class RunOptions:
 
     `results` is another path for results.csv, `result_names` are other names of its columns; `variables` are settings
     for the workers, and `gpus` is how many of them run, one for each visible GPU when None. `style` is that of
-    results.csv.
+    results.csv. With `check_inputs` the servers of inputs are asked whether these have changed since.
     """
 
     overwrite: bool = False
@@ -53,6 +55,7 @@ class RunOptions:
     variables: Mapping[str, str] = field(default_factory=dict)
     gpus: int | None = None
     style: CsvStyle = field(default_factory=CsvStyle)
+    check_inputs: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ class EmbeddedRun:
         files: the paths of what is written.
         options: what is done otherwise than usual.
         done_before: number of the selected rows that an earlier run has done and this one does not do again.
-        changed_since: number of those that it does again, since a local input is newer than their output.
+        changed_since: number of those that it does again, since an input is newer than their output.
+        undated: number of inputs whose servers were asked and told no date.
 
     Raises:
         SettingsError: fewer GPUs are visible than were asked for.
@@ -94,7 +98,7 @@ class EmbeddedRun:
         self.plan: Plan = table.plan_for_folder(folder.as_uri(), defaults)
         self._gpus = choose_gpus(options.gpus, {**os.environ, **options.variables})
         self._earlier: Mapping[str, Ending] = {}
-        self.done_before = self.changed_since = 0
+        self.done_before = self.changed_since = self.undated = 0
 
     def jobs(self) -> Iterator[EditJob]:
         """The jobs that are still to be done."""
@@ -126,14 +130,28 @@ class EmbeddedRun:
             elif row.job is not None and row.job_id in earlier and self._has_changed(row.job, earlier[row.job_id]):
                 del earlier[row.job_id]
                 self.changed_since += 1
+        if options.check_inputs:
+            self._forget_changed_elsewhere(earlier)
         return earlier
+
+    def _forget_changed_elsewhere(self, earlier: dict[str, Ending]) -> None:
+        """Take out the rows that have an input on the web or in a bucket which is newer than their output."""
+        rows = self._table.rows(self.plan, self.options.selection) if earlier else ()
+        inputs = {row.job_id: remote_inputs(row.job) for row in rows if row.job is not None and row.job_id in earlier}
+        asked = set(chain.from_iterable(inputs.values()))
+        changed_at = last_changes(asked)
+        self.undated = len(asked) - len(changed_at)
+        for job_id, uris in inputs.items():
+            made_at = _made_at(earlier[job_id])
+            if made_at is not None and any(changed_at.get(uri, 0.0) > made_at for uri in uris):
+                del earlier[job_id]
+                self.changed_since += 1
 
     def _has_changed(self, job: EditJob, ending: Ending) -> bool:
         """True if a local input is newer than the output that was made of it."""
-        output = local_path(ending.output) if ending.is_done else None
-        if output is None:
+        made_at = _made_at(ending)
+        if made_at is None:
             return False
-        made_at = output.stat().st_mtime
         # Images that stand in the table are named after their content.
         inputs = [path for path in local_files(job) if not path.as_uri().startswith(f"{self.plan.images_root}/")]
         return any(path.stat().st_mtime > made_at for path in inputs if path.exists())
@@ -201,3 +219,9 @@ class EmbeddedRun:
 def nothing_known(job_ids: Sequence[str]) -> list[JobRecord | None]:
     """Look up jobs where there is no ledger."""
     return [None] * len(job_ids)
+
+
+def _made_at(ending: Ending) -> float | None:
+    """When the output of a done row was written, seconds since 1970."""
+    output = local_path(ending.output) if ending.is_done else None
+    return None if output is None else output.stat().st_mtime
