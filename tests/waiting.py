@@ -9,9 +9,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-POLL_SECONDS, LONGEST_POLL_SECONDS = 0.01, 0.1
-"""Pauses between two looks: at first, and after some seconds of waiting, which is to take little from who works."""
-
+POLL_SECONDS = 0.01
 PATIENCE_SECONDS = 120
 """Far longer than anything takes: how long a broken thing is waited for, however busy the machine is."""
 
@@ -22,12 +20,11 @@ def eventually(predicate: Callable[[], T], timeout_seconds: float = PATIENCE_SEC
     Raises:
         AssertionError: the answer was still false after `timeout_seconds`; the message has `what` and the last answer.
     """
-    started = time.monotonic()
+    deadline = time.monotonic() + timeout_seconds
     while not (answer := predicate()):
-        waited = time.monotonic() - started
-        if waited > timeout_seconds:
+        if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_seconds} s: {what or predicate} (last answer: {answer!r})")
-        time.sleep(min(max(POLL_SECONDS, waited / 50), LONGEST_POLL_SECONDS))
+        time.sleep(POLL_SECONDS)
     return answer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 
@@ -10,6 +11,7 @@ from celery import Celery
 from PIL import Image
 
 from jobs.errors import ErrorCode
+from jobs.registry import WorkerRegistry, WorkerState
 from jobs.schema import JobState
 from tests.integration.conftest import LEASE_SECONDS, SECRET, Service, StartWorker, is_sampling
 from tests.servers.http import Answer, HttpServer
@@ -130,7 +132,8 @@ def test_a_second_sigterm_hands_the_job_back_at_its_next_step(service: Service, 
     eventually(lambda: is_sampling(service, "a"))
 
     worker.signal(signal.SIGTERM)
-    worker.wait_until_logged("Warm shutdown")
+    registry = WorkerRegistry(service.ledger.redis, service.settings.key_prefix)
+    eventually(lambda: [entry.state for entry in registry.workers()] == [WorkerState.DRAINING])
     worker.signal(signal.SIGTERM)
 
     assert worker.exit_code() == 0
@@ -207,6 +210,7 @@ def test_a_redis_that_restarts_during_a_job_costs_nothing(
     service.submit("b", params={"num_inference_steps": 1})
     assert service.ended("b").state is JobState.SUCCEEDED
     assert worker.process.poll() is None
+    assert not re.search("broker lost|CPendingDeprecation", worker.log), "Celery's words for what our own line says"
 
 
 def test_a_broken_device_ends_the_process_and_the_job_goes_on_elsewhere(

@@ -107,7 +107,11 @@ def test_a_dry_run_needs_no_redis(folder: Path, producer: Command, redis_server:
         (["cancel", "nowhere"], "error: no batch and no job 'nowhere'"),
         (["edit", "nowhere.png", "snow"], "relative paths start from the folder that you are in"),
         (["edit", ".", "snow"], "error: .: is a folder; name a picture in it"),
-        (["submit", "data.csv", "--loras", "a;b.safetensors"], "a;b.safetensors; relative paths start from the folder"),
+        (["submit", "data.csv", "--loras", "a;b.safetensors"], "error: --loras a;b.safetensors: no such file"),
+        (
+            ["submit", "data.csv", "--loras", "a;b.safetensors"],
+            "; relative paths start from the folder that you are in",
+        ),
         (["submit", "data.csv", "--loras", "."], "error: --loras .: is a folder; name a LoRA file in it"),
     ],
 )
