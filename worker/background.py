@@ -6,19 +6,23 @@ from collections.abc import Callable
 from threading import Event, Thread
 
 from jobs.errors import BrokerError
-from worker.events import Events, RedisAway, RedisBack, TickFailed
+from worker.events import Events, TickFailed
+from worker.redis_outage import RedisOutage
 
 
 class Periodic:
     """Calls `tick` every `seconds` on a thread of its own.
 
-    Redis being away is reported once, and once more when it is back. Any other error is reported with its trace and the
-    thread goes on: it must not die silently under a worker that looks alive.
+    Redis being away is reported to `outage`, which the threads of a process share. Any other error is reported with its
+    trace and the thread goes on: it must not die silently under a worker that looks alive.
     """
 
-    def __init__(self, name: str, seconds: float, tick: Callable[[], object], events: Events) -> None:
+    def __init__(
+        self, name: str, seconds: float, tick: Callable[[], object], events: Events, outage: RedisOutage | None = None
+    ) -> None:
         self.name = name
         self._events = events
+        self._outage = outage or RedisOutage(events)
         self._seconds = seconds
         self._tick = tick
         self._stop = Event()
@@ -51,12 +55,10 @@ class Periodic:
         try:
             self._tick()
         except BrokerError as error:
-            if not self._is_cut_off:
-                self._events.send(RedisAway(self.name, str(error)))
             self._is_cut_off = True
+            self._outage.met(self.name, str(error))
         except Exception as error:
             self._events.send(TickFailed(self.name, error))
         else:
-            if self._is_cut_off:
-                self._events.send(RedisBack(self.name))
             self._is_cut_off = False
+            self._outage.over(self.name)

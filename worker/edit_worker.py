@@ -36,6 +36,7 @@ from worker.loras import LoraStore
 from worker.model_pool import ModelPool
 from worker.reconciler import INTERVAL_SECONDS as RECONCILE_SECONDS
 from worker.reconciler import Reconciler
+from worker.redis_outage import RedisOutage, quiet_consumer
 from worker.run_edit import EditRunner
 from worker.settings import Settings
 from worker.settle import Settlement
@@ -106,8 +107,10 @@ class EditWorker:
         self._is_draining = False  # a plain flag: a signal handler sets it
         self._must_be_gone_at: float | None = None
         self._drain_wishes: SimpleQueue[bool] = SimpleQueue()
+        outage = RedisOutage(self.events)
+        quiet_consumer(outage)
         self._threads = [
-            Periodic(name, seconds, tick, self.events)
+            Periodic(name, seconds, tick, self.events, outage)
             for name, seconds, tick in (
                 ("health", BEAT_SECONDS, self.write_health),
                 ("registry", BEAT_SECONDS, self._beat),

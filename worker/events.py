@@ -432,17 +432,18 @@ class DeviceTriedOut(Warned):
 
 @dataclass(frozen=True)
 class RedisAway(Warned):
-    """Redis does not answer a background thread."""
+    """Redis does not answer: the process waits for it. Said again for another reason, and every five minutes."""
 
-    thread: Annotated[str, Said("thread")]
+    seconds: Annotated[float, Said("seconds", "{:.0f}")]
+    is_first: bool
     reason: Annotated[str, Said("reason")]
 
 
 @dataclass(frozen=True)
 class RedisBack(Event):
-    """Redis answers that thread again."""
+    """Redis answers again, after so many seconds."""
 
-    thread: Annotated[str, Said("thread")]
+    seconds: Annotated[float, Said("seconds", "{:.0f}")]
 
 
 @dataclass(frozen=True)

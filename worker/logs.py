@@ -75,6 +75,9 @@ def set_up_logs(settings: Settings) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # Celery warns of root because pickled messages could run code; ours are JSON, and containers often run as root.
     warnings.filterwarnings("ignore", category=SecurityWarning)
+    # What becomes of running tasks at a lost connection is decided (`jobs/celery_app.py`). Not by a filter of
+    # warnings, as Celery puts one of its own before it.
+    logging.getLogger("py.warnings").addFilter(lambda record: "CPendingDeprecationWarning" not in record.getMessage())
 
 
 def _shown(value: Any) -> Any:

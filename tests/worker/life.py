@@ -56,7 +56,7 @@ def a_whole_life() -> CollectorRegistry:
         MessagePutAside(7, "no JSON"),
         Reconciled(3, 0.01),
         CallbackRetried("a", 1, "HTTP 410", 0, "dropped", 0.5),
-        RedisAway("registry", "timeout"),
+        RedisAway(0.0, True, "timeout"),
         WorkerStopped("w1"),
     ):
         events.send(event)

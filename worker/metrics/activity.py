@@ -167,7 +167,7 @@ class DeliveryMetrics:
         self._seconds = Histogram(
             "kontext_callback_seconds", "Time of a callback request.", registry=registry, buckets=SECONDS
         )
-        self._away = Counter("kontext_redis_failures", "Times that Redis went away for a thread.", registry=registry)
+        self._away = Counter("kontext_redis_failures", "Outages of Redis that this process has met.", registry=registry)
 
     @singledispatchmethod
     def hear(self, event: Event) -> None:
@@ -180,7 +180,8 @@ class DeliveryMetrics:
 
     @hear.register
     def _(self, event: RedisAway) -> None:
-        self._away.inc()
+        if event.is_first:
+            self._away.inc()
 
 
 class WorkerCollector(Collector):
